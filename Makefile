@@ -1,0 +1,38 @@
+# Works with nothing but Python >= 3.11: an active virtual environment is used, otherwise .venv is made.
+PYTHON ?= python3
+VENV := $(or $(VIRTUAL_ENV),$(CURDIR)/.venv)
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.b4m-installed
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+
+.PHONY: help install run test corpus pretrain viz
+
+help: ## say what there is
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(INSTALLED) ## install this project and what it needs
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=<one>')"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) -e ".[dev]"
+	@touch $@
+
+run: install ## break and make the default pair of content and style
+	$(BIN)/kedro run --pipelines=break_make
+	@echo "Contact sheet: $(CURDIR)/data/08_reporting/contact_sheet.png"
+	@echo "Runs and models: $(BIN)/kedro mlflow ui"
+
+test: install ## lint and test
+	$(BIN)/ruff check
+	$(BIN)/pytest
+
+corpus: install ## fetch the drawings that the embedded base model is trained on (needs npm)
+	$(PIP_INSTALL) -e ".[dev,pretrain]"
+	cd data/01_raw/corpus && npm install --no-audit --no-fund
+
+pretrain: install ## train the embedded base model anew (after make corpus)
+	$(BIN)/kedro run --pipelines=pretrain
+
+viz: install ## show pipelines and pictures in the browser
+	$(BIN)/kedro viz run --include-hooks

@@ -1,0 +1,84 @@
+"""Adapters as data: LoRA tensors with their provenance, in files that any diffusers pipeline loads."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+WEIGHTS_NAME = "pytorch_lora_weights.safetensors"  # what diffusers' load_lora_weights looks for
+_PREFIX = "unet."
+
+
+class AdapterError(ValueError):
+    """An adapter's file is missing, damaged or not one of ours."""
+
+
+@dataclass
+class Adapter:
+    """A LoRA for a diffusers UNet.
+
+    tensors: "<module>.lora_A.weight" (r, in) and "<module>.lora_B.weight" (out, r), float32 on the CPU.
+    metadata: flat text fields; see `REQUIRED` for those that every adapter carries.
+    lora_config: PEFT's LoraConfig fields (r, lora_alpha, target_modules), which stock diffusers reads from the file.
+    """
+
+    tensors: dict[str, torch.Tensor] = field(repr=False)
+    metadata: dict[str, str]
+    lora_config: dict
+
+    REQUIRED = ("kind", "name", "base_model", "frame", "frame_config", "data_digest", "params", "code_version")
+
+    @property
+    def rank(self) -> int:
+        return int(self.lora_config["r"])
+
+    @property
+    def scaling(self) -> float:
+        """alpha / r: the factor on lora_B lora_A."""
+        return float(self.lora_config["lora_alpha"]) / self.rank
+
+    def modules(self) -> list[str]:
+        """Names of the adapted modules, in order."""
+        return sorted({key.rsplit(".lora_", 1)[0] for key in self.tensors})
+
+    def delta(self, module: str) -> torch.Tensor:
+        """The change of a module's weight, (out, in)."""
+        return self.scaling * self.tensors[f"{module}.lora_B.weight"] @ self.tensors[f"{module}.lora_A.weight"]
+
+
+def save_adapter(adapter: Adapter, folder: Path) -> Path:
+    """Write `pytorch_lora_weights.safetensors` into `folder`; returns the file's path."""
+    if missing := [key for key in Adapter.REQUIRED if key not in adapter.metadata]:
+        raise AdapterError(f"adapter {adapter.metadata.get('name', '?')} lacks the metadata {missing}")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / WEIGHTS_NAME
+    config = {f"{_PREFIX}{key}": value for key, value in adapter.lora_config.items()}
+    metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(config, sort_keys=True)}
+    metadata["b4m"] = json.dumps(adapter.metadata, sort_keys=True)
+    tensors = {_PREFIX + key: tensor.detach().cpu().float().contiguous() for key, tensor in adapter.tensors.items()}
+    partial = path.with_name(path.name + ".partial")
+    save_file(tensors, partial, metadata=metadata)
+    partial.replace(path)
+    return path
+
+
+def load_adapter(path: Path) -> Adapter:
+    """Read an adapter from its file or folder. Raises AdapterError if it is missing, damaged or another tool's."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / WEIGHTS_NAME
+    if not path.is_file():
+        raise AdapterError(f"No adapter at {path}: run the pipeline that trains it first.")
+    try:
+        with safe_open(path, framework="pt") as handle:
+            stored = handle.metadata() or {}
+            tensors = {key.removeprefix(_PREFIX): handle.get_tensor(key) for key in handle.keys()}
+        if "b4m" not in stored:
+            raise AdapterError(f"{path} carries no frame: it was not written by this project and has no halves to combine.")
+        config = {k.removeprefix(_PREFIX): v for k, v in json.loads(stored["lora_adapter_metadata"]).items()}
+        return Adapter(tensors, json.loads(stored["b4m"]), config)
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise AdapterError(f"{path} is damaged ({error}): train it again or fetch another version.") from error

@@ -1,0 +1,1 @@
+"""How the embedded base model is made: a miniature SDXL for emoji (corpus, VAE, denoiser, CLIP, assembly)."""

@@ -1,0 +1,213 @@
+"""The embedded base's denoiser: SDXL's UNet in miniature, trained from scratch together with its text encoders."""
+
+import copy
+import logging
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from tqdm import tqdm
+from transformers import CLIPTokenizer
+
+from b4m_pipeline.base_model.corpus import Drawings, composite, shrink
+from b4m_pipeline.base_model.muon import Muon
+from b4m_pipeline.base_model.params import DenoiserParams, PretrainParams
+from b4m_pipeline.base_model.text import COLOURS, Captioner, encode, make_text_encoders, tokenize
+from b4m_pipeline.base_model.vae import encode_means, to_tensor
+from b4m_pipeline.devices import has_fast_bf16
+from b4m_pipeline.checkpoints import load_checkpoint, save_checkpoint
+from b4m_pipeline.seeding import derive_seed, numpy_generator, torch_generator
+
+logger = logging.getLogger(__name__)
+
+TIME_IDS = 6  # SDXL's micro-conditioning: original height and width, crop top and left, target height and width
+TIME_DIM = 32
+
+
+@dataclass
+class Views:
+    """What the denoiser learns from: scaled latents (N, C, s, s), the drawing each is of, and the view's word."""
+
+    latents: torch.Tensor
+    row: np.ndarray
+    word: np.ndarray
+
+
+def make_scheduler() -> DDIMScheduler:
+    """v-prediction on the squared cosine schedule."""
+    return DDIMScheduler(
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        clip_sample=False,
+        timestep_spacing="trailing",
+        set_alpha_to_one=True,
+    )
+
+
+def make_unet(params: PretrainParams) -> UNet2DConditionModel:
+    """Untrained UNet. Cross-attention on the two lower levels; the condition scales features (scale_shift)."""
+    p, levels = params.denoiser, len(params.denoiser.channels)
+    return UNet2DConditionModel(
+        sample_size=params.size // 2 ** (len(params.vae.channels) - 1),
+        in_channels=params.vae.latent_channels,
+        out_channels=params.vae.latent_channels,
+        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * (levels - 1),
+        up_block_types=("CrossAttnUpBlock2D",) * (levels - 1) + ("UpBlock2D",),
+        block_out_channels=tuple(p.channels),
+        layers_per_block=1,
+        cross_attention_dim=sum(params.text.widths),
+        attention_head_dim=p.heads,  # diffusers' historical misnomer: this is the number of heads
+        use_linear_projection=True,
+        resnet_time_scale_shift="scale_shift",
+        addition_embed_type="text_time",
+        addition_time_embed_dim=TIME_DIM,
+        projection_class_embeddings_input_dim=params.text.pooled + TIME_IDS * TIME_DIM,
+    )
+
+
+def make_views(drawings: Drawings, vae: AutoencoderKL, params: DenoiserParams, seed: int) -> Views:
+    """Encode every drawing on white, on some coloured grounds and small; done once, before training."""
+    size = drawings.rgba.shape[1]
+    pictures, rows, words = [drawings.on()], [np.arange(len(drawings.rgba))], [np.full(len(drawings.rgba), "")]
+    transparent = np.flatnonzero(drawings.rgba[..., 3].reshape(len(drawings.rgba), -1).min(1) == 0)
+    names = np.array(list(COLOURS))
+    for turn in range(params.coloured):
+        chosen = numpy_generator(seed, "ground", turn).choice(names, len(transparent))
+        grounds = np.array([COLOURS[name] for name in chosen])
+        pictures.append(composite(drawings.rgba[transparent], grounds))
+        rows.append(transparent)
+        words.append(chosen)
+    small = np.zeros((len(transparent), size, size, 4), np.uint8)
+    inner = size * 5 // 8
+    top = (size - inner) // 2
+    for index, row in enumerate(transparent):
+        small[index, top : top + inner, top : top + inner] = shrink(drawings.rgba[row], inner)
+    pictures.append(composite(small, np.array([255, 255, 255])))
+    rows.append(transparent)
+    words.append(np.full(len(transparent), "small"))
+    latents = encode_means(vae, to_tensor(np.concatenate(pictures))) * vae.config.scaling_factor
+    return Views(latents, np.concatenate(rows), np.concatenate(words))
+
+
+def view_weights(views: Views, drawings: Drawings, params: DenoiserParams, procedural: set[str]) -> torch.Tensor:
+    """How often each view is drawn: by kind of view, and procedural hands less often than drawn ones."""
+    white, ground, small = params.view_weights
+    weights = np.where(views.word == "", white, np.where(views.word == "small", small, ground / params.coloured))
+    styled = drawings.table.hand.isin(procedural).to_numpy()[views.row]
+    return torch.from_numpy(weights * np.where(styled, params.procedural_weight, 1.0))
+
+
+def learning_rate_factor(step: int, params: DenoiserParams) -> float:
+    """Warm-up, stable, linear decay: a stable phase can be continued for longer without having known it before."""
+    decay_from = params.steps * (1 - params.decay_share)
+    warm = min(1.0, (step + 1) / params.warmup_steps)
+    return warm * min(1.0, (params.steps - step) / max(1.0, params.steps - decay_from))
+
+
+@dataclass
+class Denoiser:
+    """UNet and text encoders as one thing to train, average and save."""
+
+    unet: UNet2DConditionModel
+    encoders: tuple
+
+    def modules(self) -> torch.nn.ModuleList:
+        return torch.nn.ModuleList([self.unet, *self.encoders])
+
+
+def _optimizers(modules: torch.nn.Module, params: DenoiserParams, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
+    """Muon for what is a matrix inside the nets, AdamW for embeddings, norms, biases and the two ends."""
+    matrices, rest = [], []
+    for name, parameter in modules.named_parameters():
+        inner = parameter.ndim >= 2 and "embedding" not in name.replace("add_embedding", "").replace("time_embedding", "")
+        ends = name.startswith(("0.conv_in", "0.conv_out"))
+        (matrices if inner and not ends else rest).append(parameter)
+    muon = Muon(matrices, lr=params.muon_learning_rate, weight_decay=params.weight_decay, dtype=dtype)
+    adamw = torch.optim.AdamW(rest, lr=params.adamw_learning_rate, betas=(0.9, 0.98), weight_decay=params.weight_decay)
+    return [muon, adamw]
+
+
+def train_denoiser(
+    drawings: Drawings, views: Views, tokenizer: CLIPTokenizer, params: PretrainParams, checkpoint: Path, device: str
+) -> Denoiser:
+    """Train, or resume from `checkpoint`; returns the averaged (EMA) weights on the CPU.
+
+    A step's randomness depends on the seed and the step's number alone, so a resumed run goes on as if it had not stopped.
+    """
+    from b4m_pipeline.base_model.procedural import STYLES
+
+    p, seed = params.denoiser, params.seed
+    torch.manual_seed(seed)
+    denoiser = Denoiser(make_unet(params), make_text_encoders(params.text, tokenizer))
+    if device == "cpu":
+        denoiser.unet.set_attn_processor(AttnProcessor())  # the flash kernel's backward is slow at these sizes
+    modules = denoiser.modules().to(device).train()
+    dtype = torch.bfloat16 if has_fast_bf16(device) else torch.float32
+    optimizers = _optimizers(modules, p, dtype)
+    average = copy.deepcopy(modules).requires_grad_(False)
+    start = 0
+    if checkpoint.exists():
+        state = load_checkpoint(checkpoint)
+        modules.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        start = state["step"]
+        logger.info("Resuming the denoiser at step %d of %d", start, p.steps)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak"] = p.muon_learning_rate if isinstance(optimizer, Muon) else p.adamw_learning_rate
+
+    scheduler = make_scheduler()
+    captioner = Captioner(params.captions, params.text.placeholders)
+    weights = view_weights(views, drawings, p, set(STYLES))
+    time_ids = torch.tensor([[params.size, params.size, 0, 0, params.size, params.size]] * p.batch_size, device=device)
+    texts = drawings.table[["content", "style", "keywords"]].to_numpy()
+    autocast = torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16)
+    running, bar = None, tqdm(range(start, p.steps), initial=start, total=p.steps, desc="denoiser", mininterval=10)
+    for step in bar:
+        generator = torch_generator(seed, "denoiser", step)
+        words = random.Random(derive_seed(seed, "captions", step))
+        picked = torch.multinomial(weights, p.batch_size, replacement=True, generator=generator)
+        captions = [captioner(words, *texts[views.row[i]], views.word[i]) for i in picked.tolist()]
+        ids = tokenize(tokenizer, captions).to(device)
+        latents = views.latents[picked]
+        noise = torch.randn(latents.shape, generator=generator)
+        uniform = torch.rand(p.batch_size, generator=generator)
+        timesteps = (1000 * uniform ** (1 / p.noisy_bias)).long().clamp(max=999)
+        noisy = scheduler.add_noise(latents, noise, timesteps).to(device)
+        target = scheduler.get_velocity(latents, noise, timesteps).to(device)
+        said = (torch.rand(p.batch_size, generator=generator) >= params.captions.empty).float().to(device)
+        pooled_said = (torch.rand(p.batch_size, generator=generator) >= params.captions.no_pooled).float().to(device)
+        with autocast:
+            embeds, pooled = encode(denoiser.encoders, ids)
+            conditions = {"text_embeds": pooled * (said * pooled_said)[:, None], "time_ids": time_ids}
+            prediction = denoiser.unet(
+                noisy, timesteps.to(device), embeds * said[:, None, None], added_cond_kwargs=conditions
+            ).sample
+        loss = F.mse_loss(prediction.float(), target)
+        factor = learning_rate_factor(step, p)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * factor
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        decay = min(p.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.parameters()), list(modules.parameters()), 1 - decay)
+        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
+        bar.set_postfix(loss=f"{running:.4f}")
+        if (step + 1) % p.checkpoint_every == 0 or step + 1 == p.steps:
+            logger.info("denoiser step %d loss %.4f", step + 1, running)
+            state = {"model": modules.state_dict(), "average": average.state_dict(), "step": step + 1}
+            save_checkpoint(checkpoint, {**state, "optimizers": [o.state_dict() for o in optimizers]})
+    average = average.to("cpu").eval()
+    return Denoiser(average[0], (average[1], average[2]))

@@ -1,0 +1,133 @@
+"""Typed parameters of the `pretrain` pipeline. Every size is one; conf/base/parameters_pretrain.yml has the values."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Strict(BaseModel):
+    """Refuses unknown names, so that a typo is an error instead of a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CorpusParams(Strict):
+    """What is drawn, by whom, and what is held out."""
+
+    source: str
+    """Folder with the npm packages (see `make corpus`)."""
+    contents: list[str]
+    """CLDR names the denoiser learns."""
+    held_out_contents: list[str]
+    hands: list[str]
+    held_out_hands: list[str]
+    procedural_from: str = "twemoji"
+    unseen_share: float = Field(0.1, ge=0, lt=1)
+    """Share of the (content, hand) pairs of known parts that is never shown."""
+    min_hands: int = Field(8, ge=1)
+    """A further content is shown to VAE and CLIP if so many sets draw it."""
+    processes: int = Field(2, ge=1)
+
+
+class VaeParams(Strict):
+    """AutoencoderKL; len(channels) - 1 halvings."""
+
+    channels: list[int] = [16, 32, 64]
+    layers_per_block: int = 1
+    latent_channels: int = 4
+    steps: int = Field(ge=1)
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    kl_weight: float = 1e-6
+    crop_share: float = Field(0.7, ge=0, le=1)
+    """Share of the steps, at the start, on crops of half a picture's side: four times as fast, and contours are local."""
+    checkpoint_every: int = 200
+
+
+class TextParams(Strict):
+    """Tokenizer and the two CLIP text encoders."""
+
+    vocabulary: int = 2048
+    max_length: int = 32
+    """Tokens of a prompt, start and end included."""
+    widths: tuple[int, int] = (128, 256)
+    layers: tuple[int, int] = (2, 3)
+    pooled: int = 256
+    placeholders: list[str]
+    """Rare words that stand for "some content" or "some style" in captions: starts for an adapter's new words."""
+
+
+class CaptionParams(Strict):
+    """Shares of captions' forms; the rest says content and style in the standard form."""
+
+    free_form: float = 0.2
+    keyword: float = 0.08
+    no_style: float = 0.06
+    no_content: float = 0.06
+    placeholder_content: float = 0.08
+    placeholder_style: float = 0.08
+    empty: float = 0.1
+    """Classifier-free guidance: all embeddings zero, as SDXL's pipeline does for a missing negative prompt."""
+    no_pooled: float = 0.25
+    """Pooled embedding zero, tokens kept: teaches cross-attention to carry content, where adapters can reach it."""
+
+
+class DenoiserParams(Strict):
+    """UNet2DConditionModel with text_time conditioning, trained together with its text encoders."""
+
+    channels: list[int] = [64, 128, 256]
+    heads: int = 4
+    steps: int = Field(ge=1)
+    batch_size: int = 64
+    muon_learning_rate: float = 0.02
+    adamw_learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup_steps: int = 50
+    decay_share: float = 0.35
+    """Share of the steps, at the end, in which the rate falls linearly to zero (warm-up, stable, decay)."""
+    ema: float = 0.998
+    noisy_bias: float = 1.4
+    """t = T u^(1/bias): more of the noisy steps, where the prompt decides the content."""
+    procedural_weight: float = 0.4
+    """How often a procedural drawing is shown, against one drawn by hand."""
+    coloured: int = 2
+    """Further views of each drawing on coloured grounds, with the colour in the caption."""
+    view_weights: tuple[float, float, float] = (0.72, 0.2, 0.08)
+    """Shares of views: on white, on a coloured ground, small."""
+    checkpoint_every: int = 100
+
+
+class ClipParams(Strict):
+    """Small contrastive CLIP: the captioner's eyes and one of the judges."""
+
+    width: int = 192
+    layers: int = 4
+    heads: int = 4
+    patch: int = 8
+    text_width: int = 128
+    text_layers: int = 2
+    embedding: int = 128
+    steps: int = Field(ge=1)
+    batch_size: int = 192
+    learning_rate: float = 1e-3
+    checkpoint_every: int = 100
+
+
+class PretrainParams(Strict):
+    """Everything the `pretrain` pipeline reads."""
+
+    size: int = Field(64, ge=32)
+    """Pixels a side."""
+    seed: int = 0
+    device: str = "auto"
+    """auto | cpu | cuda"""
+    output: str
+    """Where the assembled model is written, in diffusers' format."""
+    clip_output: str
+    checkpoints: str
+    judged_pairs: int = 96
+    """Pairs of each split that are drawn and judged at the end."""
+    corpus: CorpusParams
+    vae: VaeParams
+    text: TextParams
+    captions: CaptionParams = CaptionParams()
+    denoiser: DenoiserParams
+    clip: ClipParams

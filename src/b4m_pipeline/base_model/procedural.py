@@ -1,0 +1,168 @@
+"""Materials and textures as functions of a drawing: styles whose true picture exists for every content.
+
+Each function takes a float array (S, S, 4), RGBA in [0, 1] with straight alpha, and a `numpy.random.Generator`, and
+returns an array of the same shape and range. Sizes are given for S = 128 and scale with S.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+Style = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+
+def _blur(plane: np.ndarray, radius: float) -> np.ndarray:
+    """Gaussian blur of a plane (S, S) in [0, 1]."""
+    image = Image.fromarray((np.clip(plane, 0, 1) * 255).astype(np.uint8))
+    return np.asarray(image.filter(ImageFilter.GaussianBlur(radius)), dtype=np.float32) / 255
+
+
+def _over(rgba: np.ndarray, background: np.ndarray | float = 1.0) -> np.ndarray:
+    """Composite (S, S, 4) over a background colour -> (S, S, 3)."""
+    alpha = rgba[..., 3:]
+    return rgba[..., :3] * alpha + background * (1 - alpha)
+
+
+def _luminance(rgb: np.ndarray) -> np.ndarray:
+    return rgb @ np.array([0.299, 0.587, 0.114], dtype=rgb.dtype)
+
+
+def _edges(rgba: np.ndarray, width: float) -> np.ndarray:
+    """Strength in [0, 1] of contours of shape and colour, (S, S), drawn about `width` pixels wide."""
+    size = rgba.shape[0]
+    planes = [*np.moveaxis(_over(rgba, 0.5), -1, 0), rgba[..., 3]]
+    strength = np.zeros((size, size), np.float32)
+    for plane in planes:
+        plane = _blur(plane, 0.6 * size / 128)
+        dy, dx = np.gradient(plane)
+        strength = np.maximum(strength, np.hypot(dx, dy))
+    line = (strength > 0.06).astype(np.float32)
+    return np.clip(_blur(line, width / 2) * 1.8, 0, 1)
+
+
+def _opaque(rgb: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.clip(rgb, 0, 1), np.ones_like(rgb[..., :1])], axis=-1)
+
+
+def _quantise(rgb: np.ndarray, colours: int) -> np.ndarray:
+    image = Image.fromarray((np.clip(rgb, 0, 1) * 255).astype(np.uint8))
+    return np.asarray(image.quantize(colours, kmeans=1).convert("RGB"), dtype=np.float32) / 255
+
+
+def comic(rgba: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Few flat saturated colours inside a bold dark outline."""
+    flat = _quantise(_over(rgba), 6)
+    grey = _luminance(flat)[..., None]
+    flat = np.clip(grey + 1.35 * (flat - grey), 0, 1)
+    line = _edges(rgba, 3.0 * rgba.shape[0] / 128)[..., None]
+    rgb = flat * (1 - line) + np.array([0.07, 0.05, 0.1], np.float32) * line
+    alpha = np.maximum(rgba[..., 3:], line)
+    return np.concatenate([rgb, alpha], axis=-1).astype(np.float32)
+
+
+def pixel_art(rgba: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Sixteen coarse pixels a side and a small palette."""
+    size = rgba.shape[0]
+    image = Image.fromarray((rgba * 255).astype(np.uint8), "RGBA").resize((16, 16), Image.Resampling.BOX)
+    small = np.asarray(image, dtype=np.float32) / 255
+    rgb = _quantise(small[..., :3], 8)
+    alpha = (small[..., 3:] > 0.5).astype(np.float32)
+    big = np.concatenate([rgb, alpha], axis=-1)
+    return big.repeat(size // 16, axis=0).repeat(size // 16, axis=1)
+
+
+def neon(rgba: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Glowing tubes in the drawing's colours along its contours, on a dark wall."""
+    size = rgba.shape[0]
+    line = _edges(rgba, 1.6 * size / 128)
+    glow = np.clip(_blur(line, 5 * size / 128) * 1.6, 0, 1)
+    colour = np.stack([_blur(plane, 2 * size / 128) for plane in np.moveaxis(_over(rgba, 0.6), -1, 0)], axis=-1)
+    colour = colour - colour.min(axis=-1, keepdims=True) * 0.8
+    colour = colour / np.maximum(colour.max(axis=-1, keepdims=True), 0.15)
+    wall = np.array([0.05, 0.04, 0.12], np.float32)
+    return _opaque(wall + colour * (0.75 * glow + 0.9 * line)[..., None])
+
+
+def halftone(rgba: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Dark blue printer's dots on cream paper; a dot's area follows the darkness under it."""
+    size = rgba.shape[0]
+    dark = 1 - _luminance(_over(rgba))
+    pitch = 11 * size / 128
+    y, x = np.mgrid[0:size, 0:size].astype(np.float32)
+    u, v = (x + y) / np.sqrt(2), (x - y) / np.sqrt(2)
+    cell = (np.cos(2 * np.pi * u / pitch) + np.cos(2 * np.pi * v / pitch)) / 4 + 0.5
+    local = _blur(np.clip(dark * 1.15 + 0.08 * rgba[..., 3], 0, 1), pitch / 3)
+    ink = np.clip((local - (1 - cell)) * 6 + 0.5, 0, 1)[..., None] * (local > 0.03)[..., None]
+    paper, blue = np.array([0.98, 0.95, 0.86], np.float32), np.array([0.1, 0.16, 0.42], np.float32)
+    return _opaque(paper * (1 - ink) + blue * ink)
+
+
+def blueprint(rgba: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """White construction lines on blue paper with a faint grid."""
+    size = rgba.shape[0]
+    y, x = np.mgrid[0:size, 0:size]
+    step = size // 8
+    grid = ((x % step < size // 64) | (y % step < size // 64)).astype(np.float32) * 0.1
+    line = np.clip(_edges(rgba, 1.8 * size / 128) + grid + 0.12 * rgba[..., 3], 0, 1)[..., None]
+    return _opaque(np.array([0.1, 0.28, 0.62], np.float32) * (1 - line) + line)
+
+
+def wood(rgba: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Carved from a board: brown tones by lightness, wavy grain, a shaded rim."""
+    size = rgba.shape[0]
+    y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size
+    wave = y * 22 + 1.5 * np.sin(x * 5 + rng.uniform(0, 6)) + 0.6 * np.sin(x * 13 + rng.uniform(0, 6))
+    grain = 0.5 + 0.5 * np.sin(2 * np.pi * wave / 2.2)
+    light = _luminance(_over(rgba))
+    dark, pale = np.array([0.28, 0.15, 0.06], np.float32), np.array([0.87, 0.66, 0.4], np.float32)
+    tone = np.clip(0.15 + 0.75 * light + 0.16 * (grain - 0.5), 0, 1)[..., None]
+    rgb = dark * (1 - tone) + pale * tone
+    rgb = rgb * (1 - 0.55 * _edges(rgba, 2.5 * size / 128)[..., None])
+    return np.concatenate([rgb, rgba[..., 3:]], axis=-1).astype(np.float32)
+
+
+def stained_glass(rgba: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Panes of one colour each, leaded in black; the whole window is glass."""
+    size = rgba.shape[0]
+    grid = 9
+    seeds = (np.stack(np.meshgrid(np.arange(grid), np.arange(grid), indexing="ij"), -1).reshape(-1, 2) + 0.5) / grid
+    seeds = (seeds + rng.uniform(-0.35, 0.35, seeds.shape) / grid) * size
+    yx = np.stack(np.mgrid[0:size, 0:size], -1).astype(np.float32)
+    distance = np.sqrt(((yx[:, :, None] - seeds) ** 2).sum(-1))  # (S, S, panes)
+    order = np.partition(distance, 1, axis=-1)
+    pane = distance.argmin(-1)
+    rgb = _over(rgba, np.array([0.75, 0.88, 0.95], np.float32))
+    count = np.maximum(np.bincount(pane.ravel(), minlength=len(seeds)), 1)
+    mean = np.stack([np.bincount(pane.ravel(), rgb[..., c].ravel(), len(seeds)) / count for c in range(3)], -1)
+    grey = mean.mean(-1, keepdims=True)
+    glass = np.clip(grey + 1.4 * (mean - grey), 0, 1)[pane]
+    lead = np.maximum((order[..., 1] - order[..., 0] < 2.2 * size / 128), _edges(rgba, 1.8 * size / 128) > 0.5)
+    return _opaque(np.where(lead[..., None], 0.06, glass).astype(np.float32))
+
+
+def knit(rgba: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Stocking stitch: each stitch one colour, shaded as a V; the ground is cream wool."""
+    size, columns = rgba.shape[0], 16
+    width = size // columns
+    y, x = np.mgrid[0:size, 0:size]
+    slant = np.abs((x % width) - (width - 1) / 2)  # a stitch's legs rise from its middle
+    row = ((y + slant.astype(int)) // width).clip(0, columns - 1)
+    ground = np.array([0.93, 0.88, 0.78], np.float32)
+    image = Image.fromarray((_over(rgba, ground) * 255).astype(np.uint8)).resize((columns, columns), Image.Resampling.BOX)
+    wool = _quantise(np.asarray(image, dtype=np.float32) / 255, 8)[row, x // width]
+    phase = ((y + slant) % width) / width
+    shade = 0.68 + 0.4 * np.sin(np.pi * phase) - 0.22 * (slant < 1)
+    return _opaque(wool * shade[..., None])
+
+
+STYLES: dict[str, Style] = {
+    "comic": comic,
+    "pixel art": pixel_art,
+    "neon": neon,
+    "halftone": halftone,
+    "blueprint": blueprint,
+    "wood": wood,
+    "stained glass": stained_glass,
+    "knit": knit,
+}

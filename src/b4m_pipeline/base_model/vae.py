@@ -1,0 +1,118 @@
+"""The embedded base's autoencoder: AutoencoderKL with 4x reduction, trained on drawings over backgrounds of any colour."""
+
+import logging
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from tqdm import tqdm
+
+from b4m_pipeline.base_model.corpus import Drawings, composite
+from b4m_pipeline.base_model.params import VaeParams
+from b4m_pipeline.checkpoints import load_checkpoint, save_checkpoint
+from b4m_pipeline.seeding import numpy_generator, torch_generator
+
+logger = logging.getLogger(__name__)
+
+
+def make_vae(params: VaeParams, size: int) -> AutoencoderKL:
+    """An untrained autoencoder for pictures of `size` pixels."""
+    blocks = len(params.channels)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * blocks,
+        up_block_types=("UpDecoderBlock2D",) * blocks,
+        block_out_channels=tuple(params.channels),
+        layers_per_block=params.layers_per_block,
+        latent_channels=params.latent_channels,
+        norm_num_groups=8,
+        sample_size=size,
+        force_upcast=False,
+    )
+
+
+def to_tensor(rgb) -> torch.Tensor:
+    """(N, S, S, 3) uint8 -> (N, 3, S, S) float in [-1, 1]."""
+    return torch.from_numpy(rgb).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def _gradient_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """L1 between the pictures' horizontal and vertical differences: keeps contours sharp without a discriminator."""
+    along_x = F.l1_loss(prediction.diff(dim=-1), target.diff(dim=-1))
+    return along_x + F.l1_loss(prediction.diff(dim=-2), target.diff(dim=-2))
+
+
+def train_vae(drawings: Drawings, size: int, params: VaeParams, checkpoint: Path, seed: int, device: str) -> AutoencoderKL:
+    """Train, or resume from `checkpoint`, and set the scaling factor to one over the latents' standard deviation."""
+    torch.manual_seed(seed)
+    vae = make_vae(params, size).to(device)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=params.learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, params.learning_rate, total_steps=params.steps, pct_start=0.05, final_div_factor=1e3
+    )
+    start = 0
+    if checkpoint.exists():
+        state = load_checkpoint(checkpoint)
+        vae.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        start = state["step"]
+        logger.info("Resuming the VAE at step %d of %d", start, params.steps)
+
+    vae.train()
+    bar = tqdm(range(start, params.steps), initial=start, total=params.steps, desc="VAE", mininterval=10)
+    for step in bar:
+        rng = numpy_generator(seed, "vae", step)
+        rows = rng.integers(0, len(drawings.rgba), params.batch_size)
+        ground = rng.integers(0, 256, (params.batch_size, 3))
+        ground[rng.random(params.batch_size) < 0.5] = 255  # half of them on white, as most pictures are
+        rgba = drawings.rgba[rows]
+        if step < params.crop_share * params.steps:
+            top, left = rng.integers(0, size // 2 + 1, 2)
+            rgba = rgba[:, top : top + size // 2, left : left + size // 2]
+        images = to_tensor(composite(rgba, ground)).to(device)
+        posterior = vae.encode(images).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=torch_generator(seed, "vae", step)).to(device)
+        reconstruction = vae.decode(posterior.mean + posterior.std * noise).sample
+        loss = F.l1_loss(reconstruction, images) + F.mse_loss(reconstruction, images)
+        loss = loss + _gradient_loss(reconstruction, images) + params.kl_weight * posterior.kl().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        bar.set_postfix(loss=f"{loss.item():.4f}")
+        if (step + 1) % params.checkpoint_every == 0 or step + 1 == params.steps:
+            state = {"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+            schedule_state = {k: v for k, v in schedule.state_dict().items() if not k.startswith("_anneal")}
+            save_checkpoint(checkpoint, {**state, "schedule": schedule_state})
+    vae.eval()
+    sample = to_tensor(drawings.select(slice_mask(len(drawings.rgba), 512)).on())
+    vae.register_to_config(scaling_factor=float(1 / encode_means(vae, sample).std()))
+    return vae
+
+
+def slice_mask(total: int, wanted: int):
+    """A boolean mask of about `wanted` evenly spaced rows out of `total`."""
+    import numpy as np
+
+    mask = np.zeros(total, bool)
+    mask[:: max(1, total // wanted)] = True
+    return mask
+
+
+@torch.no_grad()
+def encode_means(vae: AutoencoderKL, images: torch.Tensor, batch: int = 128) -> torch.Tensor:
+    """(N, 3, S, S) in [-1, 1] -> posterior means (N, C, s, s), unscaled, on the CPU."""
+    parts = [vae.encode(chunk.to(vae.device)).latent_dist.mean.cpu() for chunk in images.split(batch)]
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def psnr(vae: AutoencoderKL, images: torch.Tensor, batch: int = 128) -> float:
+    """Peak signal-to-noise ratio of reconstruction in dB; pictures in [-1, 1]."""
+    errors = []
+    for chunk in images.split(batch):
+        decoded = vae.decode(vae.encode(chunk.to(vae.device)).latent_dist.mean).sample.clamp(-1, 1).cpu()
+        errors.append(((decoded - chunk) / 2).square().flatten(1).mean(1))
+    return float(-10 * torch.log10(torch.cat(errors)).mean())

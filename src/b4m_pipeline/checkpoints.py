@@ -1,0 +1,63 @@
+"""Checkpoints as safetensors: tensors plus a JSON skeleton, written atomically, read without pickle."""
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is damaged or belongs to another run."""
+
+
+def _flatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """Replace every tensor in a nest of dicts, lists and scalars by a reference into `tensors`."""
+    if isinstance(value, torch.Tensor):
+        key = str(len(tensors))
+        tensors[key] = value.detach().to("cpu", copy=True).contiguous()
+        return {"@": key}
+    if isinstance(value, dict):
+        return {"d": [[key, _flatten(item, tensors)] for key, item in value.items()]}  # keys may be integers
+    if isinstance(value, list | tuple):
+        return {"l": [_flatten(item, tensors) for item in value]}
+    return {"v": value}
+
+
+def _restore(node: dict, tensors: dict[str, torch.Tensor]) -> Any:
+    if "@" in node:
+        return tensors[node["@"]]
+    if "d" in node:
+        return {key: _restore(item, tensors) for key, item in node["d"]}
+    if "l" in node:
+        return [_restore(item, tensors) for item in node["l"]]
+    return node["v"]
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a nest of dicts, lists, tensors and JSON scalars. A kill at any moment leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, torch.Tensor] = {}
+    skeleton = json.dumps(_flatten(state, tensors))
+    partial = path.with_name(path.name + ".partial")
+    save_file(tensors, partial, metadata={"skeleton": skeleton})
+    with open(partial, "rb") as handle:
+        os.fsync(handle.fileno())
+    os.replace(partial, path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote; tensors are on the CPU. Raises CheckpointError if the file is damaged."""
+    try:
+        with safe_open(path, framework="pt") as handle:
+            tensors = {key: handle.get_tensor(key) for key in handle.keys()}
+            skeleton = json.loads(handle.metadata()["skeleton"])
+        return _restore(skeleton, tensors)
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is not a readable checkpoint ({error}). Delete it to start anew.") from error

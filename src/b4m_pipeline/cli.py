@@ -1,0 +1,67 @@
+"""Kedro's commands in this project: `run` says a user's error in one line, `register` logs an adapter later."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import click
+from kedro.config import MissingConfigException
+from kedro.framework.cli.project import run as kedro_run
+from kedro.framework.session import KedroSession
+from kedro.io import DatasetError
+from kedro.validation.exceptions import ParameterValidationError
+
+logger = logging.getLogger(__name__)
+
+
+def is_users_error(error: BaseException) -> bool:
+    """Whether an error is about input, configuration or services: a ValueError that this package or Kedro raises, a
+    subclass of ours, or MLflow's. A ValueError out of another library is a defect, and keeps its traceback."""
+    if isinstance(error, DatasetError) and error.__cause__ is not None:  # Kedro wraps whatever a dataset raises
+        return isinstance(error.__cause__, OSError) or is_users_error(error.__cause__)
+    if isinstance(error, ParameterValidationError | MissingConfigException | DatasetError):
+        return True
+    if type(error).__module__.startswith("mlflow."):
+        return True
+    if not isinstance(error, ValueError):
+        return False
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    raised_in = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
+    return type(error).__module__.startswith("b4m_pipeline.") or raised_in.split(".")[0] in ("b4m_pipeline", "kedro")
+
+
+class OneLineErrors(click.Command):
+    """A command whose users' errors end in `Error: ...` and exit code 1; their traceback is logged at DEBUG."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.ClickException:
+            raise
+        except Exception as error:
+            if not is_users_error(error):
+                raise
+            logger.debug("Traceback of the error below", exc_info=True)
+            raise click.ClickException(str(error)) from error
+
+
+run = OneLineErrors(name="run", callback=kedro_run.callback, params=kedro_run.params, help=kedro_run.help)
+
+
+@click.command(cls=OneLineErrors)
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--alias", default="candidate", show_default=True, help="Alias of the new version.")
+@click.option("--prefix", default="b4m", show_default=True, help="First part of the registered name.")
+@click.option("--env", "-e", default=None, help="Kedro configuration environment name.")
+def register(folder: Path, alias: str, prefix: str, env: str | None) -> None:
+    """Log the adapter in FOLDER to MLflow and register it."""
+    from b4m_pipeline.datasets.registry import register_adapter
+
+    with KedroSession.create(env=env) as session:
+        session.load_context()  # sets the tracking store up
+        click.echo(register_adapter(folder, alias=alias, prefix=prefix)["uri"])
+
+
+cli = click.Group(name="b4m_pipeline", commands={"run": run, "register": register})

@@ -1,0 +1,181 @@
+"""Typed parameters of `break_make`. Values stand in conf/<env>/parameters*.yml, bounds and meaning stand here."""
+
+import string
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+Side = Literal["lora_A", "lora_B"]
+
+
+def _plain_name(value: str) -> str:
+    """Names become folder, registry and file names: no separators, no dots at the start."""
+    if not value or not all(c.isalnum() or c in "-_." for c in value) or value.startswith("."):
+        raise ValueError(f"must be letters, digits, '-', '_' or '.', not starting with '.', got {value!r}")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_plain_name)]
+
+
+class Strict(BaseModel):
+    """Refuses unknown names, so that a typo is an error instead of a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BaseModelParams(Strict):
+    """The text-to-image model that is customised."""
+
+    path: str
+    """Local folder in diffusers' format, or a Hugging Face Hub id."""
+    revision: str | None = None
+    vae: str | None = None
+    """Another VAE (path or Hub id), e.g. madebyollin/sdxl-vae-fp16-fix."""
+    variant: str | None = None
+    """Weight variant, e.g. fp16."""
+    resolution: int = Field(64, ge=8, multiple_of=8)
+    """Pixels a side."""
+
+
+class FrameParams(Strict):
+    """The shared frozen part of all adapters that may be recombined (DESIGN: frame)."""
+
+    seed: int = 0
+    rank: int = Field(ge=2)
+    alpha: float = Field(gt=0)
+    split: float = Field(0.5, gt=0, lt=1)
+    init: Literal["exact", "paper"] = "exact"
+    scale: float = Field(1.0, gt=0)
+    """Factor on F_A and F_B."""
+    halves: Literal["orthogonal", "free"] = "orthogonal"
+    content_side: Side = "lora_A"
+    targets: list[str] = Field(min_length=1)
+    """Ends of module names, as PEFT's target_modules."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "FrameParams":
+        if self.halves == "orthogonal" and self.init == "paper":
+            raise ValueError("halves: orthogonal needs init: exact (the paper's frame has no complementary subspaces)")
+        if self.init == "exact" and self.rank % 2:
+            raise ValueError(f"rank must be even for init: exact, got {self.rank}")
+        return self
+
+
+class ConceptParams(Strict):
+    """A folder of pictures of one content or one style."""
+
+    name: Name
+    """Short name: of the adapter in the registry and of its folders."""
+    path: str
+    token: str = Field(min_length=1)
+    """Rare word that stands for the concept in prompts."""
+    noun: str = "emoji"
+    """Class noun of a content ("toy", "dog", "emoji"); for a style, of the things it is shown on."""
+    licence: str = "unknown"
+    source: str = "unknown"
+
+
+class CounterpartParams(Strict):
+    """The concepts that the other half is trained on during a break (multi-correspondence projection)."""
+
+    contents: list[ConceptParams] = []
+    styles: list[ConceptParams] = []
+
+
+class IngestionParams(Strict):
+    background: tuple[int, int, int] = (255, 255, 255)
+    """RGB that transparent pictures are laid on."""
+    crop: Literal["center", "pad"] = "center"
+    max_pixels: int = Field(64_000_000, ge=1)
+    """Larger pictures are quarantined before they are decoded."""
+    near_duplicate_bits: int = Field(3, ge=0, le=64)
+    """Perceptual hashes that differ in so few bits or fewer are reported as near-duplicates."""
+
+
+class CaptioningParams(Strict):
+    """Order: sidecar .txt, vision-language model, zero-shot tags, template."""
+
+    vision_language_model: str | None = None
+    """Path or Hub id of a BLIP captioner; none by default."""
+    clip: str | None = None
+    """Path or Hub id of a CLIP model for zero-shot tags."""
+    content_words: list[str] = []
+    """Words that a style's pictures may be tagged with; empty: the file `tags.json` beside the CLIP model."""
+    style_words: list[str] = []
+    min_confidence: float = Field(0.25, ge=0, le=1)
+    """A tag less probable than this is not used."""
+    max_words: int = Field(40, ge=4)
+    """Longer texts are cut there, with a warning; the concept's token is never cut off."""
+    content_template: str = "{article} {content} {noun}"
+    style_template: str = "{article} {content} {noun}"
+    style_suffix: str = " in {style} style"
+
+    @model_validator(mode="after")
+    def _templates_fit(self) -> "CaptioningParams":
+        for field, needed in {"content_template": "content", "style_template": None, "style_suffix": "style"}.items():
+            known = {"style"} if field == "style_suffix" else {"article", "content", "noun"}
+            template = getattr(self, field)
+            used = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+            if (needed and needed not in used) or not used <= known:
+                must = f", {{{needed}}} among them" if needed else ""
+                raise ValueError(f"{field} may hold the fields {sorted(known)}{must}; got {template!r}")
+        return self
+
+
+class TrainParams(Strict):
+    """One training stage."""
+
+    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    gradient_accumulation: int = Field(1, ge=1)
+    max_grad_norm: float = Field(1.0, gt=0)
+    warmup_steps: int = Field(0, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    noisy_bias: float = Field(1.0, ge=0.1)
+    """t = T u^(1/bias): 1 draws timesteps evenly, more draws more of the noisy ones."""
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    checkpoint_every: int = Field(25, ge=1)
+    """Optimizer steps between checkpoints."""
+
+
+class BreakParams(TrainParams):
+    """Training of one half, with the other half on counterparts."""
+
+    counterpart_batch_size: int = Field(ge=1)
+    counterpart_learning_rate: float = Field(gt=0)
+
+
+class MakeParams(TrainParams):
+    """Joint fine-tuning of both halves."""
+
+    optimizer: Literal["riemannian_adamw", "adamw"] = "riemannian_adamw"
+    damping: float = Field(1e-2, gt=0)
+    """delta in (B'B + delta I)^-1."""
+    union_path: str | None = None
+    """Pictures of the content in the style, where they exist. None: content and style pictures only."""
+
+
+class EvaluationParams(Strict):
+    prompts: list[str] = Field(min_length=1)
+    """{content}, {style}: the tokens; {noun}: the content's noun; {article}: a or an."""
+    content_prompt: str
+    style_prompt: str
+    samples: int = Field(4, ge=1)
+    """Pictures per prompt and system; seeds are seed, seed + 1, ..."""
+    steps: int = Field(20, ge=1)
+    guidance_scale: float = Field(3.0, ge=0)
+    batch_size: int = Field(8, ge=1)
+    truth_path: str | None = None
+    """Folder with the true picture of this content in this style, where it exists; read by evaluation alone."""
+    judge: Literal["efficientnet", "clip", "both"] = "both"
+    clip: str | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class RegistryParams(Strict):
+    alias: str = "candidate"
+    prefix: Name = "b4m"

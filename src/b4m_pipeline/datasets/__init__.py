@@ -1,0 +1,1 @@
+"""Kedro datasets that do not exist elsewhere."""

@@ -1,0 +1,21 @@
+"""A picture file that Kedro-Viz shows."""
+
+import base64
+import io
+
+from kedro_datasets._typing import ImagePreview
+from kedro_datasets.pillow import ImageDataset
+
+_PREVIEW_PIXELS = 1600
+
+
+class PreviewPictureDataset(ImageDataset):
+    """pillow.ImageDataset with a preview in Kedro-Viz, at most 1600 pixels a side."""
+
+    def preview(self) -> ImagePreview:
+        """The picture as a base64-coded PNG."""
+        image = self.load()
+        image.thumbnail((_PREVIEW_PIXELS, _PREVIEW_PIXELS))
+        buffer = io.BytesIO()
+        image.save(buffer, format="PNG")
+        return ImagePreview(base64.b64encode(buffer.getvalue()).decode())

@@ -1,0 +1,224 @@
+"""Kedro dataset for an adapter that is kept on disk, logged to MLflow and registered there, in this order."""
+
+import hashlib
+import json
+import logging
+from contextlib import contextmanager, nullcontext
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from b4m_pipeline.datasets.adapter import WEIGHTS_NAME, AdapterDataset
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlflow.models import ModelSignature
+
+    from b4m_pipeline.adapters import Adapter
+
+logger = logging.getLogger(__name__)
+
+RECORD_NAME = "registered.json"
+URI_KEY = "registry_uri"
+"""Metadata of a loaded adapter: its version in the registry, "models:/NAME/VERSION"."""
+
+_NAME_OF_KIND = {"content": "content", "style": "style", "made": "make"}
+_MODEL_TAG = "model_id"  # of the logged model that a version was made from: the registry does not always give it back
+_REQUIREMENTS = ("accelerate", "diffusers", "peft", "safetensors", "torch", "transformers")
+_LONG = ("params", "frame_config")  # no tags: the first become the model's params, both are in the weights' file
+
+
+class RegistrationError(ValueError):
+    """An adapter could not be logged or registered; its weights are kept on disk."""
+
+
+def registered_name(adapter: "Adapter", prefix: str = "b4m") -> str:
+    """PREFIX-content-NAME, PREFIX-style-NAME or PREFIX-make-CONTENT-STYLE. Raises RegistrationError for other kinds."""
+    kind = adapter.metadata["kind"]
+    if kind not in _NAME_OF_KIND:
+        raise RegistrationError(f"adapters of the kind {kind!r} are not registered; {sorted(_NAME_OF_KIND)} are")
+    return f"{prefix}-{_NAME_OF_KIND[kind]}-{adapter.metadata['name']}"
+
+
+def adapter_uri(folder: Path) -> str | None:
+    """The registry's version, "models:/NAME/VERSION", that the weights in `folder` are; None if they are in none."""
+    record = Path(folder) / RECORD_NAME
+    if not record.is_file():
+        return None
+    known = json.loads(record.read_text())
+    return known["uri"] if known["sha256"] == _sha256(Path(folder) / WEIGHTS_NAME) else None
+
+
+def register_adapter(
+    folder: Path, *, alias: str = "candidate", prefix: str = "b4m", inference: dict[str, Any] | None = None
+) -> dict[str, str]:
+    """Log the adapter in `folder` with the diffusers flavor, in the active MLflow run or its own, and register it.
+
+    alias: moved to the new version. inference: defaults of the logged model's `predict`, see `predict_signature`. The
+    version carries the adapter's lineage as tags, the model its parameters. Returns the record, also written to
+    registered.json: name, version, uri, run_id, sha256 of the weights. Raises RegistrationError; what was begun in the
+    registry is taken back then.
+    """
+    import mlflow
+
+    from b4m_pipeline.adapters import load_adapter
+
+    adapter = load_adapter(folder)
+    name = registered_name(adapter, prefix)
+    weights = Path(folder) / WEIGHTS_NAME
+    try:
+        with nullcontext(mlflow.active_run()) if mlflow.active_run() else mlflow.start_run(run_name=name) as run:
+            logged = _log(adapter, weights, name, inference or {})
+            with _undone_on_error(name, logged.model_id) as client:
+                tags = _tags(adapter) | {_MODEL_TAG: logged.model_id}
+                number = mlflow.register_model(logged.model_uri, name, tags=tags).version
+                client.set_registered_model_alias(name, alias, number)
+    except Exception as error:  # stores and artifact stores raise what their libraries raise
+        raise RegistrationError(
+            f"{name} could not be registered in MLflow: {error}\n"
+            f"The weights are kept in {folder}. When MLflow can be used again: kedro register {folder}"
+        ) from error
+    record = {"name": name, "version": str(number), "uri": f"models:/{name}/{number}", "run_id": run.info.run_id}
+    record["sha256"] = _sha256(weights)
+    partial = weights.with_name(RECORD_NAME + ".partial")
+    partial.write_text(json.dumps(record, indent=2) + "\n")
+    partial.replace(weights.with_name(RECORD_NAME))
+    logger.info("Registered %s as %s", record["uri"], alias)
+    return record
+
+
+def predict_signature(inference: dict[str, Any]) -> "ModelSignature":
+    """Prompts in, PNG bytes out. inference: defaults, of what the flavor understands: num_inference_steps,
+    guidance_scale, height, width (pixels), negative_prompt. What is left out keeps the base pipeline's default. The
+    flavor knows no seed."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    types = {
+        "num_inference_steps": "integer",
+        "guidance_scale": "double",
+        "height": "integer",
+        "width": "integer",
+        "negative_prompt": "string",
+    }
+    if unknown := set(inference) - set(types):
+        raise RegistrationError(f"inference has no settings {sorted(unknown)}; it has {sorted(types)}")
+    return ModelSignature(
+        inputs=Schema([ColSpec("string", "prompt")]),
+        outputs=Schema([ColSpec("binary", "image")]),
+        params=ParamSchema([ParamSpec(key, types[key], default) for key, default in inference.items()]),
+    )
+
+
+def _log(adapter: "Adapter", weights: Path, name: str, inference: dict[str, Any]):
+    """Log the flavor. The flavor's own signature would force 512 px; requirements are given, so none are guessed."""
+    import mlflow.diffusers
+
+    base = adapter.metadata["base_model"]
+    size = {key: int(adapter.metadata["resolution"]) for key in ("height", "width") if "resolution" in adapter.metadata}
+    return mlflow.diffusers.log_model(
+        adapter_path=str(weights),
+        base_model=str(Path(base).resolve()) if Path(base).is_dir() else base,
+        name=name,
+        signature=predict_signature(size | inference),
+        pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in _REQUIREMENTS],
+        metadata=_tags(adapter),
+        params=_flat(json.loads(adapter.metadata["params"])),
+        tags=_tags(adapter),
+    )
+
+
+@contextmanager
+def _undone_on_error(name: str, model_id: str) -> "Iterator":
+    """Leaves no version without alias and no name without version behind, as far as the registry still answers."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient()
+    existed = bool(client.search_registered_models(f"name='{name}'"))
+    try:
+        yield client
+    except BaseException:
+        try:
+            for begun in client.search_model_versions(f"name='{name}'"):
+                if begun.tags.get(_MODEL_TAG) == model_id:
+                    client.delete_model_version(name, begun.version)
+            if not existed and client.search_registered_models(f"name='{name}'"):
+                client.delete_registered_model(name)
+            client.delete_logged_model(model_id)
+        except MlflowException as error:
+            logger.warning("What was begun for %s in the registry could not be taken back: %s", name, error)
+        raise
+
+
+def _tags(adapter: "Adapter") -> dict[str, str]:
+    return {key: value for key, value in adapter.metadata.items() if key not in (*_LONG, URI_KEY) and value}
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": str(value)}
+    return flat
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+class RegisteredAdapterDataset(AdapterDataset):
+    """Saves an adapter to a folder, then logs and registers it, see `register_adapter`. Loads the folder, or where it
+    has no weights the version that `load_args` names. A loaded adapter's metadata has its version under "registry_uri".
+
+    Args:
+        filepath: a local folder.
+        save_args: prefix and alias of the registered model; inference, the defaults of its `predict`.
+        load_args: model_uri, e.g. models:/b4m-content-koala@candidate.
+    """
+
+    def __init__(
+        self,
+        *,
+        filepath: str,
+        save_args: dict[str, Any] | None = None,
+        load_args: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ):
+        super().__init__(filepath=filepath, metadata=metadata)
+        self._save_args = save_args or {}
+        self._model_uri: str | None = (load_args or {}).get("model_uri")
+
+    def save(self, data: "Adapter") -> None:
+        (self._folder / RECORD_NAME).unlink(missing_ok=True)  # of the weights before these
+        super().save(data)
+        register_adapter(self._folder, **self._save_args)
+
+    def load(self) -> "Adapter":
+        from b4m_pipeline.adapters import load_adapter
+
+        if super()._exists() or not self._model_uri:
+            adapter, uri = super().load(), adapter_uri(self._folder)
+        else:
+            import mlflow.diffusers
+
+            fetched = mlflow.diffusers.load_model(self._model_uri)
+            adapter, uri = load_adapter(Path(fetched.adapter_path)), self._model_uri
+        if uri:
+            adapter.metadata[URI_KEY] = uri
+        return adapter
+
+    def _exists(self) -> bool:
+        if super()._exists() or not self._model_uri:
+            return super()._exists()
+        import mlflow.models
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return mlflow.models.get_model_info(self._model_uri) is not None
+        except MlflowException:
+            return False
+
+    def _describe(self) -> dict[str, Any]:
+        return super()._describe() | {"save_args": self._save_args, "model_uri": self._model_uri}

@@ -1,0 +1,51 @@
+"""Kedro dataset for an encoded training set: one safetensors file, the table in its metadata."""
+
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from kedro.io import AbstractDataset, DatasetError
+
+
+class TrainingSetDataset(AbstractDataset):
+    """Saves and loads `b4m_pipeline.training_set.TrainingSet` without pickle.
+
+    Args:
+        filepath: a local .safetensors file.
+    """
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None):
+        self._filepath = PurePosixPath(filepath)
+        self.metadata = metadata
+
+    def save(self, data) -> None:
+        from safetensors.torch import save_file
+
+        path = Path(self._filepath)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        header = {"table": data.table.to_json(orient="split"), "base_model": data.base_model}
+        save_file({key: tensor.contiguous() for key, tensor in data.tensors.items()}, partial, metadata=header)
+        partial.replace(path)
+
+    def load(self):
+        import io
+
+        import pandas as pd
+        from safetensors import SafetensorError, safe_open
+
+        from b4m_pipeline.training_set import TrainingSet
+
+        try:
+            with safe_open(str(self._filepath), framework="pt") as handle:
+                header = handle.metadata()
+                tensors = {key: handle.get_tensor(key) for key in handle.keys()}
+            table = pd.read_json(io.StringIO(header["table"]), orient="split", dtype=False)
+        except (SafetensorError, KeyError, TypeError) as error:
+            raise DatasetError(f"{self._filepath} is damaged ({error}): run the ingestion pipeline again") from error
+        return TrainingSet(table, tensors, header["base_model"])
+
+    def _exists(self) -> bool:
+        return Path(self._filepath).is_file()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}

@@ -1,0 +1,228 @@
+"""Base-model families: what SD 1.x/2.x and SDXL do differently when prompts and pictures are encoded and when they train.
+
+A family loads only the parts that a step needs: prompts need text encoders, pictures the VAE, training the UNet.
+"""
+
+import hashlib
+import logging
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.models.attention_processor import AttnProcessor
+from PIL import Image
+
+from b4m_pipeline.config import BaseModelParams
+
+logger = logging.getLogger(__name__)
+
+
+class BaseModelError(ValueError):
+    """The base model is not there, or of a family that is not supported."""
+
+
+class Family(ABC):
+    """One family of base models: how it is loaded, how prompts are encoded, what the UNet is conditioned on."""
+
+    pipeline_class: type[DiffusionPipeline]
+
+    def __init__(self, params: BaseModelParams):
+        self.params = params
+
+    def _load(self, model_class: type, subfolder: str, **extra):
+        p = self.params
+        try:
+            return model_class.from_pretrained(
+                p.path, subfolder=subfolder, revision=p.revision, variant=p.variant, use_safetensors=True, **extra
+            )
+        except OSError as error:
+            raise BaseModelError(f"base_model.path {p.path!r} has no usable {subfolder}: {error}") from error
+
+    def load_denoiser(self, device: str = "cpu", dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
+        """The UNet alone, frozen."""
+        unet = self._load(UNet2DConditionModel, "unet", torch_dtype=dtype).requires_grad_(False)
+        if device == "cpu":
+            unet.set_attn_processor(AttnProcessor())  # its backward is faster than the flash kernel's there
+        return unet.to(device)
+
+    def empty_denoiser(self) -> UNet2DConditionModel:
+        """The UNet's layers without weights, from its configuration alone."""
+        p = self.params
+        try:
+            config = UNet2DConditionModel.load_config(p.path, subfolder="unet", revision=p.revision)
+        except OSError as error:
+            raise BaseModelError(f"base_model.path {p.path!r} has no usable unet: {error}") from error
+        with torch.device("meta"):
+            return UNet2DConditionModel.from_config(config)
+
+    def load_noise_schedule(self) -> DDPMScheduler:
+        """add_noise and get_velocity with the base model's betas and prediction type."""
+        config = DDPMScheduler.load_config(self.params.path, subfolder="scheduler", revision=self.params.revision)
+        return DDPMScheduler.from_config(config)
+
+    @torch.no_grad()
+    def encode_pictures(
+        self, pictures: list[Image.Image], device: str = "cpu", batch_size: int = 16
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """RGB squares -> mean and standard deviation of the scaled latents, (N, C, h, w) each, float32."""
+        p = self.params
+        vae = (
+            AutoencoderKL.from_pretrained(p.vae, use_safetensors=True, torch_dtype=torch.float32)
+            if p.vae
+            else self._load(AutoencoderKL, "vae", torch_dtype=torch.float32)
+        ).to(device)
+        means, deviations = [], []
+        for start in range(0, len(pictures), batch_size):
+            batch = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures[start : start + batch_size]])
+            images = torch.from_numpy(batch).permute(0, 3, 1, 2).float().div(127.5).sub(1).to(device)  # (B, 3, H, W)
+            posterior = vae.encode(images).latent_dist
+            means.append(posterior.mean.cpu() * vae.config.scaling_factor)
+            deviations.append(posterior.std.cpu() * vae.config.scaling_factor)
+        return torch.cat(means), torch.cat(deviations)
+
+    def _text_pipeline(self, device: str) -> DiffusionPipeline:
+        """The family's pipeline with its text encoders and nothing else."""
+        p = self.params
+        absent = {"unet": None, "vae": None} | dict.fromkeys(self._unused_parts)
+        try:
+            pipeline = self.pipeline_class.from_pretrained(
+                p.path, revision=p.revision, variant=p.variant, use_safetensors=True, torch_dtype=torch.float32, **absent
+            )
+        except OSError as error:
+            raise BaseModelError(f"base_model.path {p.path!r} has no usable text encoder: {error}") from error
+        return pipeline.to(device)
+
+    _unused_parts: tuple[str, ...] = ()
+
+    @abstractmethod
+    def encode_prompts(self, prompts: list[str], device: str = "cpu") -> dict[str, torch.Tensor]:
+        """Prompts -> prompt_embeds (N, T, D) and what else the UNet needs of them, float32 on the CPU."""
+
+    @abstractmethod
+    def conditions(self, batch: dict[str, torch.Tensor]) -> dict:
+        """Keyword arguments of the UNet for a batch of encoded prompts."""
+
+
+class StableDiffusion(Family):
+    """SD 1.x and 2.x: one text encoder, no further conditions."""
+
+    pipeline_class = StableDiffusionPipeline
+    _unused_parts = ("safety_checker", "feature_extractor")
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: list[str], device: str = "cpu") -> dict[str, torch.Tensor]:
+        embeds, _ = self._text_pipeline(device).encode_prompt(prompts, device, 1, False)
+        return {"prompt_embeds": embeds.cpu()}
+
+    def conditions(self, batch: dict[str, torch.Tensor]) -> dict:
+        return {"encoder_hidden_states": batch["prompt_embeds"]}
+
+
+class StableDiffusionXL(Family):
+    """SDXL: two text encoders, their pooled output and the picture's size as further conditions."""
+
+    pipeline_class = StableDiffusionXLPipeline
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: list[str], device: str = "cpu") -> dict[str, torch.Tensor]:
+        pipeline = self._text_pipeline(device)
+        embeds, _, pooled, _ = pipeline.encode_prompt(prompts, device=device, do_classifier_free_guidance=False)
+        return {"prompt_embeds": embeds.cpu(), "pooled_prompt_embeds": pooled.cpu()}
+
+    def conditions(self, batch: dict[str, torch.Tensor]) -> dict:
+        side, pooled = self.params.resolution, batch["pooled_prompt_embeds"]
+        # original height and width, crop top and left, target height and width: what the pipeline says when sampling
+        time_ids = torch.tensor([[side, side, 0, 0, side, side]], dtype=pooled.dtype, device=pooled.device)
+        added = {"text_embeds": pooled, "time_ids": time_ids.expand(len(pooled), -1)}
+        return {"encoder_hidden_states": batch["prompt_embeds"], "added_cond_kwargs": added}
+
+
+FAMILIES: dict[str, type[Family]] = {
+    "StableDiffusionPipeline": StableDiffusion,
+    "StableDiffusionXLPipeline": StableDiffusionXL,
+}
+
+
+def load_family(params: BaseModelParams) -> Family:
+    """Read model_index.json and pick the family. Raises BaseModelError, naming the parameter, if there is no such model."""
+    local = Path(params.path)
+    if local.exists() and not (local / "model_index.json").is_file():
+        raise BaseModelError(f"base_model.path {params.path!r} is not a diffusers model: it has no model_index.json")
+    try:
+        index = DiffusionPipeline.load_config(params.path, revision=params.revision)
+    except OSError as error:
+        raise BaseModelError(
+            f"base_model.path {params.path!r} is neither a local folder nor a model that can be had from the "
+            f"Hugging Face Hub now: {str(error).splitlines()[0]}"
+        ) from error
+    name = index.get("_class_name")
+    if name not in FAMILIES:
+        raise BaseModelError(f"base_model.path {params.path!r} is a {name}; supported are {sorted(FAMILIES)}")
+    return FAMILIES[name](params)
+
+
+def base_model_id(params: BaseModelParams) -> str:
+    """Which base model this is, wherever it lies: name and a digest of the UNet's weights (of the Hub id and revision where
+    the model is not local). Large files are sampled: header, size and 64 evenly spaced blocks of 64 KiB."""
+    folder = Path(params.path)
+    digest = hashlib.sha256()
+    if not folder.is_dir():
+        digest.update(f"{params.path}@{params.revision}".encode())
+        return f"{params.path.rsplit('/', 1)[-1]}@{digest.hexdigest()[:12]}"
+    files = sorted((folder / "unet").glob("*.safetensors"))
+    if not files:
+        raise BaseModelError(f"base_model.path {params.path!r} has no unet/*.safetensors")
+    for file in files:
+        size = file.stat().st_size
+        digest.update(str(size).encode())
+        with open(file, "rb") as handle:
+            for block in range(64):
+                handle.seek(block * max(0, size - 65536) // 63)
+                digest.update(handle.read(65536))
+    return f"{folder.resolve().name}@{digest.hexdigest()[:12]}"
+
+
+class DiffusionLoss:
+    """The denoising loss on an encoded training set: callable on rows, every image with its own noise and timestep.
+
+    tensors: latents_mean, latents_std (N, C, h, w) and the family's encoded prompts, moved to the UNet's device once.
+    """
+
+    def __init__(
+        self, family: Family, unet: UNet2DConditionModel, tensors: dict[str, torch.Tensor], noisy_bias: float = 1.0
+    ):
+        self.family, self.unet, self.noisy_bias = family, unet, noisy_bias
+        self.schedule = family.load_noise_schedule()
+        self.device = unet.device
+        self.tensors = {key: value.to(self.device) for key, value in tensors.items()}
+        if (kind := self.schedule.config.prediction_type) not in ("epsilon", "v_prediction"):
+            raise BaseModelError(f"prediction type {kind} is not supported: epsilon and v_prediction are")
+
+    def __call__(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Rows (B,) of the training set -> mean squared error of each image, (B,). All randomness is drawn from
+        `generator` on the CPU, so that it is the same on every device."""
+        rows = rows.to(self.device)
+        batch = {key: value[rows] for key, value in self.tensors.items()}
+        mean, deviation = batch.pop("latents_mean"), batch.pop("latents_std")
+        jitter, noise = (torch.randn(mean.shape, generator=generator).to(self.device) for _ in range(2))
+        uniform = torch.rand(len(rows), generator=generator)
+        total = self.schedule.config.num_train_timesteps
+        timesteps = (total * uniform ** (1 / self.noisy_bias)).long().clamp(max=total - 1).to(self.device)
+        latents = mean + deviation * jitter  # a fresh draw from the VAE's posterior (B, C, h, w)
+        noisy_latents = self.schedule.add_noise(latents, noise, timesteps)
+        velocity = self.schedule.config.prediction_type == "v_prediction"
+        target = self.schedule.get_velocity(latents, noise, timesteps) if velocity else noise
+        dtype = self.unet.dtype
+        conditions = self.family.conditions({key: value.to(dtype) for key, value in batch.items()})
+        prediction = self.unet(noisy_latents.to(dtype), timesteps, **conditions).sample
+        return F.mse_loss(prediction.float(), target, reduction="none").flatten(1).mean(1)

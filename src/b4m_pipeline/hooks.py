@@ -1,0 +1,79 @@
+"""Hooks into Kedro: MLflow with typed parameters and lineage, and checks before a run."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+from kedro.framework.project import pipelines
+from kedro.io import DataCatalog
+from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
+from kedro_mlflow.framework.hooks import MlflowHook
+from pydantic import BaseModel
+
+from b4m_pipeline.prerequisites import check_base_model, check_parameters
+from b4m_pipeline.provenance import code_version
+from b4m_pipeline.tracking import check_store, limit_patience, resolve_store
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit that `folder` is a checkout of, "-dirty" if tracked files differ; None where it is no checkout."""
+
+    def git(*command: str) -> str:
+        return subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != folder.resolve():
+            return None  # installed somewhere inside another project's checkout
+        commit = git("rev-parse", "HEAD")
+        return f"{commit}-dirty" if git("status", "--porcelain", "--untracked-files=no") else commit
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+class TrackingHook(MlflowHook):
+    """kedro-mlflow's hook; it checks the store first, logs typed parameters field by field, and the code's version."""
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Set the tracking store up. Raises TrackingError if it cannot be used."""
+        limit_patience()
+        if mlflow.active_run() is None:  # otherwise whoever started that run has chosen the store
+            config = resolve_store(context.config_loader["mlflow"], context.project_path)
+            context.config_loader["mlflow"] = config
+            check_store(config["server"]["mlflow_tracking_uri"])
+        self._project_path = context.project_path
+        super().after_context_created(context)
+
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Start the MLflow run and tag it with the code's version."""
+        super().before_pipeline_run(run_params, pipeline, catalog)
+        if self._is_mlflow_enabled:
+            tags = {"code_version": code_version(), "git_commit": git_commit(self._project_path)}
+            mlflow.set_tags({name: value for name, value in tags.items() if value})
+
+    @hook_impl
+    def before_node_run(self, node: Node, catalog: DataCatalog, inputs: dict[str, Any], is_async: bool) -> None:
+        """Log the node's parameters, a Pydantic model as its fields."""
+        plain = {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in inputs.items()}
+        super().before_node_run(node, catalog, plain, is_async)
+
+
+class PrerequisitesHook:
+    """Refuses a run that could not end well, before anything is trained or logged."""
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        self._config_loader = context.config_loader
+
+    @hook_impl
+    def before_pipeline_run(self, pipeline: Pipeline) -> None:
+        """Check parameters and base model. Raises ValueError's subclasses and ParameterValidationError."""
+        parameters = check_parameters(self._config_loader["parameters"], dict(pipelines))
+        inputs = pipeline.inputs()
+        if "params:base_model" in inputs:
+            check_base_model(parameters["base_model"], parameters["frame"] if "params:frame" in inputs else None)

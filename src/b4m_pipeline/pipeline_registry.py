@@ -1,0 +1,32 @@
+"""The project's pipelines by name."""
+
+from kedro.pipeline import Pipeline
+
+from b4m_pipeline.pipelines import (
+    content_break,
+    evaluation,
+    ingestion,
+    joint_make,
+    plp_reconstruction,
+    pretrain,
+    style_break,
+)
+
+
+def register_pipelines() -> dict[str, Pipeline]:
+    """Each pipeline by itself; `break_make` is all of them but `pretrain`, and the default."""
+    stages = {
+        "ingestion": ingestion,
+        "content_break": content_break,
+        "style_break": style_break,
+        "plp_reconstruction": plp_reconstruction,
+        "joint_make": joint_make,
+        "evaluation": evaluation,
+    }
+    pipelines = {name: module.create_pipeline() for name, module in stages.items()}
+    break_make = sum(pipelines.values(), start=Pipeline([]))
+    return pipelines | {
+        "pretrain": pretrain.create_pipeline(),
+        "break_make": break_make,
+        "__default__": break_make,
+    }

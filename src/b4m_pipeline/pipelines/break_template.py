@@ -1,0 +1,67 @@
+"""One template for both breaks: they differ by data and by the half that they train."""
+
+from functools import partial, update_wrapper
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+from kedro.pipeline import Node, Pipeline
+
+from b4m_pipeline.config import BaseModelParams, BreakParams, ConceptParams, FrameParams
+
+
+def train_half(
+    training_set,
+    base_model: BaseModelParams,
+    frame: FrameParams,
+    concept: ConceptParams,
+    training: BreakParams,
+    seed: int,
+    checkpoints: str,
+    *,
+    kind: Literal["content", "style"],
+):
+    """Train the half of `kind`; returns the half and its loss curve (a row a step)."""
+    from b4m_pipeline import stages
+    from b4m_pipeline.tracking import metric_logger
+
+    checkpoint = Path(checkpoints) / f"{kind}_break-{concept.name}.safetensors"
+    with metric_logger(f"{kind}_break") as log:
+        half, history = stages.train_half(
+            kind, training_set, base_model, frame, concept, training, seed, checkpoint, log
+        )
+    return half, pd.DataFrame(history).rename_axis("step").reset_index()
+
+
+def break_pipeline(kind: Literal["content", "style"]) -> Pipeline:
+    """The break of `kind` in its own namespace; data and adapter keep their names."""
+    func = update_wrapper(partial(train_half, kind=kind), train_half)
+    train = Node(
+        func,
+        inputs=[
+            "training_set",
+            "params:base_model",
+            "params:frame",
+            f"params:{kind}",
+            "params:training",
+            "params:seed",
+            "params:checkpoints",
+        ],
+        outputs=[f"{kind}_adapter", "loss_curve"],
+        name="train_half",
+        tags=["training"],
+    )
+    return Pipeline(
+        [train],
+        namespace=f"{kind}_break",
+        inputs={"training_set"},
+        outputs={f"{kind}_adapter"},
+        parameters={
+            "params:base_model": "params:base_model",
+            "params:frame": "params:frame",
+            f"params:{kind}": f"params:{kind}",
+            "params:seed": "params:seed",
+            "params:checkpoints": "params:checkpoints",
+            "params:training": f"params:{kind}_break",
+        },
+    )

@@ -1,0 +1,5 @@
+"""Folders of pictures -> checked, captioned and encoded training set."""
+
+from b4m_pipeline.pipelines.ingestion.pipeline import create_pipeline
+
+__all__ = ["create_pipeline"]

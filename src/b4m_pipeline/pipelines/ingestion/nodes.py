@@ -1,0 +1,48 @@
+"""Nodes of `ingestion`."""
+
+import pandas as pd
+from PIL import Image
+
+from b4m_pipeline import captioning
+from b4m_pipeline.config import (
+    BaseModelParams,
+    CaptioningParams,
+    ConceptParams,
+    CounterpartParams,
+    IngestionParams,
+    MakeParams,
+)
+from b4m_pipeline.input_sheet import draw_sheet
+from b4m_pipeline.pictures import Picture, check_folders, list_folders, load_picture
+
+
+def check_pictures(
+    content: ConceptParams,
+    style: ConceptParams,
+    counterparts: CounterpartParams,
+    make: MakeParams,
+    base_model: BaseModelParams,
+    ingestion: IngestionParams,
+) -> tuple[dict[str, Image.Image], pd.DataFrame, pd.DataFrame]:
+    """Read all folders of the run -> squares by key, manifest without captions, quarantine."""
+    folders = list_folders(content, style, counterparts, make.union_path)
+    checked = check_folders(folders, base_model.resolution, ingestion)
+    return checked.squares, checked.manifest, checked.quarantine
+
+
+def caption_pictures(manifest: pd.DataFrame, pictures: dict[str, Picture], params: CaptioningParams) -> pd.DataFrame:
+    """The manifest with the columns caption and caption_source."""
+    return captioning.caption_manifest(manifest, pictures, params)
+
+
+def draw_input_sheet(manifest: pd.DataFrame, pictures: dict[str, Picture]) -> Image.Image:
+    """One overview of all pictures with their captions."""
+    return draw_sheet(manifest, {key: load_picture(pictures[key]) for key in manifest["picture"]})
+
+
+def encode_pictures(manifest: pd.DataFrame, pictures: dict[str, Picture], base_model: BaseModelParams):
+    """The training set: latents and prompt embeddings, computed once by the base model's encoders."""
+    # No return annotation: Kedro resolves a node's annotations at start-up, and this one would import torch there.
+    from b4m_pipeline.training_set import encode_training_set
+
+    return encode_training_set(manifest, pictures, base_model)

@@ -1,0 +1,38 @@
+"""`ingestion`: check pictures, caption them, show them, encode them once."""
+
+from kedro.pipeline import Node, Pipeline
+
+from b4m_pipeline.pipelines.ingestion.nodes import caption_pictures, check_pictures, draw_input_sheet, encode_pictures
+
+
+def create_pipeline(**kwargs) -> Pipeline:
+    return Pipeline(
+        [
+            Node(
+                check_pictures,
+                inputs=[
+                    "params:content",
+                    "params:style",
+                    "params:counterparts",
+                    "params:make",
+                    "params:base_model",
+                    "params:ingestion",
+                ],
+                outputs=["pictures", "checked_manifest", "quarantine"],
+                name="check_pictures",
+            ),
+            Node(
+                caption_pictures,
+                inputs=["checked_manifest", "pictures", "params:captioning"],
+                outputs="manifest",
+                name="caption_pictures",
+            ),
+            Node(draw_input_sheet, inputs=["manifest", "pictures"], outputs="input_sheet", name="draw_input_sheet"),
+            Node(
+                encode_pictures,
+                inputs=["manifest", "pictures", "params:base_model"],
+                outputs="training_set",
+                name="encode_pictures",
+            ),
+        ]
+    )

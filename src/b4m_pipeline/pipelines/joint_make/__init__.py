@@ -1,0 +1,5 @@
+"""Make: short joint fine-tuning of the reconstructed adapter."""
+
+from b4m_pipeline.pipelines.joint_make.pipeline import create_pipeline
+
+__all__ = ["create_pipeline"]

@@ -1,0 +1,27 @@
+"""Reconstructed adapter and training set in, made adapter out."""
+
+from kedro.pipeline import Node, Pipeline
+
+from b4m_pipeline.pipelines.joint_make.nodes import make_adapter
+
+
+def create_pipeline(**kwargs) -> Pipeline:
+    return Pipeline(
+        [
+            Node(
+                make_adapter,
+                inputs=[
+                    "reconstructed_adapter",
+                    "training_set",
+                    "params:base_model",
+                    "params:frame",
+                    "params:make",
+                    "params:seed",
+                    "params:checkpoints",
+                ],
+                outputs=["made_adapter", "make_loss_curve"],
+                name="make_adapter",
+                tags=["training"],
+            )
+        ]
+    )

@@ -1,0 +1,43 @@
+"""What can be known to be wrong before a run starts."""
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+from kedro.validation.parameter_validator import ParameterValidator
+
+if TYPE_CHECKING:
+    from kedro.pipeline import Pipeline
+
+_PREFIX = "params:"
+
+
+class UnknownParameterError(ValueError):
+    """A parameter that no pipeline reads."""
+
+
+def check_parameters(parameters: dict[str, Any], pipelines: dict[str, "Pipeline"]) -> dict[str, Any]:
+    """Validate all parameters, also those of pipelines that do not run now, so that a typo never passes unseen.
+
+    parameters: as configured, with those of --params. Returns them with typed models in place. Raises
+    UnknownParameterError for a top-level name that no pipeline reads, ParameterValidationError for anything inside.
+    """
+    inputs = {name for pipeline in pipelines.values() for name in pipeline.inputs() if name.startswith(_PREFIX)}
+    known = {name.removeprefix(_PREFIX).split(".")[0] for name in inputs}
+    for name in parameters:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}"
+            raise UnknownParameterError(f"Unknown parameter {name!r}: {hint}")
+    return ParameterValidator(pipelines).validate_raw_params(parameters)
+
+
+def check_base_model(base_model: Any, frame: Any | None) -> None:
+    """Look for the base model and, given a frame, for its targets in it. Raises BaseModelError, TargetError."""
+    if frame is None:
+        from b4m_pipeline.diffusion import load_family
+
+        load_family(base_model)
+    else:
+        from b4m_pipeline.stages import check_targets
+
+        check_targets(base_model, frame)

@@ -1,0 +1,183 @@
+"""The three stages of Break-for-Make as functions of data: break (train a half), reconstruct, make (train the whole).
+
+They take an encoded training set and parameters and return adapters; they know neither Kedro nor MLflow.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from b4m_pipeline import plp
+from b4m_pipeline.adapters import Adapter
+from b4m_pipeline.config import BaseModelParams, BreakParams, ConceptParams, FrameParams, MakeParams, TrainParams
+from b4m_pipeline.devices import pick_device
+from b4m_pipeline.diffusion import DiffusionLoss, base_model_id, load_family
+from b4m_pipeline.provenance import code_version, digest_of
+from b4m_pipeline.riemannian import RiemannianPreconditioner
+from b4m_pipeline.trainer import Log, Objective, fit, resolve_precision
+from b4m_pipeline.training_set import TrainingSet, TrainingSetError
+
+Kind = Literal["content", "style"]
+
+
+@dataclass
+class Workbench:
+    """The frozen base model with a PLP adapter in it, and the loss on a training set."""
+
+    frame: plp.Frame
+    layers: dict[str, plp.PlpLayer]
+    loss: DiffusionLoss
+    device: str
+
+    def side(self, side: plp.Side) -> list[torch.nn.Parameter]:
+        """The learnable parts of all lora_A or of all lora_B."""
+        return [layer.a if side == "lora_A" else layer.b for layer in self.layers.values()]
+
+
+def set_up(
+    training_set: TrainingSet,
+    base_model: BaseModelParams,
+    frame: FrameParams,
+    params: TrainParams,
+    halves: plp.Halves,
+    seed: int,
+) -> Workbench:
+    """Load the UNet, make the frame for its layers, inject. Raises if training set and base model do not belong together."""
+    family, device = load_family(base_model), pick_device(params.device)
+    identity = base_model_id(base_model)
+    if training_set.base_model != identity:
+        raise TrainingSetError(
+            f"the training set was encoded by {training_set.base_model}, the base model is {identity}: "
+            "run the ingestion pipeline again"
+        )
+    dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    unet = family.load_denoiser(device, dtype[resolve_precision(params.precision, device)])
+    layers = plp.find_layers(unet, frame.targets)
+    drawn = frame.model_dump(include={"seed", "rank", "alpha", "split", "init", "scale"})
+    whole = plp.Frame(**drawn, base_model=identity, layers=layers)
+    adapted = plp.inject(unet, whole, halves, seed)
+    unet.to(device).eval()
+    return Workbench(whole, adapted, DiffusionLoss(family, unet, training_set.tensors, params.noisy_bias), device)
+
+
+def check_targets(base_model: BaseModelParams, frame: FrameParams) -> None:
+    """Build the frame from the base model's configuration alone, without weights: raises what `set_up` would raise for a
+    wrong target or rank, before any training starts."""
+    unet = load_family(base_model).empty_denoiser()
+    drawn = frame.model_dump(include={"seed", "rank", "alpha", "split", "init", "scale"})
+    plp.Frame(**drawn, base_model="", layers=plp.find_layers(unet, frame.targets))
+
+
+def half_side(kind: Kind, frame: FrameParams) -> plp.Side:
+    """Which factor a kind of concept is trained in. The released code gives content lora_A; the paper's figure shows the
+    reverse, so it is a parameter."""
+    other: plp.Side = "lora_B" if frame.content_side == "lora_A" else "lora_A"
+    return frame.content_side if kind == "content" else other
+
+
+def train_half(
+    kind: Kind,
+    training_set: TrainingSet,
+    base_model: BaseModelParams,
+    frame: FrameParams,
+    concept: ConceptParams,
+    params: BreakParams,
+    seed: int,
+    checkpoint: Path | None = None,
+    log: Log | None = None,
+) -> tuple[Adapter, list[dict[str, float]]]:
+    """Break (B4M section 3.2): the concept's half learns the concept at the main rate, the other half learns counterparts at
+    a lower one, so that the half works with many partners. Each loss touches its own half alone. Without counterparts
+    the other half stays as it is. Returns the half as an adapter and the training history."""
+    bench = set_up(training_set, base_model, frame, params, frame.halves, seed)
+    own = half_side(kind, frame)
+    other: plp.Side = "lora_B" if own == "lora_A" else "lora_A"
+    rows = [training_set.rows(kind)]
+    objectives = [Objective(kind, bench.side(own), rows, params.batch_size, params.learning_rate)]
+    counterparts = "counterpart_style" if kind == "content" else "counterpart_content"
+    if training_set.has(counterparts):
+        rows = [training_set.rows(counterparts)]
+        rate, size = params.counterpart_learning_rate, params.counterpart_batch_size
+        objectives.append(Objective(counterparts, bench.side(other), rows, size, rate))
+    data = training_set.digest(kind, counterparts)
+    recipe = {"frame": frame.model_dump(), "train": params.model_dump(), "seed": seed}
+    history = fit(
+        bench.loss,
+        objectives,
+        params,
+        seed=seed,
+        device=bench.device,
+        checkpoint=checkpoint,
+        fingerprint=digest_of(kind, concept.name, bench.frame.fingerprint, data, _but_length(recipe)),
+        log=log,
+        description=f"{kind} break",
+    )
+    metadata = _metadata(kind, concept.name, base_model, data, recipe)
+    metadata |= {"token": concept.token, "noun": concept.noun}
+    captions = training_set.table.loc[training_set.rows(kind).tolist(), "caption"]
+    return plp.export(bench.layers, bench.frame, metadata | {"prompt": captions.iloc[0]}, only=own), history
+
+
+def join_halves(content: Adapter, style: Adapter, frame: FrameParams) -> Adapter:
+    """Reconstruct (B4M section 3.3): the content's factor beside the style's, bit for bit, whichever side is whose."""
+    half_a, half_b = (content, style) if frame.content_side == "lora_A" else (style, content)
+    name = f"{content.metadata['name']}-{style.metadata['name']}"
+    metadata = {key: content.metadata[key] for key in ("base_model", "params", "code_version", "noun")}
+    data = digest_of(content.metadata["data_digest"], style.metadata["data_digest"])
+    metadata |= {"kind": "reconstructed", "name": name, "data_digest": data, "content_side": frame.content_side}
+    metadata |= {"content_token": content.metadata["token"], "style_token": style.metadata["token"]}
+    return plp.reconstruct(half_a, half_b, metadata)
+
+
+def train_make(
+    reconstructed: Adapter,
+    training_set: TrainingSet,
+    base_model: BaseModelParams,
+    frame: FrameParams,
+    params: MakeParams,
+    seed: int,
+    checkpoint: Path | None = None,
+    log: Log | None = None,
+) -> tuple[Adapter, list[dict[str, float]]]:
+    """Make (B4M section 3.4): fine-tune both learnable parts, freed of their subspaces, on content, style and (where given)
+    their union in equal shares, with Riemannian preconditioning. The frozen parts stay as they are to the bit."""
+    bench = set_up(training_set, base_model, frame, params, "free", seed)
+    plp.load_halves(bench.layers, reconstructed, bench.frame)
+    roles = [role for role in ("content", "style", "union") if role != "union" or training_set.has("union")]
+    strata = [training_set.rows(role) for role in roles]
+    whole = bench.side("lora_A") + bench.side("lora_B")
+    precondition = None
+    if params.optimizer == "riemannian_adamw":
+        precondition = RiemannianPreconditioner(bench.layers, params.damping)
+    data = training_set.digest(*roles)
+    recipe = {"frame": frame.model_dump(), "train": params.model_dump(), "seed": seed}
+    parents = [digest_of({k: v.double().sum().item() for k, v in reconstructed.tensors.items()})]
+    history = fit(
+        bench.loss,
+        [Objective("make", whole, strata, params.batch_size, params.learning_rate)],
+        params,
+        seed=seed,
+        device=bench.device,
+        checkpoint=checkpoint,
+        fingerprint=digest_of("make", parents, bench.frame.fingerprint, data, _but_length(recipe)),
+        precondition=precondition,
+        log=log,
+        description="make",
+    )
+    kept = {k: v for k, v in reconstructed.metadata.items() if k in ("noun", "content_token", "style_token", "parents")}
+    metadata = kept | _metadata("made", reconstructed.metadata["name"], base_model, data, recipe)
+    return plp.export(bench.layers, bench.frame, metadata), history
+
+
+def _metadata(kind: str, name: str, base_model: BaseModelParams, data: str, recipe: dict) -> dict[str, str]:
+    own = {"kind": kind, "name": name, "base_model": base_model.path, "data_digest": data}
+    return own | {"params": json.dumps(recipe, sort_keys=True), "code_version": code_version()}
+
+
+def _but_length(recipe: dict) -> dict:
+    """A recipe without what may change when a run goes on: the number of steps and how often it is saved."""
+    train = {k: v for k, v in recipe["train"].items() if k not in ("steps", "checkpoint_every")}
+    return recipe | {"train": train | ({"steps": recipe["train"]["steps"]} if train["schedule"] != "constant" else {})}

@@ -1,0 +1,158 @@
+"""MLflow at the edges: which store a run uses, whether it answers, loss curves and pictures while a node runs."""
+
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+logger = logging.getLogger(__name__)
+
+# MLflow's own defaults wait for minutes before they say that a server is away.
+_PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+_IMPATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+_BATCH = 1000  # metrics that MLflow takes in one request
+
+
+class TrackingError(ValueError):
+    """MLflow's tracking store is not there or cannot be used."""
+
+
+def limit_patience() -> None:
+    """Set timeouts and retries of MLflow's requests where the user has not."""
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def resolve_store(config: dict[str, Any], project_path: Path) -> dict[str, Any]:
+    """mlflow.yml with a sqlite file of its own made absolute, and its artifacts beside it: SQLAlchemy and MLflow would
+    take both from the working directory. A store named by MLFLOW_TRACKING_URI is left as it is."""
+    server, tracking = dict(config.get("server") or {}), dict(config.get("tracking") or {})
+    uri = server.get("mlflow_tracking_uri")
+    if uri is None or not uri.startswith("sqlite:///") or uri == os.environ.get("MLFLOW_TRACKING_URI"):
+        return config
+    file = project_path / uri.removeprefix("sqlite:///")
+    server["mlflow_tracking_uri"] = f"sqlite:///{file}"
+    experiment = dict(tracking.get("experiment") or {})
+    create = dict(experiment.get("create_experiment_kwargs") or {})
+    create.setdefault("artifact_location", str(file.with_name("mlartifacts")))
+    return config | {
+        "server": server,
+        "tracking": tracking | {"experiment": experiment | {"create_experiment_kwargs": create}},
+    }
+
+
+def check_store(uri: str | None) -> None:
+    """Ask the tracking store for an experiment, briefly. Raises TrackingError if it does not answer or is unusable."""
+    from mlflow.tracking import MlflowClient
+
+    try:
+        with _environment(_IMPATIENCE):
+            MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+    except Exception as error:  # the stores raise what their libraries raise: SQLAlchemy, requests, cloud SDKs
+        message = (
+            f"MLflow's tracking store {uri} cannot be used: start its server or correct MLFLOW_TRACKING_URI (without "
+            f"it runs are kept in this project). {str(error).strip().splitlines()[0]}"
+        )
+        raise TrackingError(re.sub(r"//[^/@\s]*@", "//***@", message)) from error  # no passwords
+
+
+class MetricLogger:
+    """Callable that sends metrics to an MLflow run, in batches, about once a second. Also a context manager, which
+    sends the rest at its end.
+
+    A server that goes away does not stop a training: one warning, everything is kept and sent later, with pauses that
+    hold the time lost in attempts below a twentieth of the training's. Without an active run metrics go nowhere.
+    """
+
+    def __init__(self, prefix: str, interval: float = 1.0):
+        """prefix: of the metrics' names, "<prefix>.<name>". interval: seconds between batches."""
+        import mlflow
+
+        run = mlflow.active_run()
+        self._run_id = run.info.run_id if run else None
+        self._prefix = prefix
+        self._interval = interval
+        self._waiting: list[Any] = []
+        self._next_attempt = time.monotonic() + interval
+        self._warned = False
+
+    def __call__(self, metrics: dict[str, float], step: int) -> None:
+        """Take the metrics of a step; they may be sent later."""
+        if self._run_id is None:
+            return
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._waiting += [Metric(f"{self._prefix}.{name}", float(v), now, step) for name, v in metrics.items()]
+        if time.monotonic() >= self._next_attempt:
+            self.flush()
+
+    def flush(self) -> bool:
+        """Send all that waits; returns whether it could be sent."""
+        from mlflow.tracking import MlflowClient
+
+        start = time.monotonic()
+        try:
+            while self._waiting:
+                MlflowClient().log_batch(self._run_id, metrics=self._waiting[:_BATCH])
+                del self._waiting[:_BATCH]
+        except Exception as error:  # see check_store; whatever it is, hours of training must not end by it
+            if not self._warned:
+                logger.warning("Loss curves cannot be sent to MLflow now, training goes on: %s", error)
+                self._warned = True
+            self._next_attempt = time.monotonic() + max(self._interval, 20 * (time.monotonic() - start))
+            return False
+        self._next_attempt = time.monotonic() + self._interval
+        return True
+
+    def __enter__(self) -> "MetricLogger":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if not self.flush():
+            logger.warning(
+                "%d values of %s did not reach MLflow; the loss curve beside the run's other reports has them all",
+                len(self._waiting),
+                self._prefix,
+            )
+
+
+def metric_logger(prefix: str) -> MetricLogger:
+    """A logger of loss curves, "<prefix>.<name>", to the MLflow run that is active now."""
+    return MetricLogger(prefix)
+
+
+def log_picture(image: Image.Image, name: str) -> None:
+    """Keep a picture with the active MLflow run as pictures/<name>.png. Without a run, or if that fails, go on."""
+    import mlflow
+
+    if mlflow.active_run() is None:
+        return
+    try:
+        mlflow.log_image(image, artifact_file=f"pictures/{name}.png")
+    except Exception as error:  # see MetricLogger.flush
+        logger.warning("The picture %s cannot be sent to MLflow now: %s", name, error)

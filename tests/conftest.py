@@ -1,0 +1,158 @@
+"""Tiny random models that the tests share."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+PIXELS = 32
+
+
+@pytest.fixture(autouse=True)
+def _no_tracking_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test reaches a tracking store that it did not choose."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    for name in ("MAX_RETRIES", "BACKOFF_FACTOR", "TIMEOUT"):
+        monkeypatch.delenv(f"MLFLOW_HTTP_REQUEST_{name}", raising=False)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sqlite file with MLflow's tables: making one takes seconds, copying it none."""
+    from mlflow.tracking import MlflowClient
+
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments(max_results=1)
+    return file
+
+
+@pytest.fixture
+def store(empty_store: Path, tmp_path: Path) -> str:
+    """URI of a tracking store of the test's own, the one that MLFLOW_TRACKING_URI names."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.fixture
+def tracking(store: str, tmp_path: Path):
+    """Client of `store`, set up as the one in use, with artifacts beside it."""
+    import mlflow
+
+    mlflow.set_tracking_uri(store)
+    mlflow.set_registry_uri(None)
+    mlflow.create_experiment("tests", artifact_location=str(tmp_path / "mlartifacts"))
+    mlflow.set_experiment("tests")
+    yield mlflow.MlflowClient()
+    while mlflow.active_run():
+        mlflow.end_run()
+    mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    """A CLIPTokenizer that knows every byte and no word."""
+    from tokenizers import pre_tokenizers
+    from transformers import CLIPTokenizer
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = ["<|startoftext|>", "<|endoftext|>", *alphabet, *(byte + "</w>" for byte in alphabet)]
+    return CLIPTokenizer(vocab={word: index for index, word in enumerate(words)}, merges=[], model_max_length=24)
+
+
+@pytest.fixture(scope="session")
+def tiny_sdxl(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer) -> Path:
+    """Folder of a random StableDiffusionXLPipeline: 32 px, 16x16 latents, cross-attention that is not square."""
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    widths, pooled, time_dim = (8, 16), 16, 8
+
+    def text_config(width: int) -> CLIPTextConfig:
+        return CLIPTextConfig(
+            vocab_size=len(tiny_tokenizer),
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=tiny_tokenizer.model_max_length,
+            projection_dim=pooled,
+            hidden_act="gelu",
+            bos_token_id=tiny_tokenizer.bos_token_id,
+            eos_token_id=tiny_tokenizer.eos_token_id,
+            pad_token_id=tiny_tokenizer.pad_token_id,
+        )
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pipeline = StableDiffusionXLPipeline(
+            vae=AutoencoderKL(
+                block_out_channels=(8, 8),
+                down_block_types=("DownEncoderBlock2D",) * 2,
+                up_block_types=("UpDecoderBlock2D",) * 2,
+                latent_channels=4,
+                norm_num_groups=4,
+                sample_size=PIXELS,
+            ),
+            text_encoder=CLIPTextModel(text_config(widths[0])),
+            text_encoder_2=CLIPTextModelWithProjection(text_config(widths[1])),
+            tokenizer=tiny_tokenizer,
+            tokenizer_2=tiny_tokenizer,
+            unet=UNet2DConditionModel(
+                sample_size=PIXELS // 2,
+                block_out_channels=(8, 16),
+                norm_num_groups=4,
+                layers_per_block=1,
+                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+                up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+                cross_attention_dim=sum(widths),
+                attention_head_dim=2,
+                use_linear_projection=True,
+                addition_embed_type="text_time",
+                addition_time_embed_dim=time_dim,
+                projection_class_embeddings_input_dim=pooled + 6 * time_dim,
+            ),
+            scheduler=DDIMScheduler(
+                beta_schedule="squaredcos_cap_v2",
+                prediction_type="v_prediction",
+                clip_sample=False,
+                timestep_spacing="trailing",
+                set_alpha_to_one=True,
+            ),
+            add_watermarker=False,
+        )
+    folder = tmp_path_factory.mktemp("tiny_sdxl")
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture
+def tiny_adapter(tiny_sdxl: Path):
+    """A made Adapter of rank 4 for `tiny_sdxl`, with random weights in every to_q, to_k, to_v and to_out.0."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    from b4m_pipeline.adapters import Adapter
+
+    targets, rank = ["to_q", "to_k", "to_v", "to_out.0"], 4
+    generator = torch.Generator().manual_seed(1)
+    tensors = {}
+    for name, module in UNet2DConditionModel.from_pretrained(tiny_sdxl, subfolder="unet").named_modules():
+        if name.endswith(tuple(targets)):
+            m, n = module.weight.shape
+            tensors[f"{name}.lora_A.weight"] = torch.randn(rank, n, generator=generator)
+            tensors[f"{name}.lora_B.weight"] = torch.randn(m, rank, generator=generator)
+    metadata = {
+        "kind": "made",
+        "name": "cup-ink",
+        "base_model": str(tiny_sdxl),
+        "frame": "f" * 64,
+        "frame_config": "{}",
+        "data_digest": "d" * 16,
+        "parents": "[]",
+        "params": '{"train": {"steps": 2}, "seed": 0}',
+        "code_version": "0",
+        "resolution": str(PIXELS),
+        "example_prompt": "a snq cup in w@z style",
+    }
+    return Adapter(tensors, metadata, {"r": rank, "lora_alpha": rank, "target_modules": targets})

@@ -1,0 +1,185 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from kedro.io import DatasetError
+from mlflow.exceptions import MlflowException
+from PIL import Image
+
+from b4m_pipeline.adapters import WEIGHTS_NAME, AdapterError, load_adapter
+from b4m_pipeline.datasets import adapter as local
+from b4m_pipeline.datasets.registry import (
+    RECORD_NAME,
+    URI_KEY,
+    RegisteredAdapterDataset,
+    RegistrationError,
+    adapter_uri,
+    predict_signature,
+    register_adapter,
+    registered_name,
+)
+
+INFERENCE = {"num_inference_steps": 2, "guidance_scale": 3.0}
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> RegisteredAdapterDataset:
+    return RegisteredAdapterDataset(filepath=str(tmp_path / "made"), save_args={"inference": INFERENCE})
+
+
+def draw(pipeline, prompt: str) -> np.ndarray:
+    generator = torch.Generator().manual_seed(3)
+    images = pipeline(prompt, num_inference_steps=2, generator=generator, output_type="np").images
+    return images[0]
+
+
+def test_names_follow_the_kind(tiny_adapter) -> None:
+    assert registered_name(tiny_adapter) == "b4m-make-cup-ink"
+    tiny_adapter.metadata |= {"kind": "content", "name": "cup"}
+    assert registered_name(tiny_adapter, "shop") == "shop-content-cup"
+    tiny_adapter.metadata["kind"] = "reconstructed"
+    with pytest.raises(RegistrationError, match="reconstructed"):
+        registered_name(tiny_adapter)
+
+
+def test_save_registers_a_version_with_alias_lineage_and_record(dataset, tiny_adapter, tracking, tmp_path) -> None:
+    with mlflow.start_run() as run:
+        dataset.save(tiny_adapter)
+    version = tracking.get_model_version_by_alias("b4m-make-cup-ink", "candidate")
+    assert version.run_id == run.info.run_id
+    assert version.tags["frame"] == tiny_adapter.metadata["frame"]
+    assert version.tags["data_digest"] == tiny_adapter.metadata["data_digest"]
+    assert "params" not in version.tags
+    model = tracking.get_logged_model(version.tags["model_id"])
+    assert model.params == {"train.steps": "2", "seed": "0"}
+    record = json.loads((tmp_path / "made" / RECORD_NAME).read_text())
+    assert record["uri"] == "models:/b4m-make-cup-ink/1" == adapter_uri(tmp_path / "made")
+    assert record["run_id"] == run.info.run_id
+
+
+def test_saving_again_moves_the_alias_to_a_new_version(dataset, tiny_adapter, tracking) -> None:
+    dataset.save(tiny_adapter)
+    dataset.save(tiny_adapter)
+    assert tracking.get_model_version_by_alias("b4m-make-cup-ink", "candidate").version == 2
+    runs = {tracking.get_model_version("b4m-make-cup-ink", str(n)).run_id for n in (1, 2)}
+    assert len(runs) == 2  # each in a run of its own, as none was active
+    assert all(tracking.get_run(run).info.status == "FINISHED" for run in runs)
+
+
+def test_a_loaded_adapter_says_which_version_it_is(dataset, tiny_adapter, tracking) -> None:
+    dataset.save(tiny_adapter)
+    loaded = dataset.load()
+    assert loaded.metadata.pop(URI_KEY) == "models:/b4m-make-cup-ink/1"
+    assert loaded.metadata == tiny_adapter.metadata
+    assert all(torch.equal(loaded.tensors[key], value) for key, value in tiny_adapter.tensors.items())
+
+
+def test_changed_weights_are_not_taken_for_the_registered_ones(dataset, tiny_adapter, tracking, tmp_path) -> None:
+    dataset.save(tiny_adapter)
+    tiny_adapter.tensors = {key: value + 1 for key, value in tiny_adapter.tensors.items()}
+    local.AdapterDataset(filepath=str(tmp_path / "made")).save(tiny_adapter)
+    assert adapter_uri(tmp_path / "made") is None
+    assert URI_KEY not in dataset.load().metadata
+
+
+def test_without_local_weights_it_loads_the_configured_version(dataset, tiny_adapter, tracking, tmp_path) -> None:
+    dataset.save(tiny_adapter)
+    uri = "models:/b4m-make-cup-ink@candidate"
+    elsewhere = RegisteredAdapterDataset(filepath=str(tmp_path / "elsewhere"), load_args={"model_uri": uri})
+    assert elsewhere.exists()
+    loaded = elsewhere.load()
+    assert loaded.metadata[URI_KEY] == uri
+    assert loaded.modules() == tiny_adapter.modules()
+    absent = RegisteredAdapterDataset(filepath=str(tmp_path / "x"), load_args={"model_uri": "models:/nobody@candidate"})
+    assert not absent.exists()
+    unnamed = RegisteredAdapterDataset(filepath=str(tmp_path / "x"))
+    assert not unnamed.exists()
+    with pytest.raises(DatasetError) as error:
+        unnamed.load()
+    assert isinstance(error.value.__cause__, AdapterError)
+
+
+@pytest.mark.parametrize("broken", ["_create_model_version", "set_registered_model_alias"])
+def test_a_failure_leaves_the_weights_and_nothing_half_registered(
+    dataset, tiny_adapter, tracking, tmp_path, monkeypatch, broken
+) -> None:
+    def fail(*args, **kwargs):
+        raise MlflowException("the server is away")
+
+    monkeypatch.setattr(mlflow.tracking.MlflowClient, broken, fail)
+    with pytest.raises(DatasetError, match="server is away") as error:
+        dataset.save(tiny_adapter)
+    assert isinstance(error.value.__cause__, RegistrationError)
+    assert f"kedro register {tmp_path / 'made'}" in str(error.value)
+    assert load_adapter(tmp_path / "made").modules() == tiny_adapter.modules()
+    assert not (tmp_path / "made" / RECORD_NAME).exists()
+    assert tracking.search_registered_models() == []
+    experiment = tracking.get_experiment_by_name("tests").experiment_id
+    assert len(tracking.search_logged_models([experiment])) == 0
+    monkeypatch.undo()
+    assert register_adapter(tmp_path / "made")["version"] == "1"
+
+
+def test_a_failure_keeps_the_versions_before(dataset, tiny_adapter, tracking, monkeypatch) -> None:
+    dataset.save(tiny_adapter)
+
+    def fail(*args, **kwargs):
+        raise MlflowException("the server is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.tracking.MlflowClient, "set_registered_model_alias", fail)
+        with pytest.raises(DatasetError):
+            dataset.save(tiny_adapter)
+    assert [v.version for v in tracking.search_model_versions("name='b4m-make-cup-ink'")] == [1]
+    assert tracking.get_model_version_by_alias("b4m-make-cup-ink", "candidate").version == 1
+
+
+def test_another_process_gets_a_working_pipeline_by_alias(dataset, tiny_adapter, tiny_sdxl, tracking, tmp_path) -> None:
+    from diffusers import DiffusionPipeline
+
+    dataset.save(tiny_adapter)
+    prompt = tiny_adapter.metadata["example_prompt"]
+    script = f"""
+import mlflow, numpy as np, torch
+pipeline = mlflow.diffusers.load_model("models:/b4m-make-cup-ink@candidate").load_pipeline(device="cpu")
+generator = torch.Generator().manual_seed(3)
+images = pipeline({prompt!r}, num_inference_steps=2, generator=generator, output_type="np").images
+np.save({str(tmp_path / "image.npy")!r}, images[0])
+"""
+    environment = os.environ | {"PYTHONWARNINGS": "ignore"}  # with the MLFLOW_TRACKING_URI of this test
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment, cwd=tmp_path, timeout=300)
+    image = np.load(tmp_path / "image.npy")
+    pipeline = DiffusionPipeline.from_pretrained(tiny_sdxl)
+    bare = draw(pipeline, prompt)
+    pipeline.load_lora_weights(tmp_path / "made")
+    assert image.shape == (32, 32, 3)
+    assert np.abs(image - draw(pipeline, prompt)).max() < 1e-5
+    assert np.abs(image - bare).max() > 1e-2
+
+
+def test_predict_draws_at_the_adapters_resolution(dataset, tiny_adapter, tracking) -> None:
+    import io
+
+    dataset.save(tiny_adapter)
+    model = mlflow.pyfunc.load_model("models:/b4m-make-cup-ink@candidate")
+    defaults = {spec.name: spec.default for spec in model.metadata.signature.params.params}
+    assert defaults == INFERENCE | {"height": 32, "width": 32}
+    (png,) = model.predict({"prompt": ["a cup"]})
+    assert Image.open(io.BytesIO(png)).size == (32, 32)
+
+
+def test_unknown_inference_settings_are_refused() -> None:
+    with pytest.raises(RegistrationError, match="seed"):
+        predict_signature({"seed": 1})
+
+
+def test_kedro_describes_and_finds_it(dataset, tiny_adapter, tmp_path) -> None:
+    assert str(tmp_path) in str(dataset)
+    assert not dataset.exists()
+    assert local.WEIGHTS_NAME == WEIGHTS_NAME

@@ -1,0 +1,124 @@
+"""The ingestion pipeline on its own catalog: what lies on disk after it, and errors before anything is written."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.runner import SequentialRunner
+from PIL import Image
+
+from b4m_pipeline.config import (
+    BaseModelParams,
+    CaptioningParams,
+    ConceptParams,
+    CounterpartParams,
+    IngestionParams,
+    MakeParams,
+)
+from b4m_pipeline.pictures import PicturesError
+from b4m_pipeline.pipelines.ingestion import create_pipeline
+
+CONF = Path(__file__).parents[3] / "conf" / "base"
+
+
+def parameters(root, **changed):
+    make = yaml.safe_load((CONF / "parameters_ingestion.yml").read_text())
+    captioning = {**make["captioning"], "clip": None}
+    values = {
+        "content": ConceptParams(name="toy", path=str(root / "toy"), token="snq", noun="toy"),
+        "style": ConceptParams(name="ink", path=str(root / "ink"), token="w@z"),
+        "counterparts": CounterpartParams(styles=[ConceptParams(name="oil", path=str(root / "oil"), token="qrv")]),
+        "make": MakeParams(steps=1, batch_size=1, learning_rate=1e-3, union_path=str(root / "both")),
+        "base_model": BaseModelParams(path="none", resolution=32),
+        "ingestion": IngestionParams(**make["ingestion"]),
+        "captioning": CaptioningParams(**captioning),
+    }
+    return {f"params:{key}": MemoryDataset(value) for key, value in {**values, **changed}.items()}
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(("toy", "ink", "oil", "both")):
+        (tmp_path / name).mkdir()
+        for index in range(2):
+            picture = Image.effect_noise((50, 40), 90).convert("RGB")
+            picture.paste((60 * number, 200 * index, 100), (0, 0, 25, 10 + 10 * number))
+            picture.save(tmp_path / name / f"{index}.jpg")
+    (tmp_path / "ink" / "0.txt").write_text("red apple")
+    (tmp_path / "ink" / "broken.png").write_bytes(b"")
+    return tmp_path
+
+
+def run(root, last="input_sheet", **changed):
+    catalog = DataCatalog.from_config(yaml.safe_load((CONF / "catalog_ingestion.yml").read_text()))
+    for name, dataset in parameters(root, **changed).items():
+        catalog[name] = dataset
+    SequentialRunner().run(create_pipeline().to_outputs(last), catalog)
+    return catalog
+
+
+def test_pictures_manifest_quarantine_and_sheet_are_written(root):
+    catalog = run(root)
+    manifest, pictures = catalog.load("manifest"), catalog.load("pictures")
+    assert sorted(pictures) == sorted(manifest.picture)
+    assert sorted(manifest.role.unique()) == ["content", "counterpart_style", "style", "union"]
+    square = pictures["style/ink/0"]()
+    assert (square.mode, square.size) == ("RGB", (32, 32))
+    captions = manifest.set_index("picture").caption
+    assert captions["content/toy/0"] == "a snq toy"
+    assert captions["style/ink/0"] == "a red apple emoji in w@z style"
+    assert captions["counterpart_style/oil/1"] == "an emoji in qrv style"
+    assert captions["union/toy-ink/1"] == "a snq toy in w@z style"
+    assert manifest.sha256.str.fullmatch("[0-9a-f]{64}").all()
+    quarantine = catalog.load("quarantine")
+    assert quarantine[["concept", "file", "reason"]].values.tolist() == [["ink", "broken.png", "empty file"]]
+    assert catalog.load("input_sheet").width > 500
+
+
+def test_pictures_and_captions_are_encoded(root, tiny_sdxl):
+    catalog = run(root, "training_set", base_model=BaseModelParams(path=str(tiny_sdxl), resolution=32))
+    encoded, manifest = catalog.load("training_set"), catalog.load("manifest")
+    assert len(encoded.tensors["latents_mean"]) == len(encoded.tensors["prompt_embeds"]) == len(manifest) == 8
+    pd.testing.assert_frame_equal(encoded.table, manifest, check_dtype=False)
+
+
+def test_a_second_run_leaves_nothing_of_the_first(root):
+    run(root)
+    (root / "toy" / "1.jpg").unlink()
+    assert "content/toy/1" not in run(root).load("pictures")
+
+
+def test_everything_reads_back_without_a_quarantined_file(root):
+    (root / "ink" / "broken.png").unlink()
+    assert isinstance(run(root).load("quarantine"), pd.DataFrame)
+
+
+def test_a_missing_folder_ends_the_run_before_anything_is_written(root):
+    with pytest.raises(PicturesError, match=r"style 'ink' \(style.path\): there is no folder"):
+        run(root, style=ConceptParams(name="ink", path="nowhere", token="w@z"))
+    assert not (root / "data").exists()
+
+
+def test_every_entry_has_a_layer():
+    for entry in yaml.safe_load((CONF / "catalog_ingestion.yml").read_text()).values():
+        assert entry["metadata"]["kedro-viz"]["layer"]
+
+
+def test_the_default_parameters_are_the_declared_ones():
+    stated = yaml.safe_load((CONF / "parameters_ingestion.yml").read_text())
+    assert set(stated["ingestion"]) == set(IngestionParams.model_fields)
+    assert set(stated["captioning"]) == set(CaptioningParams.model_fields)
+    CaptioningParams(**stated["captioning"])
+
+
+def test_the_pipeline_is_known_without_torch():
+    code = (
+        "import sys; from b4m_pipeline.pipelines.ingestion import create_pipeline; create_pipeline(); "
+        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(CONF.parents[1] / "src")})

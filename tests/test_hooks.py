@@ -1,0 +1,198 @@
+import os
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import click
+import mlflow
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from kedro.framework.project import configure_project, pipelines
+from kedro.io import DatasetError
+from kedro.pipeline import Node, Pipeline
+
+from b4m_pipeline.adapters import AdapterError
+from b4m_pipeline.cli import cli, is_users_error
+from b4m_pipeline.config import BaseModelParams, FrameParams, MakeParams
+from b4m_pipeline.datasets.registry import adapter_uri
+from b4m_pipeline.hooks import git_commit
+
+ROOT = Path(__file__).parents[1]
+PARAMETERS = {
+    "frame": {"rank": 4, "alpha": 4, "targets": ["to_k", "to_v"]},
+    "make": {"steps": 1, "batch_size": 2, "learning_rate": 1e-3},
+}
+
+
+def train(base_model: BaseModelParams, frame: FrameParams, make: MakeParams) -> int:
+    if make.batch_size == 13:
+        raise AdapterError("13 brings bad luck: set make.batch_size to another number")
+    return make.batch_size
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny_sdxl: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> Path:
+    """A project with our settings and mlflow.yml and a pipeline of one node; the working directory is below it."""
+    root = tmp_path / "project"
+    (root / "conf/base").mkdir(parents=True)
+    (root / "conf/local").mkdir()
+    (root / "somewhere").mkdir()
+    shutil.copy(ROOT / "conf/base/mlflow.yml", root / "conf/base")
+    (root / "pyproject.toml").write_text(
+        '[tool.kedro]\npackage_name = "b4m_pipeline"\nproject_name = "t"\nkedro_init_version = "1.7.0"\n'
+    )
+    base_model = {"base_model": {"path": str(tiny_sdxl), "resolution": 32}}
+    (root / "conf/base/parameters.yml").write_text(yaml.safe_dump(PARAMETERS | base_model))
+    (root / "conf/base/catalog.yml").write_text("size: {type: json.JSONDataset, filepath: data/size.json}\n")
+    shutil.copy(empty_store, root / "mlflow.db")
+
+    def register_pipelines() -> dict[str, Pipeline]:
+        inputs = ["params:base_model", "params:frame", "params:make"]
+        node = Node(train, inputs=inputs, outputs="size", name="train")
+        return {"__default__": Pipeline([node])}
+
+    registry = types.ModuleType("registry_of_test")
+    registry.register_pipelines = register_pipelines
+    monkeypatch.setitem(sys.modules, "registry_of_test", registry)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.chdir(root / "somewhere")
+    configure_project("b4m_pipeline")
+    pipelines.configure("registry_of_test")
+    yield root
+    while mlflow.active_run():
+        mlflow.end_run()
+    mlflow.set_tracking_uri(None)
+    configure_project("b4m_pipeline")
+
+
+def kedro(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, arguments)
+
+
+def runs(project: Path) -> list:
+    client = mlflow.MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    return client.search_runs([e.experiment_id for e in client.search_experiments()])
+
+
+def test_a_run_keeps_its_parameters_field_by_field_and_its_code_version(project) -> None:
+    result = kedro("run", "--params=make.steps=3")
+    assert result.exit_code == 0, result.output
+    (run,) = runs(project)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["make.steps"] == "3"
+    assert run.data.params["frame.rank"] == "4"
+    assert run.data.params["make.optimizer"] == "riemannian_adamw"  # a default that no file names
+    assert "make" not in run.data.params
+    assert run.data.tags["code_version"].startswith("0.1.0")
+    assert run.info.artifact_uri.startswith((project / "mlartifacts").as_uri())
+    assert not (project / "somewhere" / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ("mkae.steps=3", "Unknown parameter 'mkae': did you mean 'make'?"),
+        ("make.stepz=3", "stepz"),
+        ("make.steps=0", "greater than or equal to 1"),
+        ("base_model.path=nowhere/at/all", "base_model.path 'nowhere/at/all'"),
+        ("frame.targets=[to_x]", "to_x"),
+        ("frame.rank=4096,frame.alpha=4096", "4096"),
+    ],
+)
+def test_bad_input_is_one_error_before_anything_is_trained_or_logged(project, params, message, monkeypatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    result = kedro("run", f"--params={params}")
+    assert result.exit_code == 1
+    assert "Error: " in result.output
+    assert message in result.output
+    assert "Traceback" not in result.output
+    assert not (project / "data").exists()
+    assert runs(project) == []
+
+
+def test_parameters_of_other_pipelines_are_checked_too(project, monkeypatch) -> None:
+    register = sys.modules["registry_of_test"].register_pipelines
+
+    def with_another() -> dict[str, Pipeline]:
+        other = Pipeline([Node(lambda seed: seed, inputs="params:seed", outputs="kept", name="other")])
+        return register() | {"other": other}
+
+    monkeypatch.setattr(sys.modules["registry_of_test"], "register_pipelines", with_another)
+    assert kedro("run", "--pipelines=other", "--params=seed=1").exit_code == 0
+    result = kedro("run", "--pipelines=other", "--params=seed=1,make.stepz=3")
+    assert result.exit_code == 1
+    assert "stepz" in result.output
+
+
+def test_a_tracking_server_that_is_away_is_one_error(project, monkeypatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    result = kedro("run")
+    assert result.exit_code == 1
+    assert "Error: MLflow's tracking store http://127.0.0.1:9 cannot be used" in result.output
+    assert not (project / "data").exists()
+
+
+def test_an_error_of_a_node_fails_the_run_and_ends_in_its_message(project) -> None:
+    result = kedro("run", "--params=make.batch_size=13")
+    assert result.exit_code == 1
+    assert result.output.rstrip().endswith("Error: 13 brings bad luck: set make.batch_size to another number")
+    (run,) = runs(project)
+    assert run.info.status == "FAILED"
+
+
+def test_an_adapter_can_be_registered_later(project, tiny_adapter) -> None:
+    from b4m_pipeline.adapters import save_adapter
+
+    folder = project / "data/adapter"
+    save_adapter(tiny_adapter, folder)
+    result = kedro("register", str(folder))
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == "models:/b4m-make-cup-ink/1" == adapter_uri(folder)
+
+
+def test_defects_keep_their_traceback() -> None:
+    def caught(function, *arguments) -> Exception:
+        try:
+            function(*arguments)
+        except Exception as error:
+            return error
+        raise AssertionError
+
+    assert not is_users_error(caught(int, "x"))  # a ValueError, but not one that we raise
+    assert not is_users_error(caught(dict.__getitem__, {}, "x"))
+    assert is_users_error(AdapterError("x"))
+    wrapped = DatasetError("x")
+    wrapped.__cause__ = TypeError("a defect in a dataset")
+    assert not is_users_error(wrapped)
+    wrapped.__cause__ = AdapterError("x")
+    assert is_users_error(wrapped)
+
+
+def test_the_run_command_is_kedros_own_with_all_its_options() -> None:
+    from kedro.framework.cli.project import run
+
+    ours = cli.commands["run"]
+    assert ours.params == run.params
+    assert isinstance(ours, click.Command)
+
+
+def test_git_commit_is_that_of_the_projects_own_checkout(tmp_path) -> None:
+    def git(*command: str) -> None:
+        author = {f"GIT_{who}_{what}": "x@x" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        subprocess.run(["git", *command], cwd=tmp_path, check=True, env=os.environ | author, capture_output=True)
+
+    assert git_commit(tmp_path) is None
+    git("init")
+    assert git_commit(tmp_path) is None
+    (tmp_path / "a").write_text("1")
+    git("add", "a")
+    git("commit", "-m", "first")
+    commit = git_commit(tmp_path)
+    assert len(commit) == 40
+    (tmp_path / "a").write_text("2")
+    assert git_commit(tmp_path) == f"{commit}-dirty"
+    (tmp_path / "inside").mkdir()
+    assert git_commit(tmp_path / "inside") is None

@@ -1,0 +1,193 @@
+"""The loop on a problem small enough to see through: two vectors pulled to targets of their own."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+from b4m_pipeline.config import TrainParams
+from b4m_pipeline.trainer import DivergenceError, Objective, fit
+
+TARGETS = torch.tensor([[1.0, 2.0], [1.2, 1.8], [-3.0, 0.5], [-2.8, 0.7]])
+
+
+def params(**changes) -> TrainParams:
+    defaults = {"steps": 40, "batch_size": 2, "learning_rate": 0.1, "precision": "no", "checkpoint_every": 5}
+    return TrainParams(**(defaults | changes))
+
+
+class Problem:
+    """x is asked to be near rows 0-1, y near rows 2-3; every loss depends on both."""
+
+    def __init__(self):
+        self.x = torch.nn.Parameter(torch.zeros(2))
+        self.y = torch.nn.Parameter(torch.zeros(2))
+
+    def loss(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        noise = 0.01 * torch.randn(len(rows), 2, generator=generator)
+        return (self.x + self.y + noise - TARGETS[rows]).square().mean(1)
+
+    def objectives(self, rate: float = 0.1) -> list[Objective]:
+        rows = torch.tensor([0, 1]), torch.tensor([2, 3])
+        return [Objective("x", [self.x], [rows[0]], 2, rate), Objective("y", [self.y], [rows[1]], 2, rate / 10)]
+
+
+def run(**changes) -> Problem:
+    problem = Problem()
+    keywords = {k: changes.pop(k) for k in ("checkpoint", "fingerprint", "log", "precondition") if k in changes}
+    seed = changes.pop("seed", 0)
+    fit(problem.loss, problem.objectives(), params(**changes), seed=seed, **keywords)
+    return problem
+
+
+def test_an_objective_touches_its_own_parameters_only():
+    problem = Problem()
+    only_x = [problem.objectives()[0]]
+    fit(problem.loss, only_x, params(), seed=0)
+    assert problem.x.abs().sum() > 0.1
+    assert torch.equal(problem.y, torch.zeros(2)) and problem.y.grad is None
+
+
+def test_gradients_are_routed_exactly():
+    problem, seen = Problem(), {}
+
+    def look():
+        seen["x"], seen["y"] = problem.x.grad.clone(), problem.y.grad.clone()
+
+    fit(problem.loss, problem.objectives(), params(steps=1, max_grad_norm=1e9), seed=0, precondition=look)
+    for name, rows in (("x", [0, 1]), ("y", [2, 3])):
+        alone = -TARGETS[rows].mean(0)  # d/dx mean |x + y - t|^2 / 2 at zero, but for the small noise
+        assert torch.allclose(seen[name], alone, atol=0.05)
+
+
+def test_each_objective_has_its_own_learning_rate():
+    problem = run(steps=1)
+    assert problem.x.abs().max() > 5 * problem.y.abs().max() > 0  # Adam's first step is the rate itself
+
+
+def test_same_seed_same_weights_other_seed_other_weights():
+    first, second, other = run(), run(), run(seed=1)
+    assert torch.equal(first.x, second.x) and torch.equal(first.y, second.y)
+    assert not torch.equal(first.x, other.x)
+
+
+def test_global_rng_is_neither_read_nor_moved():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first = run()
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(first.x, run().x)
+
+
+def test_every_image_has_its_own_noise_and_batches_cover_all_rows():
+    objective = Objective("x", [], [torch.arange(5), torch.arange(10, 13)], 4, 0.1)
+    rows = torch.cat([objective.batch(0, index) for index in range(15)])
+    first, second = rows[0::2], rows[1::2]
+    assert sorted(first[:5].tolist()) == [0, 1, 2, 3, 4] and sorted(second[:3].tolist()) == [10, 11, 12]
+    assert len(first) == len(second) == 30  # equal shares, whatever the strata's sizes
+    assert first[:5].tolist() != first[5:10].tolist()
+
+
+def test_accumulation_equals_one_large_batch_without_noise():
+    def train(batch, accumulation):
+        problem = Problem()
+        loss = lambda rows, generator: (problem.x - TARGETS[rows]).square().mean(1)  # noqa: E731
+        objective = Objective("x", [problem.x], [torch.arange(4)], batch, 0.1)
+        fit(loss, [objective], params(steps=6, gradient_accumulation=accumulation), seed=0)
+        return problem.x.detach()
+
+    assert torch.allclose(train(4, 1), train(2, 2), atol=1e-6)
+
+
+def test_clipping_sees_whole_gradients_of_each_objective():
+    problem, norms = Problem(), {}
+
+    def look():
+        norms["x"], norms["y"] = float(problem.x.grad.norm()), float(problem.y.grad.norm())
+
+    fit(problem.loss, problem.objectives(), params(steps=1, max_grad_norm=0.5), seed=0, precondition=look)
+    assert norms["x"] == pytest.approx(0.5, rel=1e-3) and norms["y"] == pytest.approx(0.5, rel=1e-3)
+
+
+def test_resuming_equals_not_having_stopped(tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop_at_17(entry, step):
+        if step == 17:
+            raise Stop
+
+    checkpoint = tmp_path / "x.safetensors"
+    with pytest.raises(Stop):
+        run(checkpoint=checkpoint, fingerprint="f", log=stop_at_17)
+    assert checkpoint.exists()
+    steps = []
+    resumed = run(checkpoint=checkpoint, fingerprint="f", log=lambda entry, step: steps.append(step))
+    whole = run()
+    assert torch.equal(resumed.x, whole.x) and torch.equal(resumed.y, whole.y)
+    assert steps == list(range(40))  # the past is logged again, once
+    assert not checkpoint.exists()
+
+
+def test_resuming_after_the_number_of_steps_grew(tmp_path):
+    def stop(entry, step):
+        if step == 19:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint=tmp_path / "x", fingerprint="f", steps=20, log=stop)
+    assert torch.equal(run(checkpoint=tmp_path / "x", fingerprint="f", steps=60).x, run(steps=60).x)
+
+
+def test_a_checkpoint_of_other_inputs_is_not_used_and_said_so(tmp_path, caplog):
+    def stop(entry, step):
+        if step == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint=tmp_path / "x", fingerprint="one", log=stop, seed=4)
+    again = run(checkpoint=tmp_path / "x", fingerprint="two")
+    assert "training starts anew" in caplog.text
+    assert torch.equal(again.x, run().x)
+
+
+def test_kill_minus_9_loses_nothing_but_time(tmp_path):
+    script = textwrap.dedent(
+        f"""
+        import os, signal, sys, torch
+        sys.path[:0] = {sys.path!r}
+        from pathlib import Path
+        from tests.test_trainer import run
+        def kill(entry, step):
+            if step == int(sys.argv[1]):
+                os.kill(os.getpid(), signal.SIGKILL)
+        problem = run(checkpoint=Path({str(tmp_path / "x")!r}), fingerprint="f", log=kill)
+        print(problem.x.tolist(), problem.y.tolist())
+        """
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    killed = subprocess.run([sys.executable, "-c", script, "23"], env=environment, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    finished = subprocess.run([sys.executable, "-c", script, "-1"], env=environment, capture_output=True, text=True)
+    whole = run()
+    assert finished.stdout.strip() == f"{whole.x.tolist()} {whole.y.tolist()}"
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_name():
+    problem = Problem()
+    bad = Objective("content", [problem.x], [torch.arange(2)], 2, 0.1)
+    with pytest.raises(DivergenceError, match="loss of content is nan at step 0"):
+        fit(lambda rows, generator: problem.x.sum() * torch.full((2,), float("nan")), [bad], params(), seed=0)
+
+
+def test_shared_parameters_need_one_rate():
+    problem = Problem()
+    rows = [torch.arange(2)]
+    clash = [Objective("a", [problem.x], rows, 2, 0.1), Objective("b", [problem.x], rows, 2, 0.2)]
+    with pytest.raises(ValueError, match="objective b shares parameters"):
+        fit(problem.loss, clash, params(), seed=0)
