@@ -19,8 +19,8 @@ from b4m_pipeline.base_model.muon import Muon
 from b4m_pipeline.base_model.params import DenoiserParams, PretrainParams
 from b4m_pipeline.base_model.text import COLOURS, Captioner, encode, make_text_encoders, tokenize
 from b4m_pipeline.base_model.vae import encode_means, to_tensor
-from b4m_pipeline.devices import has_fast_bf16
 from b4m_pipeline.checkpoints import load_checkpoint, save_checkpoint
+from b4m_pipeline.devices import has_fast_bf16
 from b4m_pipeline.seeding import derive_seed, numpy_generator, torch_generator
 
 logger = logging.getLogger(__name__)

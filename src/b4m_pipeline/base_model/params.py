@@ -64,6 +64,8 @@ class CaptionParams(Strict):
     no_content: float = 0.06
     placeholder_content: float = 0.08
     placeholder_style: float = 0.08
+    placeholder_both: float = 0.05
+    """The made adapter's prompts have two new words: the base must know what a picture is when neither is said."""
     empty: float = 0.1
     """Classifier-free guidance: all embeddings zero, as SDXL's pipeline does for a missing negative prompt."""
     no_pooled: float = 0.25

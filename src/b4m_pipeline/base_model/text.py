@@ -65,6 +65,7 @@ class Captioner:
             (p.no_content, "no_content"),
             (p.placeholder_content, "some_content"),
             (p.placeholder_style, "some_style"),
+            (p.placeholder_both, "some_of_both"),
             (p.keyword, "keyword"),
             (p.free_form, "free"),
         ):
@@ -77,6 +78,8 @@ class Captioner:
             text_content = rng.choice(self.placeholders)
         elif kind == "some_style":
             text_style = rng.choice(self.placeholders)
+        elif kind == "some_of_both":
+            text_content, text_style = rng.sample(self.placeholders, 2)
         elif kind == "keyword" and keywords:
             text_content = f"{content} {rng.choice(keywords.split(', '))}"
         elif kind == "free":

@@ -1,6 +1,7 @@
 """The embedded base's autoencoder: AutoencoderKL with 4x reduction, trained on drawings over backgrounds of any colour."""
 
 import logging
+import math
 from pathlib import Path
 
 import torch
@@ -42,20 +43,21 @@ def _gradient_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tens
     return along_x + F.l1_loss(prediction.diff(dim=-2), target.diff(dim=-2))
 
 
+def _warm_cosine(step: int, steps: int) -> float:
+    """Factor on the learning rate: linear over the first twentieth of the steps, then cosine to zero."""
+    return min(1.0, (step + 1) / max(1, steps // 20)) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
 def train_vae(drawings: Drawings, size: int, params: VaeParams, checkpoint: Path, seed: int, device: str) -> AutoencoderKL:
     """Train, or resume from `checkpoint`, and set the scaling factor to one over the latents' standard deviation."""
     torch.manual_seed(seed)
     vae = make_vae(params, size).to(device)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=params.learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, params.learning_rate, total_steps=params.steps, pct_start=0.05, final_div_factor=1e3
-    )
     start = 0
     if checkpoint.exists():
         state = load_checkpoint(checkpoint)
         vae.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
         start = state["step"]
         logger.info("Resuming the VAE at step %d of %d", start, params.steps)
 
@@ -76,16 +78,16 @@ def train_vae(drawings: Drawings, size: int, params: VaeParams, checkpoint: Path
         reconstruction = vae.decode(posterior.mean + posterior.std * noise).sample
         loss = F.l1_loss(reconstruction, images) + F.mse_loss(reconstruction, images)
         loss = loss + _gradient_loss(reconstruction, images) + params.kl_weight * posterior.kl().mean()
+        for group in optimizer.param_groups:
+            group["lr"] = params.learning_rate * _warm_cosine(step, params.steps)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
         bar.set_postfix(loss=f"{loss.item():.4f}")
         if (step + 1) % params.checkpoint_every == 0 or step + 1 == params.steps:
             state = {"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
-            schedule_state = {k: v for k, v in schedule.state_dict().items() if not k.startswith("_anneal")}
-            save_checkpoint(checkpoint, {**state, "schedule": schedule_state})
+            save_checkpoint(checkpoint, state)
     vae.eval()
     sample = to_tensor(drawings.select(slice_mask(len(drawings.rgba), 512)).on())
     vae.register_to_config(scaling_factor=float(1 / encode_means(vae, sample).std()))

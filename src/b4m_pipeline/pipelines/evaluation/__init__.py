@@ -1,0 +1,5 @@
+"""Evaluation: pictures of every stage side by side, measured against references and, where it exists, the truth."""
+
+from b4m_pipeline.pipelines.evaluation.pipeline import create_pipeline
+
+__all__ = ["create_pipeline"]
