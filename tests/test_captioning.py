@@ -204,11 +204,11 @@ def test_models_are_loaded_only_where_needed_and_freed(clip_folder, monkeypatch)
     params = CaptioningParams(clip=str(clip_folder), vision_language_model="not/there")
     full = manifest(("content/toy/a", "content", "toy", "snq", "toy", "neon"))
     with monkeypatch.context() as patch:
-        patch.setattr(captioning, "_load", lambda *_: pytest.fail("a model was loaded"))
+        patch.setattr(captioning, "load_model", lambda *_: pytest.fail("a model was loaded"))
         caption_manifest(full, {}, params)
     seen = []
-    load = captioning._load
-    monkeypatch.setattr(captioning, "_load", lambda *args: seen.append((pair := load(*args))[0]) or pair)
+    load = captioning.load_model
+    monkeypatch.setattr(captioning, "load_model", lambda *args: seen.append((pair := load(*args))[0]) or pair)
     caption_manifest(MIXED, squares(MIXED), CaptioningParams(clip=str(clip_folder)))
     reference = weakref.ref(seen.pop())
     gc.collect()

@@ -9,6 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"  # what diffusers' load_lora_weights looks for
+URI_KEY = "registry_uri"
+"""Metadata of an adapter loaded from the registry or registered: its version there, "models:/NAME/VERSION"."""
 _PREFIX = "unet."
 
 

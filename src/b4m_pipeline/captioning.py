@@ -125,7 +125,7 @@ def describe(images: Sequence[Image.Image], model: str) -> list[str]:
     from transformers import BlipForConditionalGeneration, BlipProcessor
 
     parameter = "captioning.vision_language_model"
-    blip, processor = _load(parameter, model, BlipForConditionalGeneration, BlipProcessor)
+    blip, processor = load_model(parameter, model, BlipForConditionalGeneration, BlipProcessor)
     texts: list[str] = []
     with torch.inference_mode():
         for start in tqdm(range(0, len(images), BATCH), desc="Describing pictures", delay=2):
@@ -141,7 +141,7 @@ def _tag_rows(rows: pd.DataFrame, pictures: dict[str, Picture], params: Captioni
 
     shows_style = rows.role.isin(["style", "counterpart_style"])
     words = {kind: _words(kind, params) for kind in ("content", "style") if (shows_style == (kind == "content")).any()}
-    clip, processor = _load("captioning.clip", params.clip, CLIPModel, CLIPProcessor)
+    clip, processor = load_model("captioning.clip", params.clip, CLIPModel, CLIPProcessor)
     tags = {}
     for (is_style, noun), group in rows.groupby([shows_style, rows.noun]):
         kind = "content" if is_style else "style"
@@ -195,13 +195,13 @@ def _words(kind: str, params: CaptioningParams) -> list[str]:
     return words
 
 
-def _load(parameter: str, path: str, model_class: type, processor_class: type) -> tuple:
-    """A model in eval mode and its processor, from a folder or the Hub."""
+def load_model(parameter: str, path: str, model_class: type, processor_class: type) -> tuple:
+    """A model in eval mode and its processor, from a folder or the Hub. Raises CaptioningError, naming the parameter."""
     import torch
     from safetensors import SafetensorError
 
     try:
-        model = model_class.from_pretrained(path).eval()
+        model = model_class.from_pretrained(path, use_safetensors=True).eval()
         processor = processor_class.from_pretrained(path)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CaptioningError(

@@ -1,7 +1,8 @@
 """Typed parameters of `break_make`. Values stand in conf/<env>/parameters*.yml, bounds and meaning stand here."""
 
 import string
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -65,15 +66,24 @@ class FrameParams(Strict):
 class ConceptParams(Strict):
     """A folder of pictures of one content or one style."""
 
+    path: str = Field(min_length=1)
     name: Name
-    """Short name: of the adapter in the registry and of its folders."""
-    path: str
+    """Short name, of the adapter in the registry too. Left out: the folder's."""
     token: str = Field(min_length=1)
     """Rare word that stands for the concept in prompts."""
     noun: str = "emoji"
     """Class noun of a content ("toy", "dog", "emoji"); for a style, of the things it is shown on."""
     licence: str = "unknown"
     source: str = "unknown"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_of_folder(cls, data: Any) -> Any:
+        if isinstance(data, dict) and not data.get("name") and isinstance(data.get("path"), str) and data["path"]:
+            folder = Path(data["path"]).expanduser().absolute().name
+            plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in folder).strip("-.")
+            return {**data, "name": plain or "unnamed"}
+        return data
 
 
 class CounterpartParams(Strict):
@@ -116,7 +126,7 @@ class CaptioningParams(Strict):
         for field, needed in {"content_template": "content", "style_template": None, "style_suffix": "style"}.items():
             known = {"style"} if field == "style_suffix" else {"article", "content", "noun"}
             template = getattr(self, field)
-            used = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+            used = _fields(template)
             if (needed and needed not in used) or not used <= known:
                 must = f", {{{needed}}} among them" if needed else ""
                 raise ValueError(f"{field} may hold the fields {sorted(known)}{must}; got {template!r}")
@@ -159,23 +169,43 @@ class MakeParams(TrainParams):
     """Pictures of the content in the style, where they exist. None: content and style pictures only."""
 
 
+def _fields(template: str) -> set[str]:
+    """Names in braces of a format string."""
+    return {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+
+
 class EvaluationParams(Strict):
+    """What is drawn and how it is judged. Prompts may hold {content} and {style} (the concepts' words), {noun} (the
+    content's) and {article} (a or an, for the content)."""
+
     prompts: list[str] = Field(min_length=1)
-    """{content}, {style}: the tokens; {noun}: the content's noun; {article}: a or an."""
+    """With {content} and {style} both. The first one is measured against the true drawing; further ones may say more."""
     content_prompt: str
+    """For the content's half alone, with {content}."""
     style_prompt: str
-    samples: int = Field(4, ge=1)
-    """Pictures per prompt and system; seeds are seed, seed + 1, ..."""
+    """For the style's half alone, with {style}."""
+    samples: int = Field(6, ge=1)
+    """Pictures of each prompt by each system; their seeds are seed, seed + 1, ..."""
     steps: int = Field(20, ge=1)
     guidance_scale: float = Field(3.0, ge=0)
     batch_size: int = Field(8, ge=1)
     truth_path: str | None = None
-    """Folder with the true picture of this content in this style, where it exists; read by evaluation alone."""
-    judge: Literal["efficientnet", "clip", "both"] = "both"
+    """Folder with the true drawings of this content in this style, with {content} and {style} for their names; read by
+    evaluation alone, and only if it is there."""
     clip: str | None = None
+    """Path or Hub id of a CLIP model as second judge, the one that also reads prompts."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
-
-class RegistryParams(Strict):
-    alias: str = "candidate"
-    prefix: Name = "b4m"
+    @model_validator(mode="after")
+    def _prompts_fit(self) -> "EvaluationParams":
+        wanted = [(f"prompts[{i}]", prompt, {"content", "style"}) for i, prompt in enumerate(self.prompts)]
+        wanted += [("content_prompt", self.content_prompt, {"content"}), ("style_prompt", self.style_prompt, {"style"})]
+        for field, prompt, needed in wanted:
+            used = _fields(prompt)
+            if not needed <= used <= {"content", "style", "noun", "article"}:
+                raise ValueError(
+                    f"{field} must hold {sorted(needed)} in braces, and may hold noun and article; got {prompt!r}"
+                )
+        if self.truth_path and not _fields(self.truth_path) <= {"content", "style"}:
+            raise ValueError(f"truth_path may hold {{content}} and {{style}} alone in braces; got {self.truth_path!r}")
+        return self

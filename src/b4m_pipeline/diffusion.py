@@ -104,6 +104,22 @@ class Family(ABC):
 
     _unused_parts: tuple[str, ...] = ()
 
+    def load_pipeline(self, device: str = "cpu") -> DiffusionPipeline:
+        """The whole model to draw with: float32 on a CPU, float16 on a GPU."""
+        p = self.params
+        dtype = torch.float16 if device == "cuda" else torch.float32
+        options = dict.fromkeys(self._unused_parts)
+        try:
+            if p.vae:
+                options["vae"] = AutoencoderKL.from_pretrained(p.vae, use_safetensors=True, torch_dtype=dtype)
+            pipeline = self.pipeline_class.from_pretrained(
+                p.path, revision=p.revision, variant=p.variant, use_safetensors=True, torch_dtype=dtype, **options
+            )
+        except OSError as error:
+            raise BaseModelError(f"base_model.path {p.path!r} cannot be drawn with: {error}") from error
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline.to(device)
+
     @abstractmethod
     def encode_prompts(self, prompts: list[str], device: str = "cpu") -> dict[str, torch.Tensor]:
         """Prompts -> prompt_embeds (N, T, D) and what else the UNet needs of them, float32 on the CPU."""

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from b4m_pipeline import plp
-from b4m_pipeline.adapters import Adapter
+from b4m_pipeline.adapters import URI_KEY, Adapter
 from b4m_pipeline.config import BaseModelParams, BreakParams, ConceptParams, FrameParams, MakeParams, TrainParams
 from b4m_pipeline.devices import pick_device
 from b4m_pipeline.diffusion import DiffusionLoss, base_model_id, load_family
@@ -21,6 +21,8 @@ from b4m_pipeline.trainer import Log, Objective, fit, resolve_precision
 from b4m_pipeline.training_set import TrainingSet, TrainingSetError
 
 Kind = Literal["content", "style"]
+
+_KEPT = ("noun", "content_name", "style_name", "content_token", "style_token", "content_side", "parents")
 
 
 @dataclass
@@ -92,6 +94,7 @@ def train_half(
     """Break (B4M section 3.2): the concept's half learns the concept at the main rate, the other half learns counterparts at
     a lower one, so that the half works with many partners. Each loss touches its own half alone. Without counterparts
     the other half stays as it is. Returns the half as an adapter and the training history."""
+    training_set.require(kind, concept.name, concept.token)
     bench = set_up(training_set, base_model, frame, params, frame.halves, seed)
     own = half_side(kind, frame)
     other: plp.Side = "lora_B" if own == "lora_A" else "lora_A"
@@ -118,17 +121,26 @@ def train_half(
     metadata = _metadata(kind, concept.name, base_model, data, recipe)
     metadata |= {"token": concept.token, "noun": concept.noun}
     captions = training_set.table.loc[training_set.rows(kind).tolist(), "caption"]
-    return plp.export(bench.layers, bench.frame, metadata | {"prompt": captions.iloc[0]}, only=own), history
+    return plp.export(bench.layers, bench.frame, metadata | {"example_prompt": captions.iloc[0]}, only=own), history
 
 
 def join_halves(content: Adapter, style: Adapter, frame: FrameParams) -> Adapter:
-    """Reconstruct (B4M section 3.3): the content's factor beside the style's, bit for bit, whichever side is whose."""
+    """Reconstruct (B4M section 3.3): the content's factor beside the style's, bit for bit, whichever side is whose. The
+    halves' versions in the registry, where they have one, are the result's parents."""
     half_a, half_b = (content, style) if frame.content_side == "lora_A" else (style, content)
-    name = f"{content.metadata['name']}-{style.metadata['name']}"
-    metadata = {key: content.metadata[key] for key in ("base_model", "params", "code_version", "noun")}
-    data = digest_of(content.metadata["data_digest"], style.metadata["data_digest"])
-    metadata |= {"kind": "reconstructed", "name": name, "data_digest": data, "content_side": frame.content_side}
-    metadata |= {"content_token": content.metadata["token"], "style_token": style.metadata["token"]}
+    for half, kind in ((content, "content"), (style, "style")):
+        if half.metadata["kind"] != kind:
+            raise plp.FrameMismatchError(f"{half.metadata['name']} is a {half.metadata['kind']} adapter, no {kind} half")
+    metadata = {key: content.metadata[key] for key in ("base_model", "resolution", "params", "code_version", "noun")}
+    metadata |= {
+        "kind": "reconstructed",
+        "name": f"{content.metadata['name']}-{style.metadata['name']}",
+        "data_digest": digest_of(content.metadata["data_digest"], style.metadata["data_digest"]),
+        "content_side": frame.content_side,
+        "parents": json.dumps([half.metadata[URI_KEY] for half in (content, style) if URI_KEY in half.metadata]),
+    }
+    for kind, half in (("content", content), ("style", style)):
+        metadata |= {f"{kind}_name": half.metadata["name"], f"{kind}_token": half.metadata["token"]}
     return plp.reconstruct(half_a, half_b, metadata)
 
 
@@ -144,6 +156,8 @@ def train_make(
 ) -> tuple[Adapter, list[dict[str, float]]]:
     """Make (B4M section 3.4): fine-tune both learnable parts, freed of their subspaces, on content, style and (where given)
     their union in equal shares, with Riemannian preconditioning. The frozen parts stay as they are to the bit."""
+    for kind in ("content", "style"):
+        training_set.require(kind, reconstructed.metadata[f"{kind}_name"], reconstructed.metadata[f"{kind}_token"])
     bench = set_up(training_set, base_model, frame, params, "free", seed)
     plp.load_halves(bench.layers, reconstructed, bench.frame)
     roles = [role for role in ("content", "style", "union") if role != "union" or training_set.has("union")]
@@ -167,13 +181,14 @@ def train_make(
         log=log,
         description="make",
     )
-    kept = {k: v for k, v in reconstructed.metadata.items() if k in ("noun", "content_token", "style_token", "parents")}
-    metadata = kept | _metadata("made", reconstructed.metadata["name"], base_model, data, recipe)
+    metadata = {key: reconstructed.metadata[key] for key in _KEPT}
+    metadata |= _metadata("made", reconstructed.metadata["name"], base_model, data, recipe)
     return plp.export(bench.layers, bench.frame, metadata), history
 
 
 def _metadata(kind: str, name: str, base_model: BaseModelParams, data: str, recipe: dict) -> dict[str, str]:
     own = {"kind": kind, "name": name, "base_model": base_model.path, "data_digest": data}
+    own["resolution"] = str(base_model.resolution)
     return own | {"params": json.dumps(recipe, sort_keys=True), "code_version": code_version()}
 
 

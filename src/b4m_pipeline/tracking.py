@@ -156,3 +156,20 @@ def log_picture(image: Image.Image, name: str) -> None:
         mlflow.log_image(image, artifact_file=f"pictures/{name}.png")
     except Exception as error:  # see MetricLogger.flush
         logger.warning("The picture %s cannot be sent to MLflow now: %s", name, error)
+
+
+def log_metrics(metrics: dict[str, float], model_uri: str | None = None) -> None:
+    """Keep final metrics with the active MLflow run and, given "models:/NAME/VERSION", with the logged model that this
+    version was made from, so that the registry shows them. Without a run, or if that fails, go on."""
+    import mlflow
+
+    if mlflow.active_run() is None:
+        return
+    try:
+        model_id = None
+        if model_uri:
+            name, version = model_uri.removeprefix("models:/").rsplit("/", 1)
+            model_id = mlflow.MlflowClient().get_model_version(name, version).tags.get("model_id")
+        mlflow.log_metrics(metrics, model_id=model_id)
+    except Exception as error:  # see MetricLogger.flush
+        logger.warning("The evaluation's figures cannot be sent to MLflow now: %s", error)

@@ -37,6 +37,17 @@ class TrainingSet:
     def has(self, role: str) -> bool:
         return bool((self.table["role"] == role).any())
 
+    def require(self, role: str, name: str, token: str) -> None:
+        """Raise TrainingSetError if the role's pictures are of another concept, or call it by another token."""
+        rows = self.table.loc[self.rows(role).tolist()]
+        found = sorted(set(zip(rows["concept"], rows["token"], strict=True)))
+        if found != [(name, token)]:
+            listed = ", ".join(f"{concept!r} ({word})" for concept, word in found)
+            raise TrainingSetError(
+                f"the training set's {role} is {listed}, {name!r} ({token}) is wanted: run the ingestion pipeline again "
+                "with this run's parameters"
+            )
+
     def digest(self, *roles: str) -> str:
         """Which pictures with which captions the roles hold, encoded by which base model."""
         table = self.table[self.table["role"].isin(roles)]

@@ -111,12 +111,12 @@ def train_clip(
         kind = rng.choice(["content", "style", "both"], p=[0.5, 0.25, 0.25])
         content, style = contents[rows], styles[rows]
         says = {"content": content_prompt, "style": style_prompt, "both": standard_caption}[kind]
-        words = {"content": zip(content), "style": zip(style), "both": zip(content, style)}[kind]
+        words = {"content": [content], "style": [style], "both": [content, style]}[kind]
         true = np.ones((len(rows), len(rows)), bool)
         true &= (content[:, None] == content[None]) if kind != "style" else True
         true &= (style[:, None] == style[None]) if kind != "content" else True
         pixels = to_tensor(augment(drawings.rgba[rows], rng, kind != "content")).to(device)
-        ids = tokenize(tokenizer, [says(*word) for word in words]).to(device)
+        ids = tokenize(tokenizer, [says(*word) for word in zip(*words, strict=True)]).to(device)
         for group in optimizer.param_groups:
             warm = min(1.0, (step + 1) / 50)
             group["lr"] = params.learning_rate * warm * 0.5 * (1 + np.cos(np.pi * step / params.steps))

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,10 +104,9 @@ def view_weights(views: Views, drawings: Drawings, params: DenoiserParams, proce
 
 
 def learning_rate_factor(step: int, params: DenoiserParams) -> float:
-    """Warm-up, stable, linear decay: a stable phase can be continued for longer without having known it before."""
-    decay_from = params.steps * (1 - params.decay_share)
+    """Linear warm-up, then cosine to zero."""
     warm = min(1.0, (step + 1) / params.warmup_steps)
-    return warm * min(1.0, (params.steps - step) / max(1.0, params.steps - decay_from))
+    return warm * 0.5 * (1 + math.cos(math.pi * step / params.steps))
 
 
 @dataclass
@@ -121,13 +121,13 @@ class Denoiser:
 
 
 def _optimizers(modules: torch.nn.Module, params: DenoiserParams, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
-    """Muon for what is a matrix inside the nets, AdamW for embeddings, norms, biases and the two ends."""
+    """Muon for the UNet's inner matrices and convolutions; AdamW for norms, biases, the two ends and the text encoders:
+    under Muon these grow until all prompts look alike to the UNet, and no content is learned."""
     matrices, rest = [], []
     for name, parameter in modules.named_parameters():
-        inner = parameter.ndim >= 2 and "embedding" not in name.replace("add_embedding", "").replace("time_embedding", "")
-        ends = name.startswith(("0.conv_in", "0.conv_out"))
-        (matrices if inner and not ends else rest).append(parameter)
-    muon = Muon(matrices, lr=params.muon_learning_rate, weight_decay=params.weight_decay, dtype=dtype)
+        of_unet = name.startswith("0.") and not name.startswith(("0.conv_in", "0.conv_out"))
+        (matrices if of_unet and parameter.ndim >= 2 else rest).append(parameter)
+    muon = Muon(matrices, lr=params.muon_learning_rate, weight_decay=params.muon_weight_decay, dtype=dtype)
     adamw = torch.optim.AdamW(rest, lr=params.adamw_learning_rate, betas=(0.9, 0.98), weight_decay=params.weight_decay)
     return [muon, adamw]
 

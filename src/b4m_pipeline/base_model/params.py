@@ -82,9 +82,9 @@ class DenoiserParams(Strict):
     muon_learning_rate: float = 0.02
     adamw_learning_rate: float = 1e-3
     weight_decay: float = 0.01
+    muon_weight_decay: float = 0.1
+    """Bounds the matrices' norms, which orthogonal updates otherwise let grow without end."""
     warmup_steps: int = 50
-    decay_share: float = 0.35
-    """Share of the steps, at the end, in which the rate falls linearly to zero (warm-up, stable, decay)."""
     ema: float = 0.998
     noisy_bias: float = 1.4
     """t = T u^(1/bias): more of the noisy steps, where the prompt decides the content."""

@@ -59,21 +59,16 @@ class Captioner:
     def __call__(self, rng: random.Random, content: str, style: str, keywords: str, view: str) -> str:
         """view: "" (on white), a colour's name, or "small"."""
         p, form, text_style, text_content = self.params, STANDARD, style, content
-        choice = rng.random()
-        for share, kind in (
-            (p.no_style, "no_style"),
-            (p.no_content, "no_content"),
-            (p.placeholder_content, "some_content"),
-            (p.placeholder_style, "some_style"),
-            (p.placeholder_both, "some_of_both"),
-            (p.keyword, "keyword"),
-            (p.free_form, "free"),
-        ):
-            if choice < share:
-                break
-            choice -= share
-        else:
-            kind = "standard"
+        shares = {
+            "no_style": p.no_style,
+            "no_content": p.no_content,
+            "some_content": p.placeholder_content,
+            "some_style": p.placeholder_style,
+            "some_of_both": p.placeholder_both,
+            "keyword": p.keyword,
+            "free": p.free_form,
+        }
+        kind = rng.choices([*shares, "standard"], [*shares.values(), 1 - sum(shares.values())])[0]
         if kind == "some_content":
             text_content = rng.choice(self.placeholders)
         elif kind == "some_style":

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RECORD_NAME = "registered.json"
-URI_KEY = "registry_uri"
-"""Metadata of a loaded adapter: its version in the registry, "models:/NAME/VERSION"."""
+URI_KEY = "registry_uri"  # as in b4m_pipeline.adapters, which imports torch
 
 _NAME_OF_KIND = {"content": "content", "style": "style", "made": "make"}
 _MODEL_TAG = "model_id"  # of the logged model that a version was made from: the registry does not always give it back

@@ -1,5 +1,56 @@
-from kedro.pipeline import Pipeline
+"""Adapters and references in, pictures, figures and the contact sheet out."""
+
+from kedro.pipeline import Node, Pipeline
+
+from b4m_pipeline.pipelines.evaluation.nodes import (
+    collect_references,
+    draw_contact_sheet,
+    draw_samples,
+    measure_samples,
+)
 
 
 def create_pipeline(**kwargs) -> Pipeline:
-    return Pipeline([])
+    return Pipeline(
+        [
+            Node(
+                draw_samples,
+                inputs=[
+                    "content_adapter",
+                    "style_adapter",
+                    "reconstructed_adapter",
+                    "made_adapter",
+                    "params:base_model",
+                    "params:evaluation",
+                    "params:seed",
+                ],
+                outputs=["sample_pictures", "samples"],
+                name="draw_samples",
+            ),
+            Node(
+                collect_references,
+                inputs=["manifest", "pictures", "made_adapter", "params:base_model", "params:evaluation"],
+                outputs="references",
+                name="collect_references",
+            ),
+            Node(
+                measure_samples,
+                inputs=[
+                    "samples",
+                    "sample_pictures",
+                    "references",
+                    "made_adapter",
+                    "params:evaluation",
+                    "params:seed",
+                ],
+                outputs=["measured_samples", "evaluation_summary"],
+                name="measure_samples",
+            ),
+            Node(
+                draw_contact_sheet,
+                inputs=["samples", "sample_pictures", "references", "evaluation_summary", "made_adapter"],
+                outputs="contact_sheet",
+                name="draw_contact_sheet",
+            ),
+        ]
+    )

@@ -1,0 +1,90 @@
+"""Nodes of `evaluation`."""
+
+import pandas as pd
+from PIL import Image
+
+from b4m_pipeline.config import BaseModelParams, EvaluationParams
+from b4m_pipeline.pictures import Picture, load_picture
+
+
+def draw_samples(
+    content_adapter,
+    style_adapter,
+    reconstructed_adapter,
+    made_adapter,
+    base_model: BaseModelParams,
+    evaluation: EvaluationParams,
+    seed: int,
+) -> tuple[dict[str, Image.Image], pd.DataFrame]:
+    """Pictures of every system with the same seeds, and the table that says which is which."""
+    from b4m_pipeline.evaluation import evaluate
+
+    return evaluate(content_adapter, style_adapter, reconstructed_adapter, made_adapter, base_model, evaluation, seed)
+
+
+def collect_references(
+    manifest: pd.DataFrame,
+    pictures: dict[str, Picture],
+    made_adapter,
+    base_model: BaseModelParams,
+    evaluation: EvaluationParams,
+) -> dict[str, list[Image.Image]]:
+    """What the samples are compared with: pictures of content and style and, where there is one, the true drawing."""
+    from b4m_pipeline.evaluation import EvaluationError, find_truth
+
+    references = {}
+    for kind in ("content", "style"):
+        rows = manifest[manifest["role"] == kind]
+        wanted = made_adapter.metadata[f"{kind}_name"]
+        if set(rows["concept"]) != {wanted}:
+            raise EvaluationError(
+                f"the pictures of the {kind} are of {sorted(set(rows['concept']))}, the adapter is of {wanted!r}: "
+                "run the ingestion pipeline with the adapter's parameters, or train the adapter anew"
+            )
+        references[kind] = [load_picture(pictures[key]) for key in rows["picture"]]
+    return references | {"truth": find_truth(evaluation, made_adapter, base_model.resolution)}
+
+
+def measure_samples(
+    samples: pd.DataFrame,
+    sample_pictures: dict[str, Picture],
+    references: dict[str, list[Image.Image]],
+    made_adapter,
+    evaluation: EvaluationParams,
+    seed: int,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Figures of every picture, and their means with intervals; the means also go to MLflow."""
+    from b4m_pipeline.evaluation import flat_metrics, measure, summarise
+    from b4m_pipeline.tracking import log_metrics
+
+    pictures = {key: load_picture(sample_pictures[key]) for key in samples["picture"]}
+    measured = measure(samples, pictures, references["content"], references["style"], references["truth"], evaluation)
+    summary = summarise(measured, seed)
+    log_metrics(flat_metrics(summary), made_adapter.metadata.get("registry_uri"))
+    return measured, summary
+
+
+def draw_contact_sheet(
+    samples: pd.DataFrame,
+    sample_pictures: dict[str, Picture],
+    references: dict[str, list[Image.Image]],
+    summary: pd.DataFrame,
+    made_adapter,
+) -> Image.Image:
+    """References, base model, halves alone, halves joined, made, truth in one picture; it also goes to MLflow."""
+    from b4m_pipeline import contact_sheet
+    from b4m_pipeline.tracking import log_picture
+
+    about = made_adapter.metadata
+    pictures = {key: load_picture(sample_pictures[key]) for key in samples["picture"]}
+    sheet = contact_sheet.draw_contact_sheet(
+        f"{about['content_name']} ({about['content_token']}) in {about['style_name']} ({about['style_token']})",
+        references["content"],
+        references["style"],
+        references["truth"],
+        samples,
+        pictures,
+        summary,
+    )
+    log_picture(sheet, "contact_sheet")
+    return sheet
