@@ -156,3 +156,56 @@ def tiny_adapter(tiny_sdxl: Path):
         "example_prompt": "a snq cup in w@z style",
     }
     return Adapter(tensors, metadata, {"r": rank, "lora_alpha": rank, "target_modules": targets})
+
+
+TINY_FRAME = {"rank": 4, "alpha": 4.0, "targets": ["to_q", "to_k", "to_v", "to_out.0", "add_embedding.linear_1"]}
+TINY_ROLES = {
+    # role -> concept, token, pictures
+    "content": ("cup", "snq", 3),
+    "style": ("ink", "w@z", 3),
+    "counterpart_content": ("hat", "ohwx", 2),
+    "counterpart_style": ("oil", "qrv", 2),
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_manifest():
+    """Manifest and pictures by key for `TINY_ROLES`: noise with a coloured block."""
+    import pandas as pd
+    from PIL import Image
+
+    rows, pictures = [], {}
+    for number, (role, (concept, token, count)) in enumerate(TINY_ROLES.items()):
+        for index in range(count):
+            picture = Image.effect_noise((PIXELS, PIXELS), 80).convert("RGB")
+            picture.paste((60 * number, 70 * index, 120), (4, 4, 20, 20 + index))
+            key = f"{role}/{concept}/{index}"
+            pictures[key] = picture
+            rows.append(
+                {
+                    "picture": key,
+                    "role": role,
+                    "concept": concept,
+                    "token": token,
+                    "noun": "toy",
+                    "sha256": f"{number}{index}",
+                    "caption": f"a {token} toy" if "content" in role else f"a toy in {token} style",
+                }
+            )
+    return pd.DataFrame(rows), pictures
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tiny_sdxl: Path):
+    """BaseModelParams of `tiny_sdxl`."""
+    from b4m_pipeline.config import BaseModelParams
+
+    return BaseModelParams(path=str(tiny_sdxl), resolution=PIXELS)
+
+
+@pytest.fixture(scope="session")
+def tiny_training_set(tiny_manifest, tiny_base):
+    """The manifest encoded by `tiny_sdxl`."""
+    from b4m_pipeline.training_set import encode_training_set
+
+    return encode_training_set(*tiny_manifest, tiny_base)

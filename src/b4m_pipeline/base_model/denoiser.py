@@ -67,7 +67,7 @@ def make_unet(params: PretrainParams) -> UNet2DConditionModel:
         resnet_time_scale_shift="scale_shift",
         addition_embed_type="text_time",
         addition_time_embed_dim=TIME_DIM,
-        projection_class_embeddings_input_dim=params.text.pooled + TIME_IDS * TIME_DIM,
+        projection_class_embeddings_input_dim=params.text.widths[1] + TIME_IDS * TIME_DIM,
     )
 
 
@@ -121,12 +121,13 @@ class Denoiser:
 
 
 def _optimizers(modules: torch.nn.Module, params: DenoiserParams, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
-    """Muon for the UNet's inner matrices and convolutions; AdamW for norms, biases, the two ends and the text encoders:
-    under Muon these grow until all prompts look alike to the UNet, and no content is learned."""
+    """Muon for inner matrices and convolutions of UNet and text encoders; AdamW for token and position embeddings, norms,
+    biases and the UNet's two ends."""
     matrices, rest = [], []
     for name, parameter in modules.named_parameters():
-        of_unet = name.startswith("0.") and not name.startswith(("0.conv_in", "0.conv_out"))
-        (matrices if of_unet and parameter.ndim >= 2 else rest).append(parameter)
+        table = ".embeddings." in name or name.startswith(("0.conv_in", "0.conv_out"))
+        if parameter.requires_grad:
+            (matrices if parameter.ndim >= 2 and not table else rest).append(parameter)
     muon = Muon(matrices, lr=params.muon_learning_rate, weight_decay=params.muon_weight_decay, dtype=dtype)
     adamw = torch.optim.AdamW(rest, lr=params.adamw_learning_rate, betas=(0.9, 0.98), weight_decay=params.weight_decay)
     return [muon, adamw]

@@ -49,8 +49,8 @@ class TextParams(Strict):
     max_length: int = 32
     """Tokens of a prompt, start and end included."""
     widths: tuple[int, int] = (128, 256)
+    """The second is that of the pooled output, too."""
     layers: tuple[int, int] = (2, 3)
-    pooled: int = 256
     placeholders: list[str]
     """Rare words that stand for "some content" or "some style" in captions: starts for an adapter's new words."""
 
@@ -58,8 +58,8 @@ class TextParams(Strict):
 class CaptionParams(Strict):
     """Shares of captions' forms; the rest says content and style in the standard form."""
 
-    free_form: float = 0.2
-    keyword: float = 0.08
+    free_form: float = 0.12
+    keyword: float = 0.05
     no_style: float = 0.06
     no_content: float = 0.06
     placeholder_content: float = 0.08
@@ -82,17 +82,17 @@ class DenoiserParams(Strict):
     muon_learning_rate: float = 0.02
     adamw_learning_rate: float = 1e-3
     weight_decay: float = 0.01
-    muon_weight_decay: float = 0.1
+    muon_weight_decay: float = 0.03
     """Bounds the matrices' norms, which orthogonal updates otherwise let grow without end."""
     warmup_steps: int = 50
     ema: float = 0.998
     noisy_bias: float = 1.4
     """t = T u^(1/bias): more of the noisy steps, where the prompt decides the content."""
-    procedural_weight: float = 0.4
+    procedural_weight: float = 0.25
     """How often a procedural drawing is shown, against one drawn by hand."""
     coloured: int = 2
     """Further views of each drawing on coloured grounds, with the colour in the caption."""
-    view_weights: tuple[float, float, float] = (0.72, 0.2, 0.08)
+    view_weights: tuple[float, float, float] = (0.84, 0.12, 0.04)
     """Shares of views: on white, on a coloured ground, small."""
     checkpoint_every: int = 100
 

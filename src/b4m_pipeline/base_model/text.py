@@ -121,7 +121,8 @@ def _merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
 
 
 def make_text_encoders(params: TextParams, tokenizer: CLIPTokenizer) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
-    """Untrained encoders; the second's pooled, layer-normalised output is projected to `pooled` numbers."""
+    """Untrained encoders. The second's projection is the identity and stays it: its pooled output is layer-normalised, where a
+    trained projection would let all prompts grow alike."""
     configs = [
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -130,7 +131,7 @@ def make_text_encoders(params: TextParams, tokenizer: CLIPTokenizer) -> tuple[CL
             num_hidden_layers=layers,
             num_attention_heads=4,
             max_position_embeddings=params.max_length,
-            projection_dim=params.pooled,
+            projection_dim=width,
             hidden_act="gelu",
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
@@ -138,7 +139,9 @@ def make_text_encoders(params: TextParams, tokenizer: CLIPTokenizer) -> tuple[CL
         )
         for width, layers in zip(params.widths, params.layers, strict=True)
     ]
-    return CLIPTextModel(configs[0]), CLIPTextModelWithProjection(configs[1])
+    first, second = CLIPTextModel(configs[0]), CLIPTextModelWithProjection(configs[1])
+    torch.nn.init.eye_(second.text_projection.weight).requires_grad_(False)
+    return first, second
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
@@ -149,7 +152,7 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
 
 def encode(encoders, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """SDXL's way: both encoders' last hidden states but one, side by side (N, T, w1 + w2), and the second's pooled
-    projection (N, pooled)."""
+    output (N, w2)."""
     first, second = (encoder(ids, output_hidden_states=True) for encoder in encoders)
     return torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1), second.text_embeds
 

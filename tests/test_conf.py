@@ -1,0 +1,29 @@
+"""Every environment's parameters are complete and valid, without a model being loaded."""
+
+import pytest
+from kedro.config import OmegaConfigLoader
+
+from b4m_pipeline.pipeline_registry import register_pipelines
+from b4m_pipeline.prerequisites import check_parameters
+from b4m_pipeline.settings import CONFIG_LOADER_ARGS
+from tests.test_startup import ROOT
+
+
+def load(environment: str) -> dict:
+    arguments = CONFIG_LOADER_ARGS | {"default_run_env": environment}
+    return OmegaConfigLoader(str(ROOT / "conf"), env=environment, **arguments)["parameters"]
+
+
+@pytest.mark.parametrize("environment", ["local", "test", "sdxl", "sd15"])
+def test_parameters_of_every_environment_are_valid(environment) -> None:
+    checked = check_parameters(load(environment), register_pipelines())
+    assert checked["content"].name == "mushroom" and checked["style"].name == "openmoji"
+    assert checked["frame"].rank == 64
+    if environment in ("sdxl", "sd15"):
+        assert checked["content_break"].steps == 1000 and checked["base_model"].resolution == 512
+
+
+def test_own_pictures_need_no_name() -> None:
+    parameters = load("local")
+    parameters["content"]["path"] = "elsewhere/My cat!"
+    assert check_parameters(parameters, register_pipelines())["content"].name == "My-cat"

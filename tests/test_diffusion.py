@@ -1,0 +1,136 @@
+"""Base-model families against diffusers' own pipelines."""
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from b4m_pipeline.config import BaseModelParams
+from b4m_pipeline.diffusion import BaseModelError, DiffusionLoss, base_model_id, load_family
+
+
+@pytest.fixture(scope="module")
+def tiny_sd(tmp_path_factory, tiny_tokenizer):
+    """Folder of a random StableDiffusionPipeline that predicts noise."""
+    text = CLIPTextConfig(
+        vocab_size=len(tiny_tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=tiny_tokenizer.model_max_length, bos_token_id=tiny_tokenizer.bos_token_id,
+        eos_token_id=tiny_tokenizer.eos_token_id, pad_token_id=tiny_tokenizer.pad_token_id,
+    )  # fmt: skip
+    blocks = {"block_out_channels": (8, 8), "norm_num_groups": 4}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pipeline = StableDiffusionPipeline(
+            vae=AutoencoderKL(
+                down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, sample_size=32, **blocks
+            ),
+            text_encoder=CLIPTextModel(text),
+            tokenizer=tiny_tokenizer,
+            unet=UNet2DConditionModel(
+                sample_size=16, layers_per_block=1, cross_attention_dim=16, attention_head_dim=2,
+                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+                **blocks,
+            ),
+            scheduler=DDPMScheduler(),
+            safety_checker=None,
+            feature_extractor=None,
+        )  # fmt: skip
+    folder = tmp_path_factory.mktemp("tiny_sd")
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def test_sdxl_prompts_are_encoded_as_the_pipeline_does(tiny_base):
+    family = load_family(tiny_base)
+    encoded = family.encode_prompts(["a cat", "a snq toy"])
+    pipeline = StableDiffusionXLPipeline.from_pretrained(tiny_base.path)
+    embeds, _, pooled, _ = pipeline.encode_prompt(["a cat", "a snq toy"], do_classifier_free_guidance=False)
+    assert torch.allclose(encoded["prompt_embeds"], embeds) and torch.allclose(encoded["pooled_prompt_embeds"], pooled)
+    assert not torch.allclose(embeds[0], embeds[1])
+
+
+def test_pictures_become_mean_and_deviation_of_scaled_latents(tiny_base):
+    pictures = [Image.effect_noise((32, 32), 80).convert("RGB") for _ in range(3)]
+    mean, deviation = load_family(tiny_base).encode_pictures(pictures, batch_size=2)
+    vae = AutoencoderKL.from_pretrained(tiny_base.path, subfolder="vae")
+    image = StableDiffusionXLPipeline.from_pretrained(tiny_base.path).image_processor.preprocess(pictures[2])
+    posterior = vae.encode(image).latent_dist
+    assert torch.allclose(mean[2], posterior.mean[0] * vae.config.scaling_factor, atol=1e-5)
+    assert torch.allclose(deviation[2], posterior.std[0] * vae.config.scaling_factor, atol=1e-5)
+
+
+@pytest.mark.parametrize("family_name", ["sdxl", "sd"])
+def test_the_loss_is_the_schedules_own_target(family_name, tiny_base, tiny_sd):
+    """The UNet's answer to add_noise's latents, against v or noise; each picture with its own noise and timestep."""
+    base = tiny_base if family_name == "sdxl" else BaseModelParams(path=str(tiny_sd), resolution=32)
+    family = load_family(base)
+    unet = family.load_denoiser()
+    mean, deviation = family.encode_pictures([Image.effect_noise((32, 32), 80).convert("RGB") for _ in range(2)])
+    tensors = {"latents_mean": mean, "latents_std": deviation, **family.encode_prompts(["a cat", "a dog"])}
+    loss = DiffusionLoss(family, unet, tensors)
+    seen = {}
+    unet.register_forward_pre_hook(lambda module, args, kwargs: seen.update(noisy=args[0], timesteps=args[1]), with_kwargs=True)
+    unet.register_forward_hook(lambda module, args, output: seen.update(answer=output.sample))
+    rows = torch.tensor([1, 1, 0])
+    losses = loss(rows, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    jitter, noise = (torch.randn(3, *mean.shape[1:], generator=generator) for _ in range(2))
+    latents = mean[rows] + deviation[rows] * jitter
+    schedule = family.load_noise_schedule()
+    assert torch.equal(seen["noisy"], schedule.add_noise(latents, noise, seen["timesteps"]))
+    velocity = schedule.config.prediction_type == "v_prediction"
+    assert velocity == (family_name == "sdxl")
+    target = schedule.get_velocity(latents, noise, seen["timesteps"]) if velocity else noise
+    assert torch.allclose(losses, (seen["answer"] - target).square().mean((1, 2, 3)), atol=1e-6)
+    assert len(set(seen["timesteps"].tolist())) == 3
+
+
+def test_noisy_bias_draws_more_of_the_noisy_steps(tiny_base, tiny_training_set):
+    family = load_family(tiny_base)
+    unet = family.load_denoiser()
+    seen = []
+    unet.register_forward_pre_hook(lambda module, args, kwargs: seen.append(args[1].float().mean()), with_kwargs=True)
+    for bias in (1.0, 3.0):
+        loss = DiffusionLoss(family, unet, tiny_training_set.tensors, noisy_bias=bias)
+        loss(torch.zeros(64, dtype=torch.long), torch.Generator().manual_seed(0))
+    assert abs(seen[0] - 500) < 120 and seen[1] > seen[0] + 150
+
+
+def test_what_is_not_there_is_named(tmp_path, monkeypatch, tiny_sdxl):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(BaseModelError, match="has no model_index.json"):
+        load_family(BaseModelParams(path=str(tmp_path)))
+    with pytest.raises(BaseModelError, match="'nobody/nothing'"):
+        load_family(BaseModelParams(path="nobody/nothing"))
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    with pytest.raises(BaseModelError, match="is a FluxPipeline; supported are"):
+        load_family(BaseModelParams(path=str(tmp_path)))
+
+
+def test_identity_is_of_the_weights_not_of_the_place(tiny_sdxl, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    copied = tmp_path / tiny_sdxl.name
+    shutil.copytree(tiny_sdxl, copied)
+    first, second = (base_model_id(BaseModelParams(path=str(path))) for path in (tiny_sdxl, copied))
+    assert first == second
+    (weights,) = (copied / "unet").glob("*.safetensors")
+    tensors = load_file(weights)
+    tensors["conv_in.bias"] += 1
+    save_file(tensors, weights)
+    assert base_model_id(BaseModelParams(path=str(copied))) != first
+
+
+def test_pickled_weights_are_not_read(tiny_sdxl, tmp_path):
+    import shutil
+
+    copied = tmp_path / "pickled"
+    shutil.copytree(tiny_sdxl, copied)
+    (weights,) = (copied / "unet").glob("*.safetensors")
+    torch.save({}, weights.with_suffix(".bin"))
+    weights.unlink()
+    with pytest.raises(BaseModelError, match="no usable unet"):
+        load_family(BaseModelParams(path=str(copied))).load_denoiser()

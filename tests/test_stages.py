@@ -1,0 +1,182 @@
+"""The stages of Break-for-Make on a tiny random SDXL: what they train, what they leave alone, what they refuse."""
+
+import json
+
+import pytest
+import torch
+
+from b4m_pipeline import plp, stages
+from b4m_pipeline.config import BreakParams, ConceptParams, FrameParams, MakeParams
+from b4m_pipeline.training_set import TrainingSet, TrainingSetError
+from tests.conftest import TINY_FRAME
+
+CONTENT = ConceptParams(name="cup", path="cup", token="snq", noun="toy")
+STYLE = ConceptParams(name="ink", path="ink", token="w@z", noun="toy")
+BREAK = {
+    "steps": 4,
+    "batch_size": 2,
+    "learning_rate": 1e-2,
+    "counterpart_batch_size": 2,
+    "counterpart_learning_rate": 1e-3,
+    "precision": "no",
+    "checkpoint_every": 1,
+}
+MAKE = {"steps": 3, "batch_size": 4, "learning_rate": 1e-2, "precision": "no", "checkpoint_every": 1}
+
+
+def frame(**changes) -> FrameParams:
+    return FrameParams(**(TINY_FRAME | changes))
+
+
+def train_half(kind, data, base, frame_params=None, seed=0, **changes):
+    concept = CONTENT if kind == "content" else STYLE
+    keywords = {k: changes.pop(k) for k in ("checkpoint", "log") if k in changes}
+    params = BreakParams(**(BREAK | changes))
+    return stages.train_half(kind, data, base, frame_params or frame(), concept, params, seed, **keywords)
+
+
+@pytest.fixture(scope="module")
+def halves(tiny_training_set, tiny_base):
+    return [train_half(kind, tiny_training_set, tiny_base)[0] for kind in ("content", "style")]
+
+
+@pytest.fixture(scope="module")
+def joined(halves):
+    return stages.join_halves(*halves, frame())
+
+
+@pytest.mark.parametrize("content_side", ["lora_A", "lora_B"])
+def test_each_kind_is_trained_in_its_own_side(tiny_training_set, tiny_base, content_side):
+    params = frame(content_side=content_side)
+    for kind in ("content", "style"):
+        half, _ = train_half(kind, tiny_training_set, tiny_base, params)
+        side = stages.half_side(kind, params)
+        assert (side == content_side) == (kind == "content")
+        assert half.metadata["half"] == side
+        drawn = plp.frame_of(half)
+        for name in half.modules():
+            d_b, d_a = drawn.sizes(name)
+            learnt_a = half.tensors[f"{name}.lora_A.weight"][:, d_a:]
+            learnt_b = half.tensors[f"{name}.lora_B.weight"][d_b:]
+            own, other = (learnt_a, learnt_b) if side == "lora_A" else (learnt_b, learnt_a)
+            assert own.abs().max() > 1e-3 and other.abs().max() == 0
+
+
+def test_concept_and_counterparts_touch_their_own_half_alone(tiny_training_set, tiny_base):
+    """A counterpart's pictures must not change the concept's first step: the gradient across is exactly zero."""
+    with_counterparts, _ = train_half("content", tiny_training_set, tiny_base, steps=1)
+    table = tiny_training_set.table
+    alone = table[table.role.isin(["content"])].index.tolist()
+    subset = TrainingSet(
+        table.loc[alone].reset_index(drop=True),
+        {key: value[alone] for key, value in tiny_training_set.tensors.items()},
+        tiny_training_set.base_model,
+    )
+    without, _ = train_half("content", subset, tiny_base, steps=1)
+    for key, tensor in without.tensors.items():
+        assert torch.equal(tensor, with_counterparts.tensors[key])
+
+
+def test_counterparts_move_the_other_half_while_training(tiny_training_set, tiny_base):
+    bench_losses = train_half("content", tiny_training_set, tiny_base)[1]
+    assert {"loss_content", "loss_counterpart_style"} <= set(bench_losses[0])
+    assert all(entry["grad_norm_counterpart_style"] > 0 for entry in bench_losses)
+
+
+def test_orthogonal_halves_do_not_meet_after_the_breaks(joined):
+    drawn = plp.frame_of(joined)
+    for name in joined.modules():
+        d_b, d_a = drawn.sizes(name)
+        lora_a, lora_b = (joined.tensors[f"{name}.{side}.weight"] for side in ("lora_A", "lora_B"))
+        assert (lora_b[d_b:] @ lora_a[:, d_a:]).norm() <= 1e-5
+        assert (lora_b[:d_b] @ lora_a[:, :d_a]).norm() <= 1e-5
+
+
+def test_joining_keeps_lineage(halves, joined):
+    content, style = halves
+    content.metadata["registry_uri"] = "models:/b4m-content-cup/3"
+    again = stages.join_halves(content, style, frame())
+    del content.metadata["registry_uri"]
+    assert json.loads(again.metadata["parents"]) == ["models:/b4m-content-cup/3"]
+    assert again.metadata["name"] == "cup-ink" and again.metadata["content_token"] == "snq"
+    assert joined.metadata["frame"] == content.metadata["frame"]
+
+
+def test_joining_refuses_other_frames_and_swapped_halves(halves, tiny_training_set, tiny_base):
+    content, style = halves
+    stranger, _ = train_half("style", tiny_training_set, tiny_base, frame(seed=1), steps=1)
+    with pytest.raises(plp.FrameMismatchError, match=stranger.metadata["frame"]):
+        stages.join_halves(content, stranger, frame())
+    with pytest.raises(plp.FrameMismatchError, match="no content half"):
+        stages.join_halves(style, content, frame())
+
+
+def test_make_trains_both_halves_and_leaves_the_frame_to_the_bit(joined, tiny_training_set, tiny_base):
+    made, history = stages.train_make(joined, tiny_training_set, tiny_base, frame(), MakeParams(**MAKE), 0)
+    drawn = plp.frame_of(made)
+    assert len(history) == 3 and made.metadata["kind"] == "made" and made.metadata["resolution"] == "32"
+    for name in made.modules():
+        d_b, d_a = drawn.sizes(name)
+        for side, learnt, frozen in (
+            ("lora_A", (slice(None), slice(d_a, None)), (slice(None), slice(d_a))),
+            ("lora_B", (slice(d_b, None),), (slice(d_b),)),
+        ):
+            before, after = joined.tensors[f"{name}.{side}.weight"], made.tensors[f"{name}.{side}.weight"]
+            assert torch.equal(after[frozen], before[frozen])
+            assert not torch.equal(after[learnt], before[learnt])
+
+
+def test_the_riemannian_step_changes_what_make_learns(joined, tiny_training_set, tiny_base):
+    made = [
+        stages.train_make(joined, tiny_training_set, tiny_base, frame(), MakeParams(**MAKE, optimizer=optimizer), 0)[0]
+        for optimizer in ("riemannian_adamw", "adamw")
+    ]
+    assert any(not torch.allclose(made[0].tensors[key], made[1].tensors[key], atol=1e-4) for key in made[0].tensors)
+
+
+def test_same_seed_same_weights(halves, tiny_training_set, tiny_base):
+    again, _ = train_half("content", tiny_training_set, tiny_base)
+    other, _ = train_half("content", tiny_training_set, tiny_base, seed=1)
+    assert all(torch.equal(again.tensors[key], value) for key, value in halves[0].tensors.items())
+    assert any(not torch.equal(other.tensors[key], value) for key, value in halves[0].tensors.items())
+
+
+def test_a_break_that_was_stopped_goes_on_to_the_same_weights(halves, tiny_training_set, tiny_base, tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(entry, step):
+        if step == 2:
+            raise Stop
+
+    checkpoint = tmp_path / "c.safetensors"
+    with pytest.raises(Stop):
+        train_half("content", tiny_training_set, tiny_base, checkpoint=checkpoint, log=stop)
+    assert checkpoint.exists()
+    steps = []
+    resumed, _ = train_half(
+        "content", tiny_training_set, tiny_base, checkpoint=checkpoint, log=lambda entry, step: steps.append(step)
+    )
+    assert steps == [0, 1, 2, 3]
+    assert all(torch.equal(resumed.tensors[key], value) for key, value in halves[0].tensors.items())
+
+
+def test_training_sets_of_others_are_refused(halves, joined, tiny_training_set, tiny_base):
+    foreign = TrainingSet(tiny_training_set.table, tiny_training_set.tensors, "other@123")
+    with pytest.raises(TrainingSetError, match="encoded by other@123"):
+        train_half("content", foreign, tiny_base)
+    renamed = TrainingSet(
+        tiny_training_set.table.replace({"concept": {"cup": "mug"}}), tiny_training_set.tensors, tiny_training_set.base_model
+    )
+    with pytest.raises(TrainingSetError, match="'mug'"):
+        train_half("content", renamed, tiny_base)
+    with pytest.raises(TrainingSetError, match="'mug'"):
+        stages.train_make(joined, renamed, tiny_base, frame(), MakeParams(**MAKE), 0)
+
+
+def test_targets_and_rank_are_checked_without_weights(tiny_base):
+    stages.check_targets(tiny_base, frame())
+    with pytest.raises(plp.TargetError, match="to_quack"):
+        stages.check_targets(tiny_base, frame(targets=["to_quack"]))
+    with pytest.raises(plp.TargetError, match="rank must be <="):
+        stages.check_targets(tiny_base, frame(rank=512))
