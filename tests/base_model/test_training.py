@@ -1,0 +1,146 @@
+"""Training of the base model's parts at toy size: they learn, they resume to the same weights, they make a stock pipeline."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from b4m_pipeline.base_model import assemble, contrastive, denoiser, text, vae
+from b4m_pipeline.base_model.corpus import Drawings
+from b4m_pipeline.base_model.muon import Muon, orthogonalise
+from b4m_pipeline.base_model.params import PretrainParams
+
+PARAMS = PretrainParams(
+    size=32, device="cpu", output="x", clip_output="x", checkpoints="x",
+    corpus={"source": "x", "contents": ["a"], "held_out_contents": [], "hands": ["twemoji"], "held_out_hands": []},
+    vae={"channels": [8, 8], "steps": 6, "batch_size": 4, "checkpoint_every": 1},
+    text={"vocabulary": 700, "max_length": 16, "widths": [16, 16], "layers": [2, 2], "placeholders": ["snq", "w@z"]},
+    denoiser={"channels": [32, 64], "steps": 4, "batch_size": 4, "checkpoint_every": 1, "warmup_steps": 1},
+    clip={"width": 16, "layers": 2, "heads": 2, "text_width": 16, "text_layers": 2, "embedding": 16, "steps": 4,
+          "batch_size": 4, "checkpoint_every": 1},
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def drawings() -> Drawings:
+    """Squares and crosses in two colours."""
+    rgba, rows = np.zeros((8, 32, 32, 4), np.uint8), []
+    for index in range(8):
+        colour = [(200, 30, 30), (30, 30, 200)][index % 2]
+        if index < 4:
+            rgba[index, 8:24, 8 + index : 24] = (*colour, 255)
+        else:
+            rgba[index, 14:18, 4 : 24 + index] = rgba[index, 4:28, 14:18] = (*colour, 255)
+        content, hand = ("square", "cross")[index // 4], ("red", "blue")[index % 2]
+        rows.append((content, hand, hand, "train", "shape", "CC0"))
+    return Drawings(rgba, pd.DataFrame(rows, columns=["content", "hand", "style", "split", "keywords", "licence"]))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(drawings):
+    captions = text.caption_corpus(drawings.table, PARAMS.captions, PARAMS.text.placeholders, 0)
+    return text.train_tokenizer(captions, PARAMS.text)
+
+
+class Stop(Exception):
+    pass
+
+
+def stopped(function, module, monkeypatch, at: int):
+    """Run `function`, which is stopped after its `at`-th checkpoint."""
+    count, save = [], module.save_checkpoint
+
+    def save_and_stop(path, state):
+        save(path, state)
+        count.append(1)
+        if len(count) == at:
+            raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "save_checkpoint", save_and_stop)
+        with pytest.raises(Stop):
+            function()
+
+
+def equal(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_vae_resumes_to_the_same_weights_and_normalises_its_latents(drawings, tmp_path, monkeypatch) -> None:
+    def train(name):
+        return vae.train_vae(drawings, 32, PARAMS.vae, tmp_path / name, 0, "cpu")
+
+    stopped(lambda: train("a"), vae, monkeypatch, at=3)
+    resumed, whole = train("a"), train("b")
+    assert equal(resumed, whole)
+    latents = vae.encode_means(whole, vae.to_tensor(drawings.on())) * whole.config.scaling_factor
+    assert float(latents.std()) == pytest.approx(1, abs=0.05)
+
+
+def test_denoiser_resumes_to_the_same_weights_and_becomes_a_stock_pipeline(drawings, tokenizer, tmp_path, monkeypatch) -> None:
+    autoencoder = vae.make_vae(PARAMS.vae, 32).eval()
+    views = denoiser.make_views(drawings, autoencoder, PARAMS.denoiser, 0)
+    assert len(views.row) == 8 * (1 + PARAMS.denoiser.coloured + 1)
+
+    def train(name):
+        return denoiser.train_denoiser(drawings, views, tokenizer, PARAMS, tmp_path / name, "cpu")
+
+    stopped(lambda: train("a"), denoiser, monkeypatch, at=2)
+    resumed, whole = train("a"), train("b")
+    assert equal(resumed.modules(), whole.modules())
+    assert torch.equal(whole.encoders[1].text_projection.weight, torch.eye(16))
+    pipeline = assemble.assemble(autoencoder, whole, tokenizer)
+    assemble.save_base(pipeline, tmp_path / "base")
+    from diffusers import StableDiffusionXLPipeline
+
+    loaded = StableDiffusionXLPipeline.from_pretrained(tmp_path / "base", use_safetensors=True)
+    (picture,) = assemble.draw(loaded, ["a square emoji"], seed=0)
+    assert picture.size == (32, 32)
+    figures = assemble.judge(loaded, drawings, 2, 0)
+    assert figures.split.tolist() == ["train", "unseen_pair"]
+
+
+def test_the_denoisers_loss_falls(drawings, tokenizer, tmp_path, caplog) -> None:
+    caplog.set_level("INFO")
+    params = PARAMS.model_copy(update={"denoiser": PARAMS.denoiser.model_copy(update={"steps": 60, "checkpoint_every": 1})})
+    views = denoiser.make_views(drawings, vae.make_vae(PARAMS.vae, 32).eval(), params.denoiser, 0)
+    denoiser.train_denoiser(drawings, views, tokenizer, params, tmp_path / "d", "cpu")
+    losses = [float(message.split()[-1]) for message in caplog.messages if message.startswith("denoiser step")]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_clip_resumes_and_is_read_by_the_captioner(drawings, tokenizer, tmp_path, monkeypatch) -> None:
+    def train(name):
+        return contrastive.train_clip(drawings, tokenizer, PARAMS.clip, tmp_path / name, 0, "cpu")
+
+    stopped(lambda: train("a"), contrastive, monkeypatch, at=2)
+    resumed, whole = train("a"), train("b")
+    assert equal(resumed, whole)
+    contrastive.save_clip(whole, tokenizer, drawings, tmp_path / "clip")
+    from b4m_pipeline.metrics import ClipJudge
+
+    judge = ClipJudge(str(tmp_path / "clip"))
+    from PIL import Image
+
+    seen = judge.look([Image.fromarray(picture) for picture in drawings.on()[:2]])
+    assert seen.content.shape == (2, 16) and judge.read(["a square emoji"]).shape == (1, 16)
+
+
+def test_several_captions_of_one_picture_are_all_right() -> None:
+    image = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.05], [0.0, 1.0]]), dim=-1)
+    same = torch.tensor([[1.0, 1, 0], [1, 1, 0], [0, 0, 1]])  # pictures 0 and 1 show the same content
+    alone = torch.eye(3)
+    loss = contrastive.contrastive_loss(image, image, same, torch.tensor(10.0))
+    assert loss < contrastive.contrastive_loss(image, image, alone, torch.tensor(10.0)) + 1e-6
+
+
+def test_muon_orthogonalises_and_scales_by_shape() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((2, 12, 30), (2, 30, 12)):
+        values = torch.linalg.svdvals(orthogonalise(torch.randn(shape, generator=generator)))
+        assert values.min() > 0.5 and values.max() < 1.4
+    weight = torch.nn.Parameter(torch.zeros(8, 4, 3, 3))  # a convolution counts as (8, 36)
+    weight.grad = torch.randn(weight.shape, generator=generator)
+    Muon([weight], lr=0.1).step()
+    update = torch.linalg.svdvals(weight.detach().flatten(1)) / 0.1
+    assert update.min() > 0.5 and update.max() < 1.4

@@ -1,0 +1,140 @@
+"""Every command of the README, run as it stands there in a copy of the project, with KEDRO_ENV=test to keep it short."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.test_startup import ROOT
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+SHELL = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+NOT_RUN = {
+    "make test": "this is it",
+    "make run": "installs; `make -o install run` is run below",
+}
+COPIED = ("conf", "data/01_raw", "data/06_models/embedded_base", "data/06_models/embedded_clip", "docs")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """What a run reads of the repository, with two folders of own pictures."""
+    root = tmp_path_factory.mktemp("project")
+    for name in COPIED:
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("node_modules", "local"))
+    (root / "conf/local").mkdir()
+    for name in ("pyproject.toml", "Makefile", "constraints.txt", ".telemetry"):
+        shutil.copy(ROOT / name, root)
+    (root / "src").symlink_to(ROOT / "src")
+    for name, colour in (("teapot", (200, 30, 30)), ("ink", (20, 20, 90))):
+        folder = root / "data/01_raw/own" / name
+        folder.mkdir(parents=True)
+        for index in range(2):
+            picture = Image.effect_noise((80, 70), 60).convert("RGB")
+            picture.paste(colour, (10, 10, 40 + 10 * index, 50))
+            picture.save(folder / f"{index}.jpg")
+    return root
+
+
+def environment(project: Path) -> dict[str, str]:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return own | {"KEDRO_ENV": "test", "PATH": path, "VIRTUAL_ENV": sys.prefix, "PYTHONPATH": str(project / "src")}
+
+
+def sh(project: Path, command: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ["bash", "-c", command], cwd=project, env=environment(project), capture_output=True, text=True, timeout=600
+    )
+
+
+@pytest.fixture(scope="module")
+def default_run(project) -> subprocess.CompletedProcess:
+    return sh(project, "make -o install run")
+
+
+def test_make_run_ends_with_three_models_and_says_where_the_contact_sheet_is(project, default_run) -> None:
+    from mlflow.tracking import MlflowClient
+
+    assert default_run.returncode == 0, default_run.stderr[-3000:]
+    said = re.search(r"Contact sheet: (\S+)", default_run.stdout)
+    assert Image.open(said[1]).width > 400
+    client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    models = {model.name: model.aliases for model in client.search_registered_models()}
+    assert set(models) == {"b4m-content-mushroom", "b4m-style-openmoji", "b4m-make-mushroom-openmoji"}
+    assert all("candidate" in aliases for aliases in models.values())
+    version = client.get_model_version_by_alias("b4m-make-mushroom-openmoji", "candidate")
+    assert "models:/b4m-content-mushroom/" in version.tags["parents"] and "b4m-style-openmoji" in version.tags["parents"]
+    run = client.get_run(version.run_id)
+    assert "evaluation.made.composition.s_harm" in run.data.metrics and "joint_make.loss_make" in run.data.metrics
+    assert "contact_sheet" in str([file.path for file in client.list_artifacts(version.run_id, "pictures")])
+
+
+def test_the_readmes_python_gets_the_picture_that_evaluation_drew(project, default_run) -> None:
+    import numpy as np
+    import pandas as pd
+
+    (code,) = PYTHON
+    code = code.replace("num_inference_steps=20", "num_inference_steps=2")  # as KEDRO_ENV=test draws
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=project, env=environment(project), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    samples = pd.read_csv(project / "data/07_model_output/samples.csv")
+    row = samples[(samples.system == "made") & (samples.prompt == "a snq emoji in w@z style") & (samples.seed == 0)].iloc[0]
+    evaluated = np.asarray(Image.open(project / f"data/07_model_output/samples/{row.picture}.png"), int)
+    assert np.abs(evaluated - np.asarray(Image.open(project / "mushroom.png"), int)).max() <= 1
+
+
+@pytest.mark.parametrize("command", [line for line in SHELL if line.startswith("kedro") and "--env=sd" not in line])
+def test_every_kedro_command_runs(project, default_run, command) -> None:
+    done = sh(project, command)
+    assert done.returncode == 0, done.stderr[-3000:]
+    if "own/teapot" in command:
+        assert (project / "data/08_reporting/contact_sheet.png").exists()
+        sh(project, "make -o install run")  # the stages after this one are the default pair's again
+
+
+def test_sdxl_command_says_what_is_missing(project) -> None:
+    """Without network or local weights: one error that names the parameter, nothing trained."""
+    (command,) = [line for line in SHELL if "--env=sdxl" in line]
+    done = sh(project, f"HF_HUB_OFFLINE=1 {command}")
+    assert done.returncode == 1
+    assert "base_model.path 'stabilityai/stable-diffusion-xl-base-1.0'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_command_is_forgotten() -> None:
+    assert all(line.startswith("kedro run") or line in NOT_RUN for line in SHELL if line)
+    assert SHELL and len(PYTHON) == 1
+
+
+@pytest.mark.parametrize(("command", "port"), [("make -o install viz", 4141), ("kedro mlflow ui", 5000)])
+def test_browser_commands_serve(project, default_run, command, port) -> None:
+    assert command.replace(" -o install", "") in README
+    with subprocess.Popen(
+        ["bash", "-c", f"exec {command}"], cwd=project, env=environment(project) | {"BROWSER": "true"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    ) as server:  # fmt: skip
+        try:
+            for _ in range(90):
+                time.sleep(1)
+                try:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+                        assert answer.status == 200
+                        break
+                except OSError:
+                    assert server.poll() is None, f"{command} ended with {server.returncode}"
+            else:
+                pytest.fail(f"{command} did not answer on port {port}")
+        finally:
+            os.killpg(server.pid, 9)
