@@ -98,7 +98,7 @@ def make_views(drawings: Drawings, vae: AutoencoderKL, params: DenoiserParams, s
 def view_weights(views: Views, drawings: Drawings, params: DenoiserParams, procedural: set[str]) -> torch.Tensor:
     """How often each view is drawn: by kind of view, and procedural hands less often than drawn ones."""
     white, ground, small = params.view_weights
-    weights = np.where(views.word == "", white, np.where(views.word == "small", small, ground / params.coloured))
+    weights = np.where(views.word == "", white, np.where(views.word == "small", small, ground / max(1, params.coloured)))
     styled = drawings.table.hand.isin(procedural).to_numpy()[views.row]
     return torch.from_numpy(weights * np.where(styled, params.procedural_weight, 1.0))
 
@@ -122,15 +122,21 @@ class Denoiser:
 
 def _optimizers(modules: torch.nn.Module, params: DenoiserParams, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
     """Muon for inner matrices and convolutions of UNet and text encoders; AdamW for token and position embeddings, norms,
-    biases and the UNet's two ends."""
-    matrices, rest = [], []
+    biases and the UNet's two ends. Each group keeps its highest rate as "peak"."""
+    unet, text, rest = [], [], []
     for name, parameter in modules.named_parameters():
         table = ".embeddings." in name or name.startswith(("0.conv_in", "0.conv_out"))
-        if parameter.requires_grad:
-            (matrices if parameter.ndim >= 2 and not table else rest).append(parameter)
-    muon = Muon(matrices, lr=params.muon_learning_rate, weight_decay=params.muon_weight_decay, dtype=dtype)
-    adamw = torch.optim.AdamW(rest, lr=params.adamw_learning_rate, betas=(0.9, 0.98), weight_decay=params.weight_decay)
-    return [muon, adamw]
+        if not parameter.requires_grad:
+            continue
+        if parameter.ndim < 2 or table:
+            rest.append(parameter)
+        else:
+            (unet if name.startswith("0.") else text).append(parameter)
+    peaks = {"unet": params.muon_learning_rate, "text": params.text_muon_learning_rate, "rest": params.adamw_learning_rate}
+    groups = {"unet": unet, "text": text, "rest": rest}
+    unet_group, text_group, rest_group = ({"params": groups[key], "peak": peaks[key]} for key in groups)
+    muon = Muon([unet_group, text_group], weight_decay=params.muon_weight_decay, dtype=dtype)
+    return [muon, torch.optim.AdamW([rest_group], betas=(0.9, 0.98), weight_decay=params.weight_decay)]
 
 
 def train_denoiser(
@@ -160,10 +166,6 @@ def train_denoiser(
             optimizer.load_state_dict(saved)
         start = state["step"]
         logger.info("Resuming the denoiser at step %d of %d", start, p.steps)
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak"] = p.muon_learning_rate if isinstance(optimizer, Muon) else p.adamw_learning_rate
-
     scheduler = make_scheduler()
     captioner = Captioner(params.captions, params.text.placeholders)
     weights = view_weights(views, drawings, p, set(STYLES))

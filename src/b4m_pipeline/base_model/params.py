@@ -58,17 +58,17 @@ class TextParams(Strict):
 class CaptionParams(Strict):
     """Shares of captions' forms; the rest says content and style in the standard form."""
 
-    free_form: float = 0.12
-    keyword: float = 0.05
-    no_style: float = 0.06
-    no_content: float = 0.06
-    placeholder_content: float = 0.08
-    placeholder_style: float = 0.08
-    placeholder_both: float = 0.05
+    free_form: float = 0.04
+    keyword: float = 0.02
+    no_style: float = 0.03
+    no_content: float = 0.03
+    placeholder_content: float = 0.05
+    placeholder_style: float = 0.05
+    placeholder_both: float = 0.03
     """The made adapter's prompts have two new words: the base must know what a picture is when neither is said."""
     empty: float = 0.1
     """Classifier-free guidance: all embeddings zero, as SDXL's pipeline does for a missing negative prompt."""
-    no_pooled: float = 0.25
+    no_pooled: float = 0.1
     """Pooled embedding zero, tokens kept: teaches cross-attention to carry content, where adapters can reach it."""
 
 
@@ -80,19 +80,21 @@ class DenoiserParams(Strict):
     steps: int = Field(ge=1)
     batch_size: int = 64
     muon_learning_rate: float = 0.02
+    text_muon_learning_rate: float = 0.01
+    """Lower: text encoders lose their contents first when their matrices grow too fast."""
     adamw_learning_rate: float = 1e-3
     weight_decay: float = 0.01
-    muon_weight_decay: float = 0.03
+    muon_weight_decay: float = 0.05
     """Bounds the matrices' norms, which orthogonal updates otherwise let grow without end."""
     warmup_steps: int = 50
     ema: float = 0.998
     noisy_bias: float = 1.4
     """t = T u^(1/bias): more of the noisy steps, where the prompt decides the content."""
-    procedural_weight: float = 0.25
+    procedural_weight: float = 0.15
     """How often a procedural drawing is shown, against one drawn by hand."""
-    coloured: int = 2
+    coloured: int = 1
     """Further views of each drawing on coloured grounds, with the colour in the caption."""
-    view_weights: tuple[float, float, float] = (0.84, 0.12, 0.04)
+    view_weights: tuple[float, float, float] = (0.92, 0.06, 0.02)
     """Shares of views: on white, on a coloured ground, small."""
     checkpoint_every: int = 100
 
