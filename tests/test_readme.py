@@ -104,6 +104,18 @@ def test_every_kedro_command_runs(project, default_run, command) -> None:
         sh(project, "make -o install run")  # the stages after this one are the default pair's again
 
 
+def test_the_notebook_runs(project, default_run) -> None:
+    import json
+
+    notebook = json.loads((ROOT / "notebooks/adapters.ipynb").read_text())
+    code = "\n".join(cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "code")
+    done = subprocess.run(
+        [sys.executable, "-c", code + "\nassert len(rows) >= 3"],
+        cwd=project, env=environment(project), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def test_sdxl_command_says_what_is_missing(project) -> None:
     """Without network or local weights: one error that names the parameter, nothing trained."""
     (command,) = [line for line in SHELL if "--env=sdxl" in line]

@@ -15,7 +15,9 @@ from PIL import Image
 from b4m_pipeline.efficientnet import PIXELS, load_efficientnet
 
 BATCH = 32  # pictures at once through a judge
-_STYLE_MAP = 5  # (40, 28, 28): its Gram matrix tells hands apart and contents least, see docs/evaluation.md
+# Maps whose Gram matrices tell hands apart best and contents hardly, and contents best: see docs/evaluation.md.
+_STYLE_MAP = 5  # (40, 28, 28)
+_CONTENT_MAP = 15  # (192, 7, 7)
 _DISTANCE_MAPS = (0, 3, 5, 11, 16, 17)  # one for each resolution, as LPIPS takes them
 
 
@@ -30,8 +32,8 @@ class Judgement:
 
 
 class EfficientNetJudge:
-    """Content: the network's pooled last features. Style: the Gram matrix of an early map, channels centred (Gatys et al.
-    2016, arXiv 1508.06576). Maps: for `perceptual_distance`."""
+    """Style and content: Gram matrices, channels centred (Gatys et al. 2015, arXiv 1508.06576), of an early and of a late map.
+    Maps: for `perceptual_distance`."""
 
     name = "efficientnet"
 
@@ -44,7 +46,7 @@ class EfficientNetJudge:
         contents, styles, kept = [], [], []
         for start in range(0, len(images), BATCH):
             features = self.network.features(_pixels(images[start : start + BATCH]).to(self.device))
-            contents.append(F.normalize(features[-1].mean((2, 3)), dim=-1).cpu())
+            contents.append(F.normalize(_gram(features[_CONTENT_MAP]), dim=-1).cpu())
             styles.append(F.normalize(_gram(features[_STYLE_MAP]), dim=-1).cpu())
             if maps:
                 kept.append([F.normalize(features[index], dim=1).cpu() for index in _DISTANCE_MAPS])
