@@ -134,7 +134,7 @@ class FrozenThenLearnt(nn.Module):
         learnt = weight.narrow(self.dim, self.frozen.shape[self.dim], weight.shape[self.dim] - self.frozen.shape[self.dim])
         if self.basis is not None:
             learnt = self.basis.T @ learnt if self.dim == 1 else learnt @ self.basis
-        return learnt.contiguous()
+        return learnt.clone(memory_format=torch.contiguous_format)  # parametrize takes it over as it is: not a view of `weight`
 
 
 @dataclass

@@ -29,7 +29,7 @@ class TrainingSet:
 
     def rows(self, role: str) -> torch.Tensor:
         """Indices of a role's pictures. Raises TrainingSetError if there are none."""
-        mask = (self.table["role"] == role).to_numpy()
+        mask = (self.table["role"] == role).to_numpy(copy=True)
         if not mask.any():
             raise TrainingSetError(f"no pictures in the role {role!r}: check the folders in the parameters")
         return torch.from_numpy(mask).nonzero().squeeze(1)

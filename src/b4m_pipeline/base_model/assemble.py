@@ -1,5 +1,6 @@
 """Put the embedded base together in diffusers' format, and judge it on what it was and was not shown."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -37,9 +38,17 @@ def assemble(vae: AutoencoderKL, denoiser: Denoiser, tokenizer: CLIPTokenizer) -
 
 
 def save_base(pipeline: StableDiffusionXLPipeline, folder: Path) -> None:
-    """Write fp16 safetensors; the pipeline in memory goes back to float32."""
+    """Write fp16 safetensors that are loaded as float32; the pipeline in memory goes back to float32."""
     pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
     pipeline.to(torch.float32)
+    for encoder in ("text_encoder", "text_encoder_2"):
+        load_as_float32(folder / encoder / "config.json")
+
+
+def load_as_float32(config: Path) -> None:
+    """transformers loads weights in the type that their configuration names, diffusers in float32: a pipeline loaded without
+    a type would be half of each."""
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
+from b4m_pipeline.base_model.assemble import load_as_float32
 from b4m_pipeline.base_model.corpus import Drawings, composite
 from b4m_pipeline.base_model.params import ClipParams
 from b4m_pipeline.base_model.text import article, standard_caption, tokenize
@@ -145,6 +146,7 @@ def save_clip(model: CLIPModel, tokenizer: CLIPTokenizer, drawings: Drawings, fo
     )
     model.half().save_pretrained(folder)
     model.float()
+    load_as_float32(folder / "config.json")
     CLIPProcessor(processor, tokenizer).save_pretrained(folder)
     tags = {"contents": sorted(set(drawings.table.content)), "styles": sorted(set(drawings.table["style"]))}
     (folder / "tags.json").write_text(json.dumps(tags, indent=1))
