@@ -22,7 +22,7 @@ NOT_RUN = {
     "make test": "this is it",
     "make run": "installs; `make -o install run` is run below",
 }
-COPIED = ("conf", "data/01_raw", "data/06_models/embedded_base", "data/06_models/embedded_clip", "docs")
+COPIED = ("conf", "data/01_raw", "data/06_models/embedded_base", "docs")
 
 
 @pytest.fixture(scope="module")

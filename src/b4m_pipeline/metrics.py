@@ -1,7 +1,7 @@
 """How much of the content, of the style and of the prompt a picture shows, and how near it is to the true drawing.
 
 Two judges: EfficientNet-lite0, trained on ImageNet alone and so independent of every generator here, and a CLIP model by
-parameter (by default the small one that ships with the embedded base). All similarities are cosines, higher is better.
+parameter. All similarities are cosines, higher is better.
 """
 
 from collections.abc import Sequence
