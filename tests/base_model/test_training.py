@@ -97,7 +97,7 @@ def test_denoiser_resumes_to_the_same_weights_and_becomes_a_stock_pipeline(drawi
     (picture,) = assemble.draw(loaded, ["a square emoji"], seed=0)
     assert picture.size == (32, 32)
     figures = assemble.judge(loaded, drawings, 2, 0)
-    assert figures.split.tolist() == ["train", "unseen_pair"]
+    assert figures["split"].tolist() == ["train"] and figures["pairs"].tolist() == [2]
 
 
 def test_the_denoisers_loss_falls(drawings, tokenizer, tmp_path, caplog) -> None:
@@ -127,11 +127,16 @@ def test_clip_resumes_and_is_read_by_the_captioner(drawings, tokenizer, tmp_path
 
 
 def test_several_captions_of_one_picture_are_all_right() -> None:
-    image = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.05], [0.0, 1.0]]), dim=-1)
-    same = torch.tensor([[1.0, 1, 0], [1, 1, 0], [0, 0, 1]])  # pictures 0 and 1 show the same content
-    alone = torch.eye(3)
-    loss = contrastive.contrastive_loss(image, image, same, torch.tensor(10.0))
-    assert loss < contrastive.contrastive_loss(image, image, alone, torch.tensor(10.0)) + 1e-6
+    """Two pictures of one content in a batch: the best that can be is to be equally near to both, and nothing pulls there."""
+    text = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    image = text.clone().requires_grad_()
+    same = torch.tensor([[1.0, 1, 0], [1, 1, 0], [0, 0, 1]])
+    loss = contrastive.contrastive_loss(image, text, same, torch.tensor(50.0))
+    loss.backward()
+    assert float(loss) == pytest.approx(2 / 3 * np.log(2), abs=1e-4)
+    assert image.grad.abs().max() < 1e-4
+    wrong = contrastive.contrastive_loss(image[[2, 1, 0]], text, same, torch.tensor(50.0))
+    assert float(wrong) > float(loss) + 1
 
 
 def test_muon_orthogonalises_and_scales_by_shape() -> None:

@@ -77,6 +77,8 @@ def judge(pipeline: StableDiffusionXLPipeline, drawings: Drawings, per_split: in
     rows = []
     for split in ("train", "unseen_pair"):
         candidates = np.flatnonzero((table.split == split).to_numpy())
+        if not len(candidates):
+            continue
         rng = numpy_generator(seed, "judge", split)
         chosen = rng.choice(candidates, min(per_split, len(candidates)), replace=False)
         captions = [standard_caption(table.content[i], table["style"][i]) for i in chosen]

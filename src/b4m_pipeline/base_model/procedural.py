@@ -42,7 +42,7 @@ def _edges(rgba: np.ndarray, width: float) -> np.ndarray:
 
 
 def _opaque(rgb: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.clip(rgb, 0, 1), np.ones_like(rgb[..., :1])], axis=-1)
+    return np.concatenate([np.clip(rgb, 0, 1), np.ones_like(rgb[..., :1])], axis=-1).astype(np.float32)
 
 
 def _quantise(rgb: np.ndarray, colours: int) -> np.ndarray:
