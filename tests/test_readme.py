@@ -1,5 +1,6 @@
 """Every command of the README, run as it stands there in a copy of the project, with KEDRO_ENV=test to keep it short."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -22,7 +23,7 @@ NOT_RUN = {
     "make test": "this is it",
     "make run": "installs; `make -o install run` is run below",
 }
-COPIED = ("conf", "data/01_raw", "data/06_models/embedded_base", "docs")
+COPIED = ("src", "conf", "data/01_raw", "data/06_models/embedded_base", "docs")
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +31,11 @@ def project(tmp_path_factory) -> Path:
     """What a run reads of the repository, with two folders of own pictures."""
     root = tmp_path_factory.mktemp("project")
     for name in COPIED:
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("node_modules", "local"))
+        unwanted = shutil.ignore_patterns("node_modules", "local", "__pycache__", "*.egg-info")
+        shutil.copytree(ROOT / name, root / name, ignore=unwanted)
     (root / "conf/local").mkdir()
     for name in ("pyproject.toml", "Makefile", "constraints.txt", ".telemetry"):
         shutil.copy(ROOT / name, root)
-    (root / "src").symlink_to(ROOT / "src")
     for name, colour in (("teapot", (200, 30, 30)), ("ink", (20, 20, 90))):
         folder = root / "data/01_raw/own" / name
         folder.mkdir(parents=True)
@@ -149,4 +150,5 @@ def test_browser_commands_serve(project, default_run, command, port) -> None:
             else:
                 pytest.fail(f"{command} did not answer on port {port}")
         finally:
-            os.killpg(server.pid, 9)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, 9)
