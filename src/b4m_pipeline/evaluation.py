@@ -5,7 +5,6 @@ The adapters are drawn with by a stock diffusers pipeline from files, as whoever
 
 import logging
 import tempfile
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -213,5 +212,6 @@ def summarise(measured: pd.DataFrame, seed: int, draws: int = 2000) -> pd.DataFr
 
 def flat_metrics(summary: pd.DataFrame) -> dict[str, float]:
     """The summary's means under names that MLflow takes: "evaluation.made.composition.s_harm"."""
-    rows: Iterable = summary.itertuples()
-    return {f"evaluation.{row.system.replace(' ', '_')}.{row.kind}.{row.measure}": float(row.mean) for row in rows}
+    return {
+        f"evaluation.{row.system.replace(' ', '_')}.{row.kind}.{row.measure}": float(row.mean) for row in summary.itertuples()
+    }

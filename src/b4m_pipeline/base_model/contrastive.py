@@ -17,8 +17,9 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 from b4m_pipeline.base_model.assemble import load_as_float32
 from b4m_pipeline.base_model.corpus import Drawings, composite
 from b4m_pipeline.base_model.params import ClipParams
-from b4m_pipeline.base_model.text import article, standard_caption, tokenize
+from b4m_pipeline.base_model.text import standard_caption, tokenize
 from b4m_pipeline.base_model.vae import to_tensor
+from b4m_pipeline.captioning import article
 from b4m_pipeline.checkpoints import load_checkpoint, save_checkpoint
 from b4m_pipeline.devices import has_fast_bf16
 from b4m_pipeline.seeding import numpy_generator

@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from b4m_pipeline.base_model.params import CaptionParams, TextParams
+from b4m_pipeline.captioning import article
 from b4m_pipeline.seeding import derive_seed
 
 # Grounds for recoloured views: word -> RGB.
@@ -32,11 +33,6 @@ _FREE_FORMS = (
     "a {style} style {content}",
     "a picture of {a} {content} in the style of {style}",
 )
-
-
-def article(word: str) -> str:
-    """a or an, by the first letter."""
-    return "an" if word[:1].lower() in "aeiou" else "a"
 
 
 def standard_caption(content: str, style: str | None = None, ground: str | None = None) -> str:

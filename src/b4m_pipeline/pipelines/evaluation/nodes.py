@@ -54,13 +54,14 @@ def measure_samples(
     seed: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Figures of every picture, and their means with intervals; the means also go to MLflow."""
+    from b4m_pipeline.adapters import URI_KEY
     from b4m_pipeline.evaluation import flat_metrics, measure, summarise
     from b4m_pipeline.tracking import log_metrics
 
     pictures = {key: load_picture(sample_pictures[key]) for key in samples["picture"]}
     measured = measure(samples, pictures, references["content"], references["style"], references["truth"], evaluation)
     summary = summarise(measured, seed)
-    log_metrics(flat_metrics(summary), made_adapter.metadata.get("registry_uri"))
+    log_metrics(flat_metrics(summary), made_adapter.metadata.get(URI_KEY))
     return measured, summary
 
 
