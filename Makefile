@@ -28,7 +28,6 @@ test: install ## lint and test
 	$(BIN)/pytest
 
 corpus: install ## fetch the drawings that the embedded base model is trained on (needs npm)
-	$(PIP_INSTALL) -e ".[dev,pretrain]"
 	cd data/01_raw/corpus && npm install --no-audit --no-fund
 
 pretrain: install ## train the embedded base model anew (after make corpus)

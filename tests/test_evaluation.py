@@ -1,5 +1,7 @@
 """Evaluation on a tiny random SDXL: what is drawn with what, and what the figures are made of."""
 
+import copy
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,7 +31,7 @@ from tests.test_stages import MAKE, frame, train_half
 PARAMS = EvaluationParams(
     prompts=["{article} {content} {noun} in {style} style", "{article} {content} {noun} in {style} style, small"],
     content_prompt="{article} {content} {noun}",
-    style_prompt="a house in {style} style",
+    style_prompt="a house {noun} in {style} style",
     samples=2,
     steps=2,
     batch_size=3,
@@ -57,9 +59,37 @@ def test_every_system_is_asked_with_the_same_seeds_and_the_base_in_plain_words(a
     prompts = {(shot.system, shot.kind): shot.prompt for shot in shots}
     assert prompts[MADE, "composition"] == prompts[JOINED, "composition"] == "a snq toy in w@z style"
     assert prompts[BASE, "composition"] == "a cup toy in ink style"
-    assert prompts[CONTENT, "content"] == "a snq toy" and prompts[STYLE, "style"] == "a house in w@z style"
+    assert prompts[CONTENT, "content"] == "a snq toy"
+    assert prompts[STYLE, "style"] == f"a house {adapters[-1].metadata['style_noun']} in w@z style"
     assert {shot.seed for shot in shots} == {5, 6}
     assert {shot.plain for shot in shots if shot.kind == "composition"} == {"a cup toy in ink style"}
+
+
+def test_long_prompts_that_differ_at_their_end_alone_are_kept_apart(adapters):
+    long = PARAMS.prompts[0] + ", " + "very " * 30
+    params = PARAMS.model_copy(update={"prompts": [PARAMS.prompts[0], long + "small", long + "large"]})
+    shots = plan(params, adapters[-1], seed=5)
+    assert len({shot.key for shot in shots}) == len(shots)
+    assert {shot.kind for shot in shots if shot.system == MADE} == {"composition", "recontext", "recontext_2"}
+
+
+def test_adapters_of_another_base_or_generation_are_refused(adapters, tiny_base, tiny_sdxl, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    retrained = tmp_path / "base"
+    shutil.copytree(tiny_sdxl, retrained)
+    (weights,) = (retrained / "unet").glob("*.safetensors")
+    tensors = load_file(weights)
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
+    with pytest.raises(EvaluationError, match="train them anew"):
+        evaluate(*adapters, tiny_base.model_copy(update={"path": str(retrained)}), PARAMS, seed=5)
+    content, style, joined, made = (copy.deepcopy(adapter) for adapter in adapters)
+    made.metadata["parents"] = '["models:/b4m-content-cup/1", "models:/b4m-style-ink/1"]'
+    content.metadata["registry_uri"] = "models:/b4m-content-cup/2"
+    with pytest.raises(EvaluationError, match="models:/b4m-content-cup/2: run plp_reconstruction"):
+        evaluate(content, style, joined, made, tiny_base, PARAMS, seed=5)
 
 
 def test_a_user_with_the_exported_file_gets_the_same_picture(adapters, evaluated, tiny_base, tmp_path):

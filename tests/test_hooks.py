@@ -8,19 +8,24 @@ from pathlib import Path
 import click
 import mlflow
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner, Result
 from kedro.framework.project import configure_project, pipelines
 from kedro.io import DatasetError
 from kedro.pipeline import Node, Pipeline
+from safetensors import SafetensorError
 
 from b4m_pipeline.adapters import AdapterError
+from b4m_pipeline.checkpoints import CheckpointError
 from b4m_pipeline.cli import cli, is_users_error
 from b4m_pipeline.config import BaseModelParams, FrameParams, MakeParams
 from b4m_pipeline.datasets.registry import adapter_uri
 from b4m_pipeline.hooks import git_commit
+from b4m_pipeline.trainer import DivergenceError
 
 ROOT = Path(__file__).parents[1]
+HAS_GPU = torch.cuda.is_available()
 PARAMETERS = {
     "frame": {"rank": 4, "alpha": 4, "targets": ["to_k", "to_v"]},
     "make": {"steps": 1, "batch_size": 2, "learning_rate": 1e-3},
@@ -100,6 +105,8 @@ def test_a_run_keeps_its_parameters_field_by_field_and_its_code_version(project)
         ("base_model.path=nowhere/at/all", "base_model.path 'nowhere/at/all'"),
         ("frame.targets=[to_x]", "to_x"),
         ("frame.rank=4096,frame.alpha=4096", "4096"),
+        ("base_model.vae=nowhere/at/all", "base_model.vae 'nowhere/at/all' is not there"),
+        pytest.param("make.device=cuda", "make.device is cuda", marks=pytest.mark.skipif(HAS_GPU, reason="a GPU is there")),
     ],
 )
 def test_bad_input_is_one_error_before_anything_is_trained_or_logged(project, params, message, monkeypatch) -> None:
@@ -125,6 +132,29 @@ def test_parameters_of_other_pipelines_are_checked_too(project, monkeypatch) -> 
     result = kedro("run", "--pipelines=other", "--params=seed=1,make.stepz=3")
     assert result.exit_code == 1
     assert "stepz" in result.output
+    for seed in ("1.5", "-1", "abc", "true"):
+        result = kedro("run", "--pipelines=other", f"--params=seed={seed}")
+        assert result.exit_code == 1
+        assert "Error: seed must be a whole number from 0" in result.output
+
+
+def test_checkpoints_of_finished_trainings_go_when_the_run_has_succeeded(project) -> None:
+    (project / "conf/base/parameters_more.yml").write_text(yaml.safe_dump({"checkpoints": str(project / "kept")}))
+    register = sys.modules["registry_of_test"].register_pipelines
+
+    def register_with_checkpoints() -> dict[str, Pipeline]:
+        reader = Node(lambda checkpoints: checkpoints, inputs="params:checkpoints", outputs="kept", name="reader")
+        return {"__default__": register()["__default__"] + Pipeline([reader])}
+
+    sys.modules["registry_of_test"].register_pipelines = register_with_checkpoints
+    pipelines.configure("registry_of_test")
+    (project / "kept").mkdir()
+    for name in ("content_break-cup-1.done.safetensors", "style_break-ink-2.safetensors"):
+        (project / "kept" / name).touch()
+    assert kedro("run", "--params=make.batch_size=13").exit_code == 1
+    assert len(list((project / "kept").iterdir())) == 2
+    assert kedro("run").exit_code == 0
+    assert [file.name for file in (project / "kept").iterdir()] == ["style_break-ink-2.safetensors"]
 
 
 def test_a_tracking_server_that_is_away_is_one_error(project, monkeypatch) -> None:
@@ -163,6 +193,10 @@ def test_defects_keep_their_traceback() -> None:
 
     assert not is_users_error(caught(int, "x"))  # a ValueError, but not one that we raise
     assert not is_users_error(caught(dict.__getitem__, {}, "x"))
+    assert is_users_error(OSError(28, "No space left on device"))
+    assert is_users_error(SafetensorError("No space left on device"))
+    assert is_users_error(CheckpointError("x"))
+    assert is_users_error(DivergenceError("x"))
     assert is_users_error(AdapterError("x"))
     wrapped = DatasetError("x")
     wrapped.__cause__ = TypeError("a defect in a dataset")

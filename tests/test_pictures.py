@@ -153,7 +153,7 @@ def test_a_malformed_attribution_is_an_error(folder):
     with pytest.raises(PicturesError, match="expected file, licence, source"):
         check(content(folder))
     (folder / "attribution.csv").write_bytes(b"file,licence,source\ncaf\xe9.png,MIT,me\n")
-    with pytest.raises(PicturesError, match="no CSV in UTF-8"):
+    with pytest.raises(PicturesError, match="cannot be read as CSV in UTF-8"):
         check(content(folder))
 
 
@@ -188,3 +188,14 @@ def test_folders_of_a_run(tmp_path):
 def test_concepts_must_differ(style, counterpart, what):
     with pytest.raises(PicturesError, match=f"have the same {what}"):
         list_folders(concept("toy", "snq"), style, CounterpartParams(styles=[counterpart]))
+
+
+@pytest.mark.parametrize(("folder", "name"), [("teapot.v2", "teapot-v2"), ("my cat!", "my-cat"), ("...", "unnamed")])
+def test_a_concept_is_named_after_its_folder_as_a_registry_allows(folder, name, tmp_path):
+    assert ConceptParams(path=str(tmp_path / folder), token="snq").name == name
+
+
+@pytest.mark.parametrize("name", ["teapot.v2", "a/b", ".", "a b"])
+def test_names_that_no_registry_takes_are_refused(name):
+    with pytest.raises(ValueError, match="letters, digits"):
+        ConceptParams(path="x", token="snq", name=name)

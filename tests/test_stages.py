@@ -7,7 +7,7 @@ import torch
 
 from b4m_pipeline import plp, stages
 from b4m_pipeline.config import BreakParams, ConceptParams, FrameParams, MakeParams
-from b4m_pipeline.training_set import TrainingSet, TrainingSetError
+from b4m_pipeline.training_set import TrainingSet, TrainingSetError, encode_training_set
 from tests.conftest import TINY_FRAME
 
 CONTENT = ConceptParams(name="cup", path="cup", token="snq", noun="toy")
@@ -70,7 +70,7 @@ def test_concept_and_counterparts_touch_their_own_half_alone(tiny_training_set, 
     subset = TrainingSet(
         table.loc[alone].reset_index(drop=True),
         {key: value[alone] for key, value in tiny_training_set.tensors.items()},
-        tiny_training_set.base_model,
+        tiny_training_set.encoder,
     )
     without, _ = train_half("content", subset, tiny_base, steps=1)
     for key, tensor in without.tensors.items():
@@ -152,7 +152,6 @@ def test_a_break_that_was_stopped_goes_on_to_the_same_weights(halves, tiny_train
     checkpoint = tmp_path / "c.safetensors"
     with pytest.raises(Stop):
         train_half("content", tiny_training_set, tiny_base, checkpoint=checkpoint, log=stop)
-    assert checkpoint.exists()
     steps = []
     resumed, _ = train_half(
         "content", tiny_training_set, tiny_base, checkpoint=checkpoint, log=lambda entry, step: steps.append(step)
@@ -166,12 +165,36 @@ def test_training_sets_of_others_are_refused(halves, joined, tiny_training_set, 
     with pytest.raises(TrainingSetError, match="encoded by other@123"):
         train_half("content", foreign, tiny_base)
     renamed = TrainingSet(
-        tiny_training_set.table.replace({"concept": {"cup": "mug"}}), tiny_training_set.tensors, tiny_training_set.base_model
+        tiny_training_set.table.replace({"concept": {"cup": "mug"}}), tiny_training_set.tensors, tiny_training_set.encoder
     )
     with pytest.raises(TrainingSetError, match="'mug'"):
         train_half("content", renamed, tiny_base)
     with pytest.raises(TrainingSetError, match="'mug'"):
         stages.train_make(joined, renamed, tiny_base, frame(), MakeParams(**MAKE), 0)
+
+
+def test_another_resolution_or_vae_means_another_encoding(tiny_training_set, tiny_base):
+    for changes in ({"resolution": 64}, {"vae": "some/vae"}):
+        with pytest.raises(TrainingSetError, match="run the ingestion pipeline again"):
+            train_half("content", tiny_training_set, tiny_base.model_copy(update=changes))
+
+
+def test_the_digest_is_of_the_squares_not_of_the_files_alone(tiny_manifest, tiny_training_set, tiny_base):
+    manifest, pictures = tiny_manifest
+    key = manifest.picture[0]
+    mirrored = encode_training_set(manifest, pictures | {key: pictures[key].transpose(0)}, tiny_base)
+    assert mirrored.digest("content") != tiny_training_set.digest("content")
+    assert mirrored.digest("style") == tiny_training_set.digest("style")
+
+
+def test_a_token_that_the_text_encoder_would_not_read_is_an_error(tiny_manifest, tiny_base, caplog):
+    manifest, pictures = tiny_manifest
+    long = manifest.assign(caption=[f"a {token} " + "toy " * 30 for token in manifest.token])
+    encode_training_set(long, pictures, tiny_base)
+    assert "is not read, it is too long" in caplog.text
+    late = manifest.assign(caption=["toy " * 30 + f"in {token} style" for token in manifest.token])
+    with pytest.raises(TrainingSetError, match="content/cup/0: the text encoder reads 24 tokens, and 'snq' comes after"):
+        encode_training_set(late, pictures, tiny_base)
 
 
 def test_targets_and_rank_are_checked_without_weights(tiny_base):

@@ -9,7 +9,7 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from b4m_pipeline import tracking as module
-from b4m_pipeline.tracking import TrackingError, check_store, limit_patience, log_picture, metric_logger, resolve_store
+from b4m_pipeline.tracking import MetricLogger, TrackingError, check_store, limit_patience, log_picture, resolve_store
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def server_away(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_loss_curves_arrive_in_order(tracking) -> None:
-    with mlflow.start_run() as run, metric_logger("content_break") as log:
+    with mlflow.start_run() as run, MetricLogger("content_break") as log:
         for step in range(5):
             log({"loss": 1.0 / (step + 1), "grad_norm": 2.0}, step)
     history = tracking.get_metric_history(run.info.run_id, "content_break.loss")
@@ -53,7 +53,7 @@ def test_they_are_sent_while_training_and_in_batches(tracking, monkeypatch) -> N
 
 def test_a_server_that_goes_away_costs_one_warning_and_nothing_else(tracking, server_away, caplog) -> None:
     with mlflow.start_run() as run, caplog.at_level(logging.WARNING, "b4m_pipeline"):
-        with metric_logger("make") as log:
+        with MetricLogger("make") as log:
             log({"loss": 1.0}, 0)
             server_away()
             assert not log.flush()
@@ -67,7 +67,7 @@ def test_a_server_that_goes_away_costs_one_warning_and_nothing_else(tracking, se
 
 def test_what_never_arrived_is_said_at_the_end(tracking, server_away, caplog) -> None:
     server_away()
-    with mlflow.start_run(), caplog.at_level(logging.WARNING, "b4m_pipeline"), metric_logger("make") as log:
+    with mlflow.start_run(), caplog.at_level(logging.WARNING, "b4m_pipeline"), MetricLogger("make") as log:
         log({"loss": 1.0, "norm": 1.0}, 0)
     assert "2 values of make did not reach MLflow" in caplog.text
 
@@ -89,7 +89,7 @@ def test_slow_failures_are_not_repeated_at_every_step(tracking, monkeypatch) -> 
 
 
 def test_without_a_run_nothing_is_logged(tracking, tmp_path) -> None:
-    with metric_logger("make") as log:
+    with MetricLogger("make") as log:
         log({"loss": 1.0}, 0)
     log_picture(Image.new("RGB", (4, 4)), "sheet")
     assert tracking.search_runs([tracking.get_experiment_by_name("tests").experiment_id]) == []

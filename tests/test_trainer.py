@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from b4m_pipeline.config import TrainParams
-from b4m_pipeline.trainer import DivergenceError, Objective, fit
+from b4m_pipeline.trainer import DivergenceError, Objective, checkpoint_files, fit
 
 TARGETS = torch.tensor([[1.0, 2.0], [1.2, 1.8], [-3.0, 0.5], [-2.8, 0.7]])
 
@@ -123,15 +123,28 @@ def test_resuming_equals_not_having_stopped(tmp_path):
             raise Stop
 
     checkpoint = tmp_path / "x.safetensors"
+    under_way, done = checkpoint_files(checkpoint, "f")
     with pytest.raises(Stop):
         run(checkpoint=checkpoint, fingerprint="f", log=stop_at_17)
-    assert checkpoint.exists()
+    assert under_way.exists() and not done.exists()
     steps = []
     resumed = run(checkpoint=checkpoint, fingerprint="f", log=lambda entry, step: steps.append(step))
     whole = run()
     assert torch.equal(resumed.x, whole.x) and torch.equal(resumed.y, whole.y)
     assert steps == list(range(40))  # the past is logged again, once
-    assert not checkpoint.exists()
+    assert done.exists() and not under_way.exists()
+
+
+def test_a_finished_training_is_not_done_again_until_its_checkpoint_is_removed(tmp_path):
+    first = run(checkpoint=tmp_path / "x", fingerprint="f")
+    steps = []
+    again = run(
+        checkpoint=tmp_path / "x",
+        fingerprint="f",
+        log=lambda entry, step: steps.append(step),
+        precondition=lambda: pytest.fail("a step was taken"),
+    )
+    assert torch.equal(first.x, again.x) and len(steps) == 40
 
 
 def test_resuming_after_the_number_of_steps_grew(tmp_path):
@@ -144,16 +157,23 @@ def test_resuming_after_the_number_of_steps_grew(tmp_path):
     assert torch.equal(run(checkpoint=tmp_path / "x", fingerprint="f", steps=60).x, run(steps=60).x)
 
 
-def test_a_checkpoint_of_other_inputs_is_not_used_and_said_so(tmp_path, caplog):
+def test_fewer_steps_than_were_done_start_anew(tmp_path, caplog):
+    run(checkpoint=tmp_path / "x", fingerprint="f", steps=20)
+    assert torch.equal(run(checkpoint=tmp_path / "x", fingerprint="f", steps=10).x, run(steps=10).x)
+    assert "training starts anew" in caplog.text
+
+
+def test_a_checkpoint_of_other_inputs_is_neither_used_nor_lost(tmp_path):
     def stop(entry, step):
         if step == 7:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run(checkpoint=tmp_path / "x", fingerprint="one", log=stop, seed=4)
+    kept = checkpoint_files(tmp_path / "x", "one")[0].read_bytes()
     again = run(checkpoint=tmp_path / "x", fingerprint="two")
-    assert "training starts anew" in caplog.text
     assert torch.equal(again.x, run().x)
+    assert checkpoint_files(tmp_path / "x", "one")[0].read_bytes() == kept
 
 
 def test_kill_minus_9_loses_nothing_but_time(tmp_path):
@@ -183,6 +203,13 @@ def test_a_loss_that_is_not_finite_stops_with_its_name():
     bad = Objective("content", [problem.x], [torch.arange(2)], 2, 0.1)
     with pytest.raises(DivergenceError, match="loss of content is nan at step 0"):
         fit(lambda rows, generator: problem.x.sum() * torch.full((2,), float("nan")), [bad], params(), seed=0)
+
+
+def test_a_gradient_that_is_not_finite_stops_too():
+    problem = Problem()
+    steep = Objective("content", [problem.x], [torch.arange(2)], 2, 0.1)
+    with pytest.raises(DivergenceError, match="gradient of content is nan at step 0"):
+        fit(lambda rows, generator: (0 * problem.x).sqrt().sum() + torch.zeros(2), [steep], params(), seed=0)
 
 
 def test_shared_parameters_need_one_rate():

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 logger = logging.getLogger(__name__)
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(ValueError):
     """A checkpoint is damaged or belongs to another run."""
 
 
@@ -61,3 +61,24 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         return _restore(skeleton, tensors)
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} is not a readable checkpoint ({error}). Delete it to start anew.") from error
+
+
+def save_progress(path: Path, fingerprint: str, step: int, parts: dict[str, Any]) -> None:
+    """Write the state of `parts` (modules, optimizers: whatever has a state_dict) after `step` steps."""
+    states = {name: part.state_dict() for name, part in parts.items()}
+    save_checkpoint(path, {"fingerprint": fingerprint, "step": step, "states": states})
+
+
+def resume_progress(path: Path, fingerprint: str, parts: dict[str, Any]) -> int:
+    """Bring `parts` back from `path`, in place; returns the steps done. 0, and nothing is touched, if there is no such file
+    or it has another fingerprint: the latter is said aloud, and the next checkpoint takes its place."""
+    if not path.exists():
+        return 0
+    state = load_checkpoint(path)
+    if state.get("fingerprint") != fingerprint:
+        logger.warning("%s belongs to other data or parameters: training starts anew", path)
+        return 0
+    for name, part in parts.items():
+        part.load_state_dict(state["states"][name])
+    logger.info("Resuming %s at step %d", path.stem, state["step"])
+    return state["step"]

@@ -15,10 +15,13 @@ logger = logging.getLogger(__name__)
 
 
 def is_users_error(error: BaseException) -> bool:
-    """Whether an error is about input, configuration or services: a ValueError that this package or Kedro raises, a
-    subclass of ours, or MLflow's. A ValueError out of another library is a defect, and keeps its traceback."""
+    """Whether an error is about input, configuration, services or the disk: a ValueError that this package or Kedro raises, a
+    subclass of ours, the file system's, or MLflow's. A ValueError out of another library is a defect, and keeps its
+    traceback."""
     if isinstance(error, DatasetError) and error.__cause__ is not None:  # Kedro wraps whatever a dataset raises
-        return isinstance(error.__cause__, OSError) or is_users_error(error.__cause__)
+        return is_users_error(error.__cause__)
+    if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":  # what safetensors makes of a full disk
+        return True
     if isinstance(error, ParameterValidationError | MissingConfigException | DatasetError):
         return True
     if type(error).__module__.startswith("mlflow."):

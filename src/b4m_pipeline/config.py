@@ -10,9 +10,9 @@ Side = Literal["lora_A", "lora_B"]
 
 
 def _plain_name(value: str) -> str:
-    """Names become folder, registry and file names: no separators, no dots at the start."""
-    if not value or not all(c.isalnum() or c in "-_." for c in value) or value.startswith("."):
-        raise ValueError(f"must be letters, digits, '-', '_' or '.', not starting with '.', got {value!r}")
+    """Names become folder, registry and file names: no separators, and no dots, which MLflow's model names must not have."""
+    if not value or not all(c.isalnum() or c in "-_" for c in value):
+        raise ValueError(f"must be letters, digits, '-' or '_', got {value!r}")
     return value
 
 
@@ -81,7 +81,7 @@ class ConceptParams(Strict):
     def _name_of_folder(cls, data: Any) -> Any:
         if isinstance(data, dict) and not data.get("name") and isinstance(data.get("path"), str) and data["path"]:
             folder = Path(data["path"]).expanduser().absolute().name
-            plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in folder).strip("-.")
+            plain = "".join(c if c.isalnum() or c in "-_" else "-" for c in folder).strip("-")
             return {**data, "name": plain or "unnamed"}
         return data
 
@@ -183,7 +183,7 @@ class EvaluationParams(Strict):
     content_prompt: str
     """For the content's half alone, with {content}."""
     style_prompt: str
-    """For the style's half alone, with {style}."""
+    """For the style's half alone, with {style}; {noun} is the style's."""
     samples: int = Field(6, ge=1)
     """Pictures of each prompt by each system; their seeds are seed, seed + 1, ..."""
     steps: int = Field(20, ge=1)

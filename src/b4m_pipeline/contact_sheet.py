@@ -53,6 +53,16 @@ def draw_contact_sheet(
     return sheet
 
 
+def strip(images: list[Image.Image]) -> Image.Image:
+    """Pictures beside each other, as large as they are."""
+    sheet = Image.new("RGB", (sum(image.width for image in images), max(image.height for image in images)), "white")
+    left = 0
+    for image in images:
+        sheet.paste(image, (left, 0))
+        left += image.width
+    return sheet
+
+
 def _wrap(text: str, width: int, pen: ImageDraw.ImageDraw, font) -> str:
     """Break lines between words so that none is wider than `width` pixels."""
     lines = []

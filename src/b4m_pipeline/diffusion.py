@@ -21,6 +21,7 @@ from diffusers import (
 )
 from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
+from transformers import CLIPTokenizer
 
 from b4m_pipeline.config import BaseModelParams
 
@@ -67,20 +68,46 @@ class Family(ABC):
 
     def load_noise_schedule(self) -> DDPMScheduler:
         """add_noise and get_velocity with the base model's betas and prediction type."""
-        config = DDPMScheduler.load_config(self.params.path, subfolder="scheduler", revision=self.params.revision)
-        return DDPMScheduler.from_config(config)
+        p = self.params
+        try:
+            return DDPMScheduler.from_config(DDPMScheduler.load_config(p.path, subfolder="scheduler", revision=p.revision))
+        except OSError as error:
+            raise BaseModelError(f"base_model.path {p.path!r} has no usable scheduler: {error}") from error
+
+    def load_tokenizer(self) -> CLIPTokenizer:
+        """The (first) tokenizer."""
+        p = self.params
+        try:
+            return CLIPTokenizer.from_pretrained(p.path, subfolder="tokenizer", revision=p.revision)
+        except OSError as error:
+            raise BaseModelError(f"base_model.path {p.path!r} has no usable tokenizer: {error}") from error
+
+    def load_vae(self, dtype: torch.dtype = torch.float32) -> AutoencoderKL:
+        """base_model.vae where it is set, else the base model's own."""
+        p = self.params
+        if not p.vae:
+            return self._load(AutoencoderKL, "vae", torch_dtype=dtype)
+        try:
+            return AutoencoderKL.from_pretrained(p.vae, use_safetensors=True, torch_dtype=dtype)
+        except OSError as error:
+            raise BaseModelError(f"base_model.vae {p.vae!r} cannot be loaded: {error}") from error
+
+    def check_parts(self) -> None:
+        """Raise BaseModelError if a part that is read from somewhere else, or late, is not there."""
+        self.load_noise_schedule()
+        if self.params.vae:
+            try:
+                AutoencoderKL.load_config(self.params.vae)
+            except OSError as error:
+                first = str(error).splitlines()[0]
+                raise BaseModelError(f"base_model.vae {self.params.vae!r} is not there: {first}") from error
 
     @torch.no_grad()
     def encode_pictures(
         self, pictures: list[Image.Image], device: str = "cpu", batch_size: int = 16
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """RGB squares -> mean and standard deviation of the scaled latents, (N, C, h, w) each, float32."""
-        p = self.params
-        vae = (
-            AutoencoderKL.from_pretrained(p.vae, use_safetensors=True, torch_dtype=torch.float32)
-            if p.vae
-            else self._load(AutoencoderKL, "vae", torch_dtype=torch.float32)
-        ).to(device)
+        vae = self.load_vae().to(device)
         means, deviations = [], []
         for start in range(0, len(pictures), batch_size):
             batch = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures[start : start + batch_size]])
@@ -109,9 +136,9 @@ class Family(ABC):
         p = self.params
         dtype = torch.float16 if device == "cuda" else torch.float32
         options = dict.fromkeys(self._unused_parts)
+        if p.vae:
+            options["vae"] = self.load_vae(dtype)
         try:
-            if p.vae:
-                options["vae"] = AutoencoderKL.from_pretrained(p.vae, use_safetensors=True, torch_dtype=dtype)
             pipeline = self.pipeline_class.from_pretrained(
                 p.path, revision=p.revision, variant=p.variant, use_safetensors=True, torch_dtype=dtype, **options
             )
@@ -206,6 +233,11 @@ def base_model_id(params: BaseModelParams) -> str:
                 handle.seek(block * max(0, size - 65536) // 63)
                 digest.update(handle.read(65536))
     return f"{folder.resolve().name}@{digest.hexdigest()[:12]}"
+
+
+def encoder_id(params: BaseModelParams) -> str:
+    """What encodes pictures and prompts: the base model, another VAE where one is set, and the resolution."""
+    return f"{base_model_id(params)}{f'+{params.vae}' if params.vae else ''}@{params.resolution}px"
 
 
 class DiffusionLoss:

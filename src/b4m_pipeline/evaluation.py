@@ -3,6 +3,7 @@
 The adapters are drawn with by a stock diffusers pipeline from files, as whoever fetches them from the registry will.
 """
 
+import json
 import logging
 import tempfile
 from dataclasses import asdict, dataclass
@@ -14,11 +15,12 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from b4m_pipeline.adapters import Adapter, save_adapter
+from b4m_pipeline import plp
+from b4m_pipeline.adapters import URI_KEY, Adapter, save_adapter
 from b4m_pipeline.captioning import article
 from b4m_pipeline.config import BaseModelParams, EvaluationParams
 from b4m_pipeline.devices import pick_device
-from b4m_pipeline.diffusion import load_family
+from b4m_pipeline.diffusion import base_model_id, load_family
 from b4m_pipeline.metrics import (
     ClipJudge,
     EfficientNetJudge,
@@ -29,7 +31,7 @@ from b4m_pipeline.metrics import (
 )
 from b4m_pipeline.pictures import EXTENSIONS
 from b4m_pipeline.seeding import numpy_generator
-from b4m_pipeline.squares import read_square
+from b4m_pipeline.squares import UnusablePictureError, read_square
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +46,8 @@ class EvaluationError(ValueError):
 @dataclass(frozen=True)
 class Shot:
     """One picture to draw: by which system, with which prompt, which prompt in plain words says the same (for a CLIP model,
-    which knows no new words), and the seed. kind: composition, recontext, content or style."""
+    which knows no new words), and the seed. kind: content, style, composition (the first prompt), recontext, recontext_2, ...
+    (further ones)."""
 
     system: str
     kind: str
@@ -56,7 +59,7 @@ class Shot:
     def key(self) -> str:
         """File name without its ending."""
         words = "-".join("".join(c if c.isalnum() else " " for c in self.prompt).split())
-        return f"{self.system.replace(' ', '-')}/{words[:80]}-{self.seed}"
+        return f"{self.system.replace(' ', '-')}/{self.kind}-{words[:80]}-{self.seed}"
 
 
 def plan(params: EvaluationParams, made: Adapter, seed: int) -> list[Shot]:
@@ -66,16 +69,18 @@ def plan(params: EvaluationParams, made: Adapter, seed: int) -> list[Shot]:
     tokens = {"content": about["content_token"], "style": about["style_token"]}
     names = {kind: about[f"{kind}_name"].replace("-", " ").replace("_", " ") for kind in ("content", "style")}
 
-    def fill(template: str, words: dict[str, str]) -> str:
-        return template.format(**words, noun=about["noun"], article=article(words["content"]))
+    def fill(template: str, words: dict[str, str], noun: str) -> str:
+        return " ".join(template.format(**words, noun=noun, article=article(words["content"])).split())
 
     shots = []
     asked = [(CONTENT, "content", params.content_prompt), (STYLE, "style", params.style_prompt)]
     for index, template in enumerate(params.prompts):
-        asked += [(system, "recontext" if index else "composition", template) for system in (BASE, JOINED, MADE)]
+        kind = "recontext" if index == 1 else f"recontext_{index}" if index else "composition"
+        asked += [(system, kind, template) for system in (BASE, JOINED, MADE)]
     for system, kind, template in asked:
-        plain = fill(template, names)
-        prompt = plain if system == BASE else fill(template, tokens)
+        noun = about["style_noun"] if system == STYLE else about["noun"]
+        plain = fill(template, names, noun)
+        prompt = plain if system == BASE else fill(template, tokens, noun)
         shots += [Shot(system, kind, prompt, plain, seed + index) for index in range(params.samples)]
     return shots
 
@@ -130,6 +135,15 @@ def evaluate(
     EvaluationError if the adapters are not of one lineage.
     """
     about = made.metadata
+    if (own := plp.frame_of(made).base_model) != (given := base_model_id(base_model)):
+        raise EvaluationError(f"the adapters are of the base model {own}, this run's is {given}: train them anew")
+    parents = json.loads(about["parents"])
+    for half in (content, style):
+        if parents and (version := half.metadata.get(URI_KEY)) and version not in parents:
+            raise EvaluationError(
+                f"{about['name']} was made of {' and '.join(parents)}, the {half.metadata['kind']} half at hand is {version}: "
+                "run plp_reconstruction and joint_make again"
+            )
     for adapter, expected in (
         (content, about["content_name"]),
         (style, about["style_name"]),
@@ -157,7 +171,10 @@ def find_truth(params: EvaluationParams, made: Adapter, resolution: int) -> list
     files = sorted(file for file in folder.glob("*") if file.suffix.lower() in EXTENSIONS) if folder.is_dir() else []
     if not files:
         logger.info("No true drawing of %s is known (%s): its measures are left out", about["name"], folder)
-    return [read_square(file, resolution, (255, 255, 255), "center", 10**9).image for file in files]
+    try:
+        return [read_square(file, resolution, (255, 255, 255), "center", 10**9).image for file in files]
+    except UnusablePictureError as error:
+        raise EvaluationError(f"evaluation.truth_path: a picture in {folder} cannot be used: {error}") from error
 
 
 def measure(

@@ -14,9 +14,11 @@ from kedro.pipeline.node import Node
 from kedro_mlflow.framework.hooks import MlflowHook
 from pydantic import BaseModel
 
-from b4m_pipeline.prerequisites import check_base_model, check_parameters
+from b4m_pipeline.prerequisites import check_base_model, check_clip, check_devices, check_parameters
 from b4m_pipeline.provenance import code_version
 from b4m_pipeline.tracking import check_store, limit_patience, resolve_store
+
+_DONE = ".done"  # as in b4m_pipeline.trainer, which imports torch
 
 
 def git_commit(folder: Path) -> str | None:
@@ -77,3 +79,15 @@ class PrerequisitesHook:
         inputs = pipeline.inputs()
         if "params:base_model" in inputs:
             check_base_model(parameters["base_model"], parameters["frame"] if "params:frame" in inputs else None)
+            check_devices(parameters)
+        for name in ("captioning", "evaluation"):
+            if f"params:{name}" in inputs:
+                check_clip(f"{name}.clip", parameters[name].clip)
+        self._checkpoints = Path(parameters.get("checkpoints", "."))
+
+    @hook_impl
+    def after_pipeline_run(self) -> None:
+        """Remove the checkpoints of finished trainings: their adapters are stored now. Until here a run that was killed in a
+        later stage finds them."""
+        for file in self._checkpoints.glob(f"*{_DONE}.safetensors"):
+            file.unlink(missing_ok=True)

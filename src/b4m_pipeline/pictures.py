@@ -212,6 +212,8 @@ def _read_sidecar(path: Path, root: Path) -> str:
             text = handle.read(_SIDECAR_BYTES).decode("utf-8-sig", errors="strict")
     except UnicodeDecodeError as error:
         raise UnusablePictureError("caption file is not UTF-8 text") from error
+    except OSError as error:
+        raise UnusablePictureError(f"caption file cannot be read ({error.strerror})") from error
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     if not text:
         raise UnusablePictureError("caption file is empty")
@@ -226,8 +228,8 @@ def _read_attribution(folder: Folder) -> dict[str, tuple[str, str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:
             rows = list(csv.DictReader(handle, strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise PicturesError(f"{folder}: {path} is no CSV in UTF-8 ({error}). Mend or remove it.") from error
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise PicturesError(f"{folder}: {path} cannot be read as CSV in UTF-8 ({error}). Mend or remove it.") from error
     if rows and not {"file", "licence", "source"} <= set(rows[0]):
         raise PicturesError(f"{folder}: {path} has the columns {list(rows[0])}, expected file, licence, source.")
     if absent := [row["file"] for row in rows if not (folder.path / (row["file"] or "")).is_file()]:

@@ -156,10 +156,6 @@ class PlpLayer:
     def basis_a(self) -> torch.Tensor | None:
         return self.module.lora_A[ADAPTER].parametrizations.weight[0].basis
 
-    @property
-    def basis_b(self) -> torch.Tensor | None:
-        return self.module.lora_B[ADAPTER].parametrizations.weight[0].basis
-
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """lora_A (r, n) and lora_B (m, r) as they are applied."""
         return self.module.lora_A[ADAPTER].weight, self.module.lora_B[ADAPTER].weight

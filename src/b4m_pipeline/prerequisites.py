@@ -15,6 +15,10 @@ class UnknownParameterError(ValueError):
     """A parameter that no pipeline reads."""
 
 
+class WrongParameterError(ValueError):
+    """A parameter whose value cannot work here."""
+
+
 def check_parameters(parameters: dict[str, Any], pipelines: dict[str, "Pipeline"]) -> dict[str, Any]:
     """Validate all parameters, also those of pipelines that do not run now, so that a typo never passes unseen.
 
@@ -28,7 +32,33 @@ def check_parameters(parameters: dict[str, Any], pipelines: dict[str, "Pipeline"
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}"
             raise UnknownParameterError(f"Unknown parameter {name!r}: {hint}")
+    seed = parameters.get("seed", 0)
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
+        raise WrongParameterError(f"seed must be a whole number from 0 to 2147483647, got {seed!r}")
     return ParameterValidator(pipelines).validate_raw_params(parameters)
+
+
+def check_devices(parameters: dict[str, Any]) -> None:
+    """Raise WrongParameterError if a stage is to run on a GPU and there is none."""
+    import torch
+
+    for name, stage in parameters.items():
+        if getattr(stage, "device", None) == "cuda" and not torch.cuda.is_available():
+            raise WrongParameterError(f"{name}.device is cuda, and torch finds no such device here: use auto or cpu")
+
+
+def check_clip(parameter: str, path: str | None) -> None:
+    """Raise CaptioningError, naming the parameter, if a CLIP model is wanted that is not there."""
+    if path:
+        from transformers import CLIPConfig
+
+        from b4m_pipeline.captioning import CaptioningError
+
+        try:
+            CLIPConfig.from_pretrained(path)
+        except (OSError, ValueError) as error:
+            first = str(error).splitlines()[0]
+            raise CaptioningError(f"{parameter}: there is no CLIP model {path!r} ({first}). Or set it to null.") from error
 
 
 def check_base_model(base_model: Any, frame: Any | None) -> None:

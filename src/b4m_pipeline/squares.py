@@ -13,7 +13,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # decoders that a picture's bytes may reach
 
 # What Pillow's decoders raise on damaged bytes.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, OverflowError)
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, LookupError, OverflowError, RuntimeError)
+_DAMAGE += (TypeError,)
 
 
 class UnusablePictureError(ValueError):

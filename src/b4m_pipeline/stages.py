@@ -14,7 +14,7 @@ from b4m_pipeline import plp
 from b4m_pipeline.adapters import URI_KEY, Adapter
 from b4m_pipeline.config import BaseModelParams, BreakParams, ConceptParams, FrameParams, MakeParams, TrainParams
 from b4m_pipeline.devices import pick_device
-from b4m_pipeline.diffusion import DiffusionLoss, base_model_id, load_family
+from b4m_pipeline.diffusion import DiffusionLoss, base_model_id, encoder_id, load_family
 from b4m_pipeline.provenance import code_version, digest_of
 from b4m_pipeline.riemannian import RiemannianPreconditioner
 from b4m_pipeline.trainer import Log, Objective, fit, resolve_precision
@@ -22,7 +22,7 @@ from b4m_pipeline.training_set import TrainingSet, TrainingSetError
 
 Kind = Literal["content", "style"]
 
-_KEPT = ("noun", "content_name", "style_name", "content_token", "style_token", "content_side", "parents")
+_KEPT = ("noun", "style_noun", "content_name", "style_name", "content_token", "style_token", "content_side", "parents")
 
 
 @dataclass
@@ -49,17 +49,16 @@ def set_up(
 ) -> Workbench:
     """Load the UNet, make the frame for its layers, inject. Raises if training set and base model do not belong together."""
     family, device = load_family(base_model), pick_device(params.device)
-    identity = base_model_id(base_model)
-    if training_set.base_model != identity:
+    if training_set.encoder != encoder_id(base_model):
         raise TrainingSetError(
-            f"the training set was encoded by {training_set.base_model}, the base model is {identity}: "
+            f"the training set was encoded by {training_set.encoder}, this run's base model is {encoder_id(base_model)}: "
             "run the ingestion pipeline again"
         )
     dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     unet = family.load_denoiser(device, dtype[resolve_precision(params.precision, device)])
     layers = plp.find_layers(unet, frame.targets)
     drawn = frame.model_dump(include={"seed", "rank", "alpha", "split", "init", "scale"})
-    whole = plp.Frame(**drawn, base_model=identity, layers=layers)
+    whole = plp.Frame(**drawn, base_model=base_model_id(base_model), layers=layers)
     adapted = plp.inject(unet, whole, halves, seed)
     unet.to(device).eval()
     return Workbench(whole, adapted, DiffusionLoss(family, unet, training_set.tensors, params.noisy_bias), device)
@@ -68,7 +67,9 @@ def set_up(
 def check_targets(base_model: BaseModelParams, frame: FrameParams) -> None:
     """Build the frame from the base model's configuration alone, without weights: raises what `set_up` would raise for a
     wrong target or rank, before any training starts."""
-    unet = load_family(base_model).empty_denoiser()
+    family = load_family(base_model)
+    family.check_parts()
+    unet = family.empty_denoiser()
     drawn = frame.model_dump(include={"seed", "rank", "alpha", "split", "init", "scale"})
     plp.Frame(**drawn, base_model="", layers=plp.find_layers(unet, frame.targets))
 
@@ -131,12 +132,14 @@ def join_halves(content: Adapter, style: Adapter, frame: FrameParams) -> Adapter
     for half, kind in ((content, "content"), (style, "style")):
         if half.metadata["kind"] != kind:
             raise plp.FrameMismatchError(f"{half.metadata['name']} is a {half.metadata['kind']} adapter, no {kind} half")
-    metadata = {key: content.metadata[key] for key in ("base_model", "resolution", "params", "code_version", "noun")}
+    kept = ("base_model", "resolution", "params", "code_version", "noun", "base_revision", "base_vae", "base_variant")
+    metadata = {key: content.metadata[key] for key in kept if key in content.metadata}
     metadata |= {
         "kind": "reconstructed",
         "name": f"{content.metadata['name']}-{style.metadata['name']}",
         "data_digest": digest_of(content.metadata["data_digest"], style.metadata["data_digest"]),
         "content_side": frame.content_side,
+        "style_noun": style.metadata["noun"],
         "parents": json.dumps([half.metadata[URI_KEY] for half in (content, style) if URI_KEY in half.metadata]),
     }
     for kind, half in (("content", content), ("style", style)):
@@ -189,6 +192,8 @@ def train_make(
 def _metadata(kind: str, name: str, base_model: BaseModelParams, data: str, recipe: dict) -> dict[str, str]:
     own = {"kind": kind, "name": name, "base_model": base_model.path, "data_digest": data}
     own["resolution"] = str(base_model.resolution)
+    further = base_model.model_dump(include={"revision", "vae", "variant"}, exclude_none=True)
+    own |= {f"base_{key}": value for key, value in further.items()}
     return own | {"params": json.dumps(recipe, sort_keys=True), "code_version": code_version()}
 
 

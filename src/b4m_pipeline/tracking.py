@@ -141,11 +141,6 @@ class MetricLogger:
             )
 
 
-def metric_logger(prefix: str) -> MetricLogger:
-    """A logger of loss curves, "<prefix>.<name>", to the MLflow run that is active now."""
-    return MetricLogger(prefix)
-
-
 def log_picture(image: Image.Image, name: str) -> None:
     """Keep a picture with the active MLflow run as pictures/<name>.png. Without a run, or if that fails, go on."""
     import mlflow

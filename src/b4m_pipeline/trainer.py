@@ -19,15 +19,19 @@ from tqdm import tqdm
 from b4m_pipeline.checkpoints import load_checkpoint, save_checkpoint
 from b4m_pipeline.config import TrainParams
 from b4m_pipeline.devices import has_fast_bf16
+from b4m_pipeline.schedules import warm_cosine, warm_up
 from b4m_pipeline.seeding import torch_generator
 
 logger = logging.getLogger(__name__)
+
+DONE = ".done"
+"""Before the suffix of a finished training's checkpoint."""
 
 Loss = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 Log = Callable[[dict[str, float], int], None]
 
 
-class DivergenceError(RuntimeError):
+class DivergenceError(ValueError):
     """A loss or gradient is not finite."""
 
 
@@ -65,10 +69,9 @@ def resolve_precision(precision: str, device: str) -> str:
 
 def learning_rate_factor(step: int, params: TrainParams) -> float:
     """Linear warm-up, then constant or cosine to zero."""
-    warm = min(1.0, (step + 1) / params.warmup_steps) if params.warmup_steps else 1.0
     if params.schedule == "constant":
-        return warm
-    return warm * 0.5 * (1 + math.cos(math.pi * step / params.steps))
+        return warm_up(step, params.warmup_steps)
+    return warm_cosine(step, params.steps, params.warmup_steps)
 
 
 def _parameter_groups(objectives: list[Objective]) -> list[dict]:
@@ -132,8 +135,13 @@ class Trainer:
         self.accelerator.unscale_gradients()
         # All gradients exist now. Each group is clipped by its own norm: one concept's must not scale the other's.
         for group in self.optimizer.param_groups:
-            norm = torch.nn.utils.clip_grad_norm_(group["params"], self.params.max_grad_norm)
-            entry[f"grad_norm_{group['name']}"] = float(norm)
+            norm = float(torch.nn.utils.clip_grad_norm_(group["params"], self.params.max_grad_norm))
+            entry[f"grad_norm_{group['name']}"] = norm
+            if not math.isfinite(norm) and not self.accelerator.scaler:  # a scaler skips such a step and goes on more carefully
+                raise DivergenceError(
+                    f"the gradient of {group['name']} is {norm} at step {self.step}: "
+                    "lower its learning rate, or use precision: no"
+                )
             group["lr"] = group["peak"] * learning_rate_factor(self.step, self.params)
         if precondition:
             precondition()
@@ -152,12 +160,12 @@ class Trainer:
         save_checkpoint(path, {**state, "parameters": list(self._parameters())})
 
     def resume(self, path: Path) -> None:
-        """Go on from a checkpoint, if there is one of this very run; another run's is set aside, said aloud."""
+        """Go on from a checkpoint, if there is one and it is not already past this run's end."""
         if not path.exists():
             return
         state = load_checkpoint(path)
-        if state["fingerprint"] != self.fingerprint:
-            logger.warning("%s belongs to other inputs or parameters: training starts anew", path.name)
+        if state["fingerprint"] != self.fingerprint or state["step"] > self.params.steps:
+            logger.warning("%s is at step %d of another run: training starts anew", path.name, state["step"])
             return
         with torch.no_grad():
             for parameter, saved in zip(self._parameters(), state["parameters"], strict=True):
@@ -167,6 +175,12 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.history = state["step"], state["history"]
         logger.info("Resuming at step %d of %d", self.step, self.params.steps)
+
+
+def checkpoint_files(path: Path, fingerprint: str) -> tuple[Path, Path]:
+    """Where a training with this fingerprint keeps its checkpoint: while it is under way, and when it is done."""
+    stem = f"{path.stem}-{fingerprint}"
+    return path.with_name(stem + path.suffix), path.with_name(stem + DONE + path.suffix)
 
 
 def fit(
@@ -185,13 +199,17 @@ def fit(
     """Train the objectives' parameters in place for `params.steps` optimizer steps.
 
     loss: (rows (B,), generator) -> losses (B,). precondition: changes the clipped gradients in place before a step.
-    checkpoint: file to write every `checkpoint_every` steps and to resume from if its fingerprint is this run's; removed
-    at the end. log: called with the entries of the history and the step, those of a resumed run's past included.
-    Returns the history: for each step the losses and gradient norms. Raises DivergenceError if a loss is not finite.
+    checkpoint: file to write every `checkpoint_every` steps and to resume from. The fingerprint becomes part of its name, so
+    runs of other inputs keep theirs. A finished training's is kept, marked as done (see `DONE`), until whoever needs the
+    result has stored it: until then the same call gives the same result at once. log: called with the entries of the history
+    and the step, those of a resumed run's past included.
+    Returns the history: for each step the losses and gradient norms. Raises DivergenceError if a loss or gradient is not
+    finite.
     """
     trainer = Trainer(loss, objectives, params, seed, fingerprint, device)
     if checkpoint:
-        trainer.resume(checkpoint)
+        checkpoint, done = checkpoint_files(checkpoint, fingerprint)
+        trainer.resume(checkpoint if checkpoint.exists() else done)
     for step, entry in enumerate(trainer.history):
         if log:
             log(entry, step)
@@ -207,5 +225,6 @@ def fit(
             trainer.save(checkpoint)
     bar.close()
     if checkpoint:
-        checkpoint.unlink(missing_ok=True)
+        trainer.save(checkpoint)
+        checkpoint.replace(done)
     return trainer.history

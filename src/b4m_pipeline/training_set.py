@@ -1,5 +1,6 @@
 """Pictures and captions encoded once: all that training reads. VAE and text encoders are not in memory after this."""
 
+import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,11 +22,11 @@ class TrainingSetError(ValueError):
 @dataclass
 class TrainingSet:
     """table: the manifest's rows; tensors: latents_mean, latents_std (N, C, h, w), prompt_embeds (N, T, D) and, for SDXL,
-    pooled_prompt_embeds (N, P), aligned with the table; base_model: whose encoders made them (see base_model_id)."""
+    pooled_prompt_embeds (N, P), aligned with the table; encoder: what made them (see encoder_id)."""
 
     table: pd.DataFrame
     tensors: dict[str, torch.Tensor] = field(repr=False)
-    base_model: str
+    encoder: str
 
     def rows(self, role: str) -> torch.Tensor:
         """Indices of a role's pictures. Raises TrainingSetError if there are none."""
@@ -49,10 +50,10 @@ class TrainingSet:
             )
 
     def digest(self, *roles: str) -> str:
-        """Which pictures with which captions the roles hold, encoded by which base model."""
+        """Which pictures, as they were cropped and laid on their ground, with which captions the roles hold, and by what they
+        were encoded."""
         table = self.table[self.table["role"].isin(roles)]
-        columns = ["role", "concept", "sha256", "caption"]
-        return digest_of(self.base_model, list(self.tensors["latents_mean"].shape[1:]), table[columns].values.tolist())
+        return digest_of(self.encoder, table[["role", "concept", "sha256", "pixels", "caption"]].values.tolist())
 
 
 def encode_training_set(
@@ -60,16 +61,38 @@ def encode_training_set(
     pictures: dict[str, Image.Image | Callable[[], Image.Image]],
     base_model: BaseModelParams,
 ) -> TrainingSet:
-    """Encode every picture of the manifest with the VAE, and every distinct caption with the text encoders, once."""
+    """Encode every picture of the manifest with the VAE, and every distinct caption with the text encoders, once. The table
+    gets the column pixels, a digest of each square. Raises TrainingSetError if a caption's token would not be read."""
     from b4m_pipeline.devices import pick_device
-    from b4m_pipeline.diffusion import base_model_id, load_family
+    from b4m_pipeline.diffusion import encoder_id, load_family
 
     family, device = load_family(base_model), pick_device()
     table = manifest.reset_index(drop=True)
+    _require_tokens_read(table, family.load_tokenizer())
     images = [picture() if callable(picture) else picture for picture in (pictures[key] for key in table["picture"])]
+    table["pixels"] = [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in images]
     mean, deviation = family.encode_pictures(images, device)
     captions = list(dict.fromkeys(table["caption"]))
     place = torch.tensor([captions.index(caption) for caption in table["caption"]])
     prompts = {key: value[place] for key, value in family.encode_prompts(captions, device).items()}
     logger.info("Encoded %d pictures and %d distinct captions", len(images), len(captions))
-    return TrainingSet(table, {"latents_mean": mean, "latents_std": deviation, **prompts}, base_model_id(base_model))
+    return TrainingSet(table, {"latents_mean": mean, "latents_std": deviation, **prompts}, encoder_id(base_model))
+
+
+def _require_tokens_read(table: pd.DataFrame, tokenizer) -> None:
+    """Text encoders stop reading after `model_max_length` tokens. A caption that is longer is cut, with a warning; one whose
+    concept's token is cut off would teach nothing: TrainingSetError."""
+
+    def length(text: str) -> int:
+        return len(tokenizer(text, truncation=False, verbose=False)["input_ids"])  # start and end included
+
+    for row in table.drop_duplicates("caption").itertuples():
+        if length(row.caption) <= tokenizer.model_max_length:
+            continue
+        upto = row.caption.lower().rfind(row.token.lower()) + len(row.token)
+        if length(row.caption[:upto]) > tokenizer.model_max_length:
+            raise TrainingSetError(
+                f"{row.picture}: the text encoder reads {tokenizer.model_max_length} tokens, and {row.token!r} comes after "
+                f"them in {row.caption[:80]!r}...: shorten the text beside the picture, or set captioning.max_words lower"
+            )
+        logger.warning("%s: the end of its caption is not read, it is too long: %s", row.picture, row.caption[:80])

@@ -48,16 +48,16 @@ class Stop(Exception):
 
 def stopped(function, module, monkeypatch, at: int):
     """Run `function`, which is stopped after its `at`-th checkpoint."""
-    count, save = [], module.save_checkpoint
+    count, save = [], module.save_progress
 
-    def save_and_stop(path, state):
-        save(path, state)
+    def save_and_stop(*progress):
+        save(*progress)
         count.append(1)
         if len(count) == at:
             raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "save_checkpoint", save_and_stop)
+        patch.setattr(module, "save_progress", save_and_stop)
         with pytest.raises(Stop):
             function()
 
@@ -126,6 +126,43 @@ def test_clip_resumes_and_is_read_by_the_captioner(drawings, tokenizer, tmp_path
     assert seen.content.shape == (2, 16) and judge.read(["a square emoji"]).shape == (1, 16)
 
 
+def test_a_lesson_says_what_is_right_of_each_picture(drawings) -> None:
+    school = contrastive.School(drawings, batch_size=8)
+    assert school.words["content"] == ["cross", "square"] and school.words["style"] == ["blue", "red"]
+    assert school.prompts()[:3] == ["a cross emoji", "a square emoji", "an emoji in blue style"]
+    assert school.prompts()[4] == "an emoji on a white background"
+    lessons = [school.lesson(np.random.default_rng(seed)) for seed in range(12)]
+    without_style = with_ground = 0
+    for lesson in lessons:
+        assert lesson.pixels.shape == (8, 3, 32, 32) and torch.equal(lesson.true.diagonal(), torch.ones(8))
+        for index, caption in enumerate(lesson.captions):
+            content, style, ground = (int(lesson.right[kind][index]) for kind in ("content", "style", "ground"))
+            assert school.words["content"][content] in caption
+            assert (style < 0) == (" in " not in caption)
+            assert ground == 0 or f"{school.words['ground'][ground]} background" in caption
+            if style >= 0:  # colours are kept: the drawing's own is in the picture
+                assert f"in {school.words['style'][style]} style" in caption
+                colour = torch.tensor([200, 30, 30] if school.words["style"][style] == "red" else [30, 30, 200])
+                assert ((lesson.pixels[index] * 127.5 + 127.5).sub(colour[:, None, None]).abs().amax(0) < 30).any()
+            without_style += style < 0
+            with_ground += ground > 0
+    assert 20 < without_style < 60 and 25 < with_ground < 65
+
+
+def test_clip_learns_contents_styles_and_grounds(drawings, tokenizer, tmp_path) -> None:
+    steps = PARAMS.clip.model_copy(update={"steps": 400, "batch_size": 8, "checkpoint_every": 400})
+    model = contrastive.train_clip(drawings, tokenizer, steps, tmp_path / "clip", 0, "cpu")
+    for column in ("content", "style"):
+        assert contrastive.zero_shot_accuracy(model, tokenizer, drawings, column)["top1"] >= 0.75
+
+
+def test_textures_cover_the_share_asked_for() -> None:
+    white = np.full((40, 32, 32, 3), 255, np.uint8)
+    covered = (vae.texture(white, np.random.default_rng(0), 0.5) != 255).any((1, 2, 3))
+    assert 10 < covered.sum() < 30
+    assert np.array_equal(vae.texture(white, np.random.default_rng(0), 0.0), white)
+
+
 def test_several_captions_of_one_picture_are_all_right() -> None:
     """Two pictures of one content in a batch: the best that can be is to be equally near to both, and nothing pulls there."""
     text = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
@@ -133,10 +170,10 @@ def test_several_captions_of_one_picture_are_all_right() -> None:
     same = torch.tensor([[1.0, 1, 0], [1, 1, 0], [0, 0, 1]])
     loss = contrastive.contrastive_loss(image, text, same, torch.tensor(50.0))
     loss.backward()
-    assert float(loss) == pytest.approx(2 / 3 * np.log(2), abs=1e-4)
+    assert loss.item() == pytest.approx(2 / 3 * np.log(2), abs=1e-4)
     assert image.grad.abs().max() < 1e-4
     wrong = contrastive.contrastive_loss(image[[2, 1, 0]], text, same, torch.tensor(50.0))
-    assert float(wrong) > float(loss) + 1
+    assert wrong.item() > loss.item() + 1
 
 
 def test_muon_orthogonalises_and_scales_by_shape() -> None:

@@ -94,7 +94,7 @@ def test_without_local_weights_it_loads_the_configured_version(dataset, tiny_ada
     elsewhere = RegisteredAdapterDataset(filepath=str(tmp_path / "elsewhere"), load_args={"model_uri": uri})
     assert elsewhere.exists()
     loaded = elsewhere.load()
-    assert loaded.metadata[URI_KEY] == uri
+    assert loaded.metadata[URI_KEY] == "models:/b4m-make-cup-ink/1"
     assert loaded.modules() == tiny_adapter.modules()
     absent = RegisteredAdapterDataset(filepath=str(tmp_path / "x"), load_args={"model_uri": "models:/nobody@candidate"})
     assert not absent.exists()

@@ -5,6 +5,7 @@ one set's drawings. `make corpus` installs the sources (npm, see data/01_raw/cor
 here.
 """
 
+import hashlib
 import io
 import json
 import logging
@@ -19,6 +20,7 @@ import pandas as pd
 from PIL import Image
 
 from b4m_pipeline.base_model import procedural
+from b4m_pipeline.provenance import digest_of
 from b4m_pipeline.seeding import derive_seed, numpy_generator
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,11 @@ class Drawings:
     def select(self, mask: np.ndarray | pd.Series) -> "Drawings":
         mask = np.asarray(mask)
         return Drawings(self.rgba[mask], self.table[mask].reset_index(drop=True))
+
+    def digest(self) -> str:
+        """Short sha256 of the pictures and of what they are."""
+        pixels = hashlib.sha256(np.ascontiguousarray(self.rgba)).hexdigest()
+        return digest_of(pixels, self.table.to_csv(index=False))
 
     def on(self, background: tuple[int, int, int] = (255, 255, 255)) -> np.ndarray:
         """Composite over a colour (0-255) -> (N, S, S, 3) uint8."""

@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,13 @@ from transformers import CLIPTokenizer
 
 from b4m_pipeline.base_model.corpus import Drawings, composite, shrink
 from b4m_pipeline.base_model.muon import Muon
-from b4m_pipeline.base_model.params import DenoiserParams, PretrainParams
+from b4m_pipeline.base_model.params import DenoiserParams, PretrainParams, recipe_of
 from b4m_pipeline.base_model.text import COLOURS, Captioner, encode, make_text_encoders, tokenize
 from b4m_pipeline.base_model.vae import encode_means, to_tensor
-from b4m_pipeline.checkpoints import load_checkpoint, save_checkpoint
+from b4m_pipeline.checkpoints import resume_progress, save_progress
 from b4m_pipeline.devices import has_fast_bf16
+from b4m_pipeline.provenance import digest_of
+from b4m_pipeline.schedules import warm_cosine
 from b4m_pipeline.seeding import derive_seed, numpy_generator, torch_generator
 
 logger = logging.getLogger(__name__)
@@ -103,12 +104,6 @@ def view_weights(views: Views, drawings: Drawings, params: DenoiserParams, proce
     return torch.from_numpy(weights * np.where(styled, params.procedural_weight, 1.0))
 
 
-def learning_rate_factor(step: int, params: DenoiserParams) -> float:
-    """Linear warm-up, then cosine to zero."""
-    warm = min(1.0, (step + 1) / params.warmup_steps)
-    return warm * 0.5 * (1 + math.cos(math.pi * step / params.steps))
-
-
 @dataclass
 class Denoiser:
     """UNet and text encoders as one thing to train, average and save."""
@@ -157,15 +152,10 @@ def train_denoiser(
     dtype = torch.bfloat16 if has_fast_bf16(device) else torch.float32
     optimizers = _optimizers(modules, p, dtype)
     average = copy.deepcopy(modules).requires_grad_(False)
-    start = 0
-    if checkpoint.exists():
-        state = load_checkpoint(checkpoint)
-        modules.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        start = state["step"]
-        logger.info("Resuming the denoiser at step %d of %d", start, p.steps)
+    data = [drawings.digest(), float(views.latents.double().sum()), sorted(tokenizer.get_vocab().items())]
+    fingerprint = digest_of(data, recipe_of(p), params.text.model_dump(), params.captions.model_dump(), params.size, seed)
+    parts = {"model": modules, "average": average} | dict(zip(("muon", "adamw"), optimizers, strict=True))
+    start = resume_progress(checkpoint, fingerprint, parts)
     scheduler = make_scheduler()
     captioner = Captioner(params.captions, params.text.placeholders)
     weights = view_weights(views, drawings, p, set(STYLES))
@@ -194,7 +184,7 @@ def train_denoiser(
                 noisy, timesteps.to(device), embeds * said[:, None, None], added_cond_kwargs=conditions
             ).sample
         loss = F.mse_loss(prediction.float(), target)
-        factor = learning_rate_factor(step, p)
+        factor = warm_cosine(step, p.steps, p.warmup_steps)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
@@ -210,7 +200,6 @@ def train_denoiser(
         bar.set_postfix(loss=f"{running:.4f}")
         if (step + 1) % p.checkpoint_every == 0 or step + 1 == p.steps:
             logger.info("denoiser step %d loss %.4f", step + 1, running)
-            state = {"model": modules.state_dict(), "average": average.state_dict(), "step": step + 1}
-            save_checkpoint(checkpoint, {**state, "optimizers": [o.state_dict() for o in optimizers]})
+            save_progress(checkpoint, fingerprint, step + 1, parts)
     average = average.to("cpu").eval()
     return Denoiser(average[0], (average[1], average[2]))

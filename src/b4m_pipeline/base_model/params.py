@@ -1,12 +1,13 @@
 """Typed parameters of the `pretrain` pipeline. Every size is one; conf/base/parameters_pretrain.yml has the values."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
+
+from b4m_pipeline.config import Strict
 
 
-class Strict(BaseModel):
-    """Refuses unknown names, so that a typo is an error instead of a default."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+def recipe_of(params: BaseModel) -> dict:
+    """What decides the result of a training: all parameters but how often it is saved."""
+    return params.model_dump(exclude={"checkpoint_every"})
 
 
 class CorpusParams(Strict):
@@ -39,6 +40,8 @@ class VaeParams(Strict):
     kl_weight: float = 1e-6
     crop_share: float = Field(0.7, ge=0, le=1)
     """Share of the steps, at the start, on crops of half a picture's side: four times as fast, and contours are local."""
+    texture_share: float = Field(0.3, ge=0, le=1)
+    """Share of the pictures under a random texture, so that materials that it never saw survive it."""
     checkpoint_every: int = 200
 
 
@@ -68,7 +71,7 @@ class CaptionParams(Strict):
     """The made adapter's prompts have two new words: the base must know what a picture is when neither is said."""
     empty: float = 0.1
     """Classifier-free guidance: all embeddings zero, as SDXL's pipeline does for a missing negative prompt."""
-    no_pooled: float = 0.1
+    no_pooled: float = 0.2
     """Pooled embedding zero, tokens kept: teaches cross-attention to carry content, where adapters can reach it."""
 
 
@@ -86,21 +89,21 @@ class DenoiserParams(Strict):
     weight_decay: float = 0.01
     muon_weight_decay: float = 0.05
     """Bounds the matrices' norms, which orthogonal updates otherwise let grow without end."""
-    warmup_steps: int = 50
+    warmup_steps: int = Field(50, ge=0)
     ema: float = 0.998
     noisy_bias: float = 1.4
     """t = T u^(1/bias): more of the noisy steps, where the prompt decides the content."""
-    procedural_weight: float = 0.15
+    procedural_weight: float = 0.3
     """How often a procedural drawing is shown, against one drawn by hand."""
     coloured: int = 1
     """Further views of each drawing on coloured grounds, with the colour in the caption."""
-    view_weights: tuple[float, float, float] = (0.92, 0.06, 0.02)
+    view_weights: tuple[float, float, float] = (0.88, 0.09, 0.03)
     """Shares of views: on white, on a coloured ground, small."""
     checkpoint_every: int = 100
 
 
 class ClipParams(Strict):
-    """Small contrastive CLIP: the captioner's eyes and one of the judges."""
+    """Small CLIP: the captioner's eyes and the judge that reads prompts."""
 
     width: int = 192
     layers: int = 4
@@ -110,8 +113,11 @@ class ClipParams(Strict):
     text_layers: int = 2
     embedding: int = 128
     steps: int = Field(ge=1)
-    batch_size: int = 192
+    batch_size: int = 128
     learning_rate: float = 1e-3
+    muon_learning_rate: float = 0.02
+    muon_weight_decay: float = 0.05
+    warmup_steps: int = Field(50, ge=0)
     checkpoint_every: int = 100
 
 

@@ -104,7 +104,7 @@ def blueprint(rgba: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     y, x = np.mgrid[0:size, 0:size]
     step = size // 8
     grid = ((x % step < size // 64) | (y % step < size // 64)).astype(np.float32) * 0.1
-    line = np.clip(_edges(rgba, 1.8 * size / 128) + grid + 0.12 * rgba[..., 3], 0, 1)[..., None]
+    line = np.clip(_edges(rgba, 2.4 * size / 128) + grid + 0.12 * rgba[..., 3], 0, 1)[..., None]
     return _opaque(np.array([0.1, 0.28, 0.62], np.float32) * (1 - line) + line)
 
 
@@ -125,7 +125,7 @@ def wood(rgba: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def stained_glass(rgba: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Panes of one colour each, leaded in black; the whole window is glass."""
     size = rgba.shape[0]
-    grid = 9
+    grid = 7
     seeds = (np.stack(np.meshgrid(np.arange(grid), np.arange(grid), indexing="ij"), -1).reshape(-1, 2) + 0.5) / grid
     seeds = (seeds + rng.uniform(-0.35, 0.35, seeds.shape) / grid) * size
     yx = np.stack(np.mgrid[0:size, 0:size], -1).astype(np.float32)
@@ -137,23 +137,126 @@ def stained_glass(rgba: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     mean = np.stack([np.bincount(pane.ravel(), rgb[..., c].ravel(), len(seeds)) / count for c in range(3)], -1)
     grey = mean.mean(-1, keepdims=True)
     glass = np.clip(grey + 1.4 * (mean - grey), 0, 1)[pane]
-    lead = np.maximum((order[..., 1] - order[..., 0] < 2.2 * size / 128), _edges(rgba, 1.8 * size / 128) > 0.5)
+    lead = np.maximum((order[..., 1] - order[..., 0] < 3.2 * size / 128), _edges(rgba, 2.4 * size / 128) > 0.5)
     return _opaque(np.where(lead[..., None], 0.06, glass).astype(np.float32))
 
 
 def knit(rgba: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Stocking stitch: each stitch one colour, shaded as a V; the ground is cream wool."""
-    size, columns = rgba.shape[0], 16
-    width = size // columns
-    y, x = np.mgrid[0:size, 0:size]
-    slant = np.abs((x % width) - (width - 1) / 2)  # a stitch's legs rise from its middle
-    row = ((y + slant.astype(int)) // width).clip(0, columns - 1)
+    """Stocking stitch, shaded as Vs, embroidered over in half stitches of one colour each; the ground is cream wool."""
+    size, columns, rows = rgba.shape[0], 10, 12
+    width, height = size / columns, size / rows
+    y, x = np.mgrid[0:size, 0:size] + 0.5
+    slant = np.abs((x % width) / width - 0.5) * 2  # 0 in a stitch's middle, from where its legs rise, 1 at its sides
+    rise = y + 0.6 * height * slant
+    row = (2 * (y + 0.3 * height * slant) / height).astype(int).clip(0, 2 * rows - 1)
+    column = (2 * x / width).astype(int)
     ground = np.array([0.93, 0.88, 0.78], np.float32)
-    image = Image.fromarray((_over(rgba, ground) * 255).astype(np.uint8)).resize((columns, columns), Image.Resampling.BOX)
-    wool = _quantise(np.asarray(image, dtype=np.float32) / 255, 8)[row, x // width]
-    phase = ((y + slant) % width) / width
-    shade = 0.68 + 0.4 * np.sin(np.pi * phase) - 0.22 * (slant < 1)
-    return _opaque(wool * shade[..., None])
+    image = Image.fromarray((_over(rgba, ground) * 255).astype(np.uint8)).resize((2 * columns, 2 * rows), Image.Resampling.BOX)
+    wool = _quantise(np.asarray(image, dtype=np.float32) / 255, 8)[row, column]
+    phase = (rise % height) / height
+    shade = (0.55 + 0.5 * np.sin(np.pi * phase)) * (1 - 0.3 * np.exp(-((slant / 0.25) ** 2)) - 0.3 * slant**4)
+    return _opaque(wool * shade[..., None].astype(np.float32))
+
+
+def mosaic(rgba: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Square tiles of one colour each, no two quite alike, set in grey grout."""
+    size, tiles = rgba.shape[0], 12
+    edge = size / tiles
+    y, x = np.mgrid[0:size, 0:size]
+    row, column = (y / edge).astype(int).clip(0, tiles - 1), (x / edge).astype(int).clip(0, tiles - 1)
+    ground = np.array([0.86, 0.9, 0.88], np.float32)
+    image = Image.fromarray((_over(rgba, ground) * 255).astype(np.uint8)).resize((tiles, tiles), Image.Resampling.BOX)
+    tile = np.asarray(image, dtype=np.float32) / 255 + rng.uniform(-0.07, 0.07, (tiles, tiles, 1)).astype(np.float32)
+    grout = (((y % edge) < 2 * size / 128) | ((x % edge) < 2 * size / 128))[..., None]
+    return _opaque(np.where(grout, 0.45, tile[row, column]))
+
+
+def marble(rgba: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Cut in relief out of white stone with dark veins; colours become greys."""
+    size = rgba.shape[0]
+    y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size
+    bend = sum(np.sin(2 * np.pi * (f * x * np.cos(a) + f * y * np.sin(a)) + p) / f for f, a, p in rng.uniform(1, 6, (6, 3)))
+    vein = np.abs(np.sin(2 * np.pi * (1.3 * x + 1.9 * y + 0.45 * bend))) ** 0.5
+    grey = 0.5 + 0.5 * _luminance(_over(rgba))
+    tone = np.clip(grey * (0.62 + 0.38 * vein), 0, 1) * (1 - 0.4 * _edges(rgba, 2.0 * size / 128))
+    rgb = tone[..., None] * np.array([0.99, 0.99, 1.0], np.float32)
+    return np.concatenate([rgb, rgba[..., 3:]], axis=-1).astype(np.float32)
+
+
+def brick(rgba: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Painted on a wall of red bricks; the joints show through."""
+    size, courses = rgba.shape[0], 10
+    height, width = size / courses, size / courses * 2
+    y, x = np.mgrid[0:size, 0:size]
+    course = (y / height).astype(int).clip(0, courses - 1)
+    shifted = x + (course % 2) * width / 2
+    joint = ((y % height) < 2.2 * size / 128) | ((shifted % width) < 2.2 * size / 128)
+    tint = rng.uniform(0.85, 1.1, (courses, courses))[course, (shifted / width).astype(int) % courses]
+    wall = np.array([0.66, 0.3, 0.22], np.float32) * tint[..., None]
+    paint = _over(rgba, 0.0) * (0.75 + 0.25 * tint[..., None])
+    rgb = wall * (1 - 0.85 * rgba[..., 3:]) + 0.85 * paint
+    mortar = 0.72 * (1 - 0.6 * rgba[..., 3:]) + 0.6 * 0.55 * paint
+    return _opaque(np.where(joint[..., None], mortar, rgb).astype(np.float32))
+
+
+def sketch(rgba: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Pencil on paper: contours, and slanted hatching that gets denser with darkness."""
+    size = rgba.shape[0]
+    dark = _blur(1 - _luminance(_over(rgba)), 1.5 * size / 128)
+    y, x = np.mgrid[0:size, 0:size].astype(np.float32) * 128 / size
+    tone = np.zeros((size, size), np.float32)
+    for level, (along, across) in zip((0.12, 0.35, 0.6), ((1, 1), (1, -1), (1, 0.15)), strict=True):
+        stroke = 0.5 + 0.5 * np.sin(2 * np.pi * (along * x + across * y) / 12)
+        tone = np.maximum(tone, stroke * np.clip((dark - level) * 5, 0, 1) * 0.75)
+    tone = np.maximum(tone, 0.9 * _edges(rgba, 1.8 * size / 128))
+    return _opaque(0.97 - 0.75 * tone[..., None] * np.ones(3, np.float32))
+
+
+def denim(rgba: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A patch cut from blue twill, shaded by lightness, sewn along its contour with a yellow seam."""
+    size = rgba.shape[0]
+    y, x = np.mgrid[0:size, 0:size].astype(np.float32) * 128 / size
+    twill = 0.5 + 0.5 * np.sin(2 * np.pi * (x + y) / 15)
+    tone = np.clip(0.15 + 0.65 * _luminance(_over(rgba)) + 0.22 * (twill - 0.5), 0, 1)[..., None]
+    cloth = np.array([0.06, 0.1, 0.25], np.float32) * (1 - tone) + np.array([0.62, 0.74, 0.9], np.float32) * tone
+    stitch = _edges(rgba, 2.0 * size / 128) * (np.sin(2 * np.pi * (x - y) / 20) > 0)
+    rgb = cloth * (1 - stitch[..., None]) + np.array([0.93, 0.72, 0.3], np.float32) * stitch[..., None]
+    return np.concatenate([rgb, rgba[..., 3:]], axis=-1).astype(np.float32)
+
+
+def gold(rgba: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Cast in polished gold: bands of reflection that follow lightness, dark in the hollows, on black velvet."""
+    size = rgba.shape[0]
+    y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size
+    light = _blur(_luminance(_over(rgba, 0.5)), 2 * size / 128)
+    shine = 0.5 + 0.5 * np.sin(2 * np.pi * (1.6 * light + 0.9 * (x + y)) + rng.uniform(0, 6))
+    tone = np.clip(0.25 + 0.35 * light + 0.4 * shine, 0, 1)[..., None]
+    metal = np.array([0.3, 0.17, 0.02], np.float32) * (1 - tone) + np.array([1.0, 0.88, 0.45], np.float32) * tone
+    metal = metal * (1 - 0.6 * _edges(rgba, 2.5 * size / 128)[..., None])
+    return _opaque(metal * rgba[..., 3:] + np.array([0.06, 0.04, 0.07], np.float32) * (1 - rgba[..., 3:]))
+
+
+def random_texture(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A pattern that means nothing, (S, S) in [0, 1]: what an autoencoder needs to have seen to keep any texture.
+
+    A product or sum of two gratings of any direction, 4 to 20 pixels long, bent by a slow wave; or smoothed noise; soft or
+    hard.
+    """
+    y, x = np.mgrid[0:size, 0:size].astype(np.float32)
+    if rng.random() < 0.25:
+        plane = _blur(rng.random((size, size), np.float32), rng.uniform(0.5, 2.5))
+        plane = (plane - plane.min()) / max(float(np.ptp(plane)), 1e-6)
+    else:
+        waves = []
+        for _ in range(2):
+            angle, period = rng.uniform(0, np.pi), np.exp(rng.uniform(np.log(4), np.log(20)))
+            bend = rng.uniform(0, 2) * np.sin(2 * np.pi * (x * np.sin(angle) + y * np.cos(angle)) / rng.uniform(16, 64))
+            waves.append(np.sin(2 * np.pi * (x * np.cos(angle) - y * np.sin(angle) + bend) / period + rng.uniform(0, 6)))
+        kind = rng.integers(3)
+        plane = 0.5 + 0.5 * (waves[0] if kind == 0 else waves[0] * waves[1] if kind == 1 else np.maximum(*waves))
+    if rng.random() < 0.3:
+        plane = np.clip((plane - 0.5) * rng.uniform(2, 8) + 0.5, 0, 1)
+    return plane.astype(np.float32)
 
 
 STYLES: dict[str, Style] = {
@@ -165,4 +268,10 @@ STYLES: dict[str, Style] = {
     "wood": wood,
     "stained glass": stained_glass,
     "knit": knit,
+    "mosaic": mosaic,
+    "marble": marble,
+    "brick": brick,
+    "sketch": sketch,
+    "denim": denim,
+    "gold": gold,
 }

@@ -1,17 +1,20 @@
 """The embedded base's autoencoder: AutoencoderKL with 4x reduction, trained on drawings over backgrounds of any colour."""
 
 import logging
-import math
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from tqdm import tqdm
 
 from b4m_pipeline.base_model.corpus import Drawings, composite
-from b4m_pipeline.base_model.params import VaeParams
-from b4m_pipeline.checkpoints import load_checkpoint, save_checkpoint
+from b4m_pipeline.base_model.params import VaeParams, recipe_of
+from b4m_pipeline.base_model.procedural import random_texture
+from b4m_pipeline.checkpoints import resume_progress, save_progress
+from b4m_pipeline.provenance import digest_of
+from b4m_pipeline.schedules import warm_cosine
 from b4m_pipeline.seeding import numpy_generator, torch_generator
 
 logger = logging.getLogger(__name__)
@@ -37,15 +40,20 @@ def to_tensor(rgb) -> torch.Tensor:
     return torch.from_numpy(rgb).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
+def texture(rgb: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarray:
+    """Lay random textures in random colours over a share of the pictures (N, S, S, 3) uint8; the others stay as they are."""
+    rgb = rgb.copy()
+    for index in np.flatnonzero(rng.random(len(rgb)) < share):
+        cover = random_texture(rng, rgb.shape[1])[..., None] * rng.uniform(0.15, 1)
+        colour = rng.integers(0, 256, 3).astype(np.float32)
+        rgb[index] = rgb[index] * (1 - cover) + colour * cover + 0.5
+    return rgb
+
+
 def _gradient_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """L1 between the pictures' horizontal and vertical differences: keeps contours sharp without a discriminator."""
     along_x = F.l1_loss(prediction.diff(dim=-1), target.diff(dim=-1))
     return along_x + F.l1_loss(prediction.diff(dim=-2), target.diff(dim=-2))
-
-
-def _warm_cosine(step: int, steps: int) -> float:
-    """Factor on the learning rate: linear over the first twentieth of the steps, then cosine to zero."""
-    return min(1.0, (step + 1) / max(1, steps // 20)) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def train_vae(drawings: Drawings, size: int, params: VaeParams, checkpoint: Path, seed: int, device: str) -> AutoencoderKL:
@@ -53,14 +61,9 @@ def train_vae(drawings: Drawings, size: int, params: VaeParams, checkpoint: Path
     torch.manual_seed(seed)
     vae = make_vae(params, size).to(device)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=params.learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
-    start = 0
-    if checkpoint.exists():
-        state = load_checkpoint(checkpoint)
-        vae.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        start = state["step"]
-        logger.info("Resuming the VAE at step %d of %d", start, params.steps)
-
+    fingerprint = digest_of(drawings.digest(), recipe_of(params), size, seed)
+    parts = {"model": vae, "optimizer": optimizer}
+    start = resume_progress(checkpoint, fingerprint, parts)
     vae.train()
     bar = tqdm(range(start, params.steps), initial=start, total=params.steps, desc="VAE", mininterval=10)
     for step in bar:
@@ -72,32 +75,29 @@ def train_vae(drawings: Drawings, size: int, params: VaeParams, checkpoint: Path
         if step < params.crop_share * params.steps:
             top, left = rng.integers(0, size // 2 + 1, 2)
             rgba = rgba[:, top : top + size // 2, left : left + size // 2]
-        images = to_tensor(composite(rgba, ground)).to(device)
+        images = to_tensor(texture(composite(rgba, ground), rng, params.texture_share)).to(device)
         posterior = vae.encode(images).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=torch_generator(seed, "vae", step)).to(device)
         reconstruction = vae.decode(posterior.mean + posterior.std * noise).sample
         loss = F.l1_loss(reconstruction, images) + F.mse_loss(reconstruction, images)
         loss = loss + _gradient_loss(reconstruction, images) + params.kl_weight * posterior.kl().mean()
         for group in optimizer.param_groups:
-            group["lr"] = params.learning_rate * _warm_cosine(step, params.steps)
+            group["lr"] = params.learning_rate * warm_cosine(step, params.steps, params.steps // 20)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
         bar.set_postfix(loss=f"{loss.item():.4f}")
         if (step + 1) % params.checkpoint_every == 0 or step + 1 == params.steps:
-            state = {"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
-            save_checkpoint(checkpoint, state)
+            save_progress(checkpoint, fingerprint, step + 1, parts)
     vae.eval()
     sample = to_tensor(drawings.select(slice_mask(len(drawings.rgba), 512)).on())
     vae.register_to_config(scaling_factor=float(1 / encode_means(vae, sample).std()))
     return vae
 
 
-def slice_mask(total: int, wanted: int):
+def slice_mask(total: int, wanted: int) -> np.ndarray:
     """A boolean mask of about `wanted` evenly spaced rows out of `total`."""
-    import numpy as np
-
     mask = np.zeros(total, bool)
     mask[:: max(1, total // wanted)] = True
     return mask

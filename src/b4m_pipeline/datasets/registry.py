@@ -151,6 +151,14 @@ def _undone_on_error(name: str, model_id: str) -> "Iterator":
         raise
 
 
+def _version_uri(uri: str) -> str:
+    """models:/NAME@ALIAS -> models:/NAME/VERSION as it is now: aliases move, parents do not. Others as they are."""
+    from mlflow.tracking import MlflowClient
+
+    name, found, alias = uri.removeprefix("models:/").partition("@")
+    return f"models:/{name}/{MlflowClient().get_model_version_by_alias(name, alias).version}" if found else uri
+
+
 def _tags(adapter: "Adapter") -> dict[str, str]:
     return {key: value for key, value in adapter.metadata.items() if key not in (*_LONG, URI_KEY) and value}
 
@@ -203,7 +211,7 @@ class RegisteredAdapterDataset(AdapterDataset):
             import mlflow.diffusers
 
             fetched = mlflow.diffusers.load_model(self._model_uri)
-            adapter, uri = load_adapter(Path(fetched.adapter_path)), self._model_uri
+            adapter, uri = load_adapter(Path(fetched.adapter_path)), _version_uri(self._model_uri)
         if uri:
             adapter.metadata[URI_KEY] = uri
         return adapter

@@ -23,7 +23,7 @@ class TrainingSetDataset(AbstractDataset):
         path = Path(self._filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
-        header = {"table": data.table.to_json(orient="split"), "base_model": data.base_model}
+        header = {"table": data.table.to_json(orient="split"), "encoder": data.encoder}
         save_file({key: tensor.contiguous() for key, tensor in data.tensors.items()}, partial, metadata=header)
         partial.replace(path)
 
@@ -42,7 +42,7 @@ class TrainingSetDataset(AbstractDataset):
             table = pd.read_json(io.StringIO(header["table"]), orient="split", dtype=False)
         except (SafetensorError, KeyError, TypeError) as error:
             raise DatasetError(f"{self._filepath} is damaged ({error}): run the ingestion pipeline again") from error
-        return TrainingSet(table, tensors, header["base_model"])
+        return TrainingSet(table, tensors, header["encoder"])
 
     def _exists(self) -> bool:
         return Path(self._filepath).is_file()

@@ -23,10 +23,10 @@ def train_half(
 ):
     """Train the half of `kind`; returns the half and its loss curve (a row a step)."""
     from b4m_pipeline import stages
-    from b4m_pipeline.tracking import metric_logger
+    from b4m_pipeline.tracking import MetricLogger
 
     checkpoint = Path(checkpoints) / f"{kind}_break-{concept.name}.safetensors"
-    with metric_logger(f"{kind}_break") as log:
+    with MetricLogger(f"{kind}_break") as log:
         half, history = stages.train_half(
             kind, training_set, base_model, frame, concept, training, seed, checkpoint, log
         )

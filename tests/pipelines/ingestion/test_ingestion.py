@@ -84,7 +84,7 @@ def test_pictures_and_captions_are_encoded(root, tiny_sdxl):
     catalog = run(root, "training_set", base_model=BaseModelParams(path=str(tiny_sdxl), resolution=32))
     encoded, manifest = catalog.load("training_set"), catalog.load("manifest")
     assert len(encoded.tensors["latents_mean"]) == len(encoded.tensors["prompt_embeds"]) == len(manifest) == 8
-    pd.testing.assert_frame_equal(encoded.table, manifest, check_dtype=False)
+    pd.testing.assert_frame_equal(encoded.table.drop(columns="pixels"), manifest, check_dtype=False)
 
 
 def test_a_second_run_leaves_nothing_of_the_first(root):

@@ -88,4 +88,7 @@ def draw_contact_sheet(
         summary,
     )
     log_picture(sheet, "contact_sheet")
+    for (system, kind), group in samples.groupby(["system", "kind"], sort=False):
+        name = f"samples_{system.replace(' ', '_')}_{kind}"
+        log_picture(contact_sheet.strip([pictures[key] for key in group["picture"]]), name)
     return sheet

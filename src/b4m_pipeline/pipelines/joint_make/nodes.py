@@ -18,10 +18,10 @@ def make_adapter(
 ):
     """Fine-tune both learnable parts together; returns the made adapter and its loss curve (a row a step)."""
     from b4m_pipeline import stages
-    from b4m_pipeline.tracking import metric_logger
+    from b4m_pipeline.tracking import MetricLogger
 
     checkpoint = Path(checkpoints) / f"joint_make-{reconstructed_adapter.metadata['name']}.safetensors"
-    with metric_logger("joint_make") as log:
+    with MetricLogger("joint_make") as log:
         made, history = stages.train_make(
             reconstructed_adapter, training_set, base_model, frame, make, seed, checkpoint, log
         )

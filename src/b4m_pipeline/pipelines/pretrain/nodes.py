@@ -1,4 +1,4 @@
-"""Nodes of `pretrain`. Each stage resumes from its own checkpoint; every stage's result is a dataset."""
+"""Nodes of `pretrain`. Each stage resumes from its own checkpoint, and starts anew if what it is made from has changed."""
 
 from pathlib import Path
 
@@ -60,13 +60,14 @@ def train_base(drawings, tokenizer_folder: str, vae_folder: str, pretrain: Pretr
 
 
 def train_clip(drawings, tokenizer_folder: str, pretrain: PretrainParams) -> str:
-    """Train the small contrastive CLIP; returns its folder."""
+    """Train the small CLIP on the contents of the experiments, those held out of the denoiser too (it must be able to judge
+    them), by the known hands alone; returns its folder."""
     from transformers import CLIPTokenizer
 
     from b4m_pipeline.base_model import contrastive
     from b4m_pipeline.devices import pick_device
 
-    shown = drawings.select(~drawings.table.split.str.startswith("held_out"))
+    shown = drawings.select(drawings.table.split.isin(["train", "unseen_pair", "held_out_content"]))
     tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder)
     checkpoint = Path(pretrain.checkpoints) / "clip.safetensors"
     device = pick_device(pretrain.device)
@@ -78,21 +79,26 @@ def train_clip(drawings, tokenizer_folder: str, pretrain: PretrainParams) -> str
 def judge_base(
     drawings, base_folder: str, clip_folder: str, pretrain: PretrainParams
 ):
-    """Figures of the base (trained and unseen pairs) and of the CLIP (unseen hand), and a sheet of samples."""
+    """Figures of the base (trained and unseen pairs), of its VAE (known and held-out hands) and of the CLIP (held-out hands),
+    and a sheet of samples."""
     from diffusers import StableDiffusionXLPipeline
     from transformers import CLIPModel, CLIPTokenizer
 
-    from b4m_pipeline.base_model import assemble, contrastive
+    from b4m_pipeline.base_model import assemble, contrastive, vae
 
     pipeline = StableDiffusionXLPipeline.from_pretrained(base_folder, use_safetensors=True)
     pipeline.set_progress_bar_config(disable=True)
     figures = assemble.judge(pipeline, drawings, pretrain.judged_pairs, pretrain.seed)
     clip = CLIPModel.from_pretrained(clip_folder, use_safetensors=True)
     tokenizer = CLIPTokenizer.from_pretrained(clip_folder)
-    known = drawings.table.split.eq("held_out_hand") & drawings.table.hand.eq(pretrain.corpus.held_out_hands[0])
-    accuracy = contrastive.zero_shot_accuracy(clip, tokenizer, drawings.select(known), "content")
-    row = {"split": f"clip: content in {pretrain.corpus.held_out_hands[0]}", "pairs": int(known.sum())}
-    figures = pd.concat([figures, pd.DataFrame([row | {k: accuracy[k] for k in ("top1", "top5")}])], ignore_index=True)
+    corpus, rows = pretrain.corpus, []
+    contents = {name.replace("-", " ") for name in (*corpus.contents, *corpus.held_out_contents)}
+    for hand in dict.fromkeys([corpus.hands[0], *corpus.held_out_hands]):
+        drawn = drawings.select(drawings.table.hand.eq(hand) & drawings.table.content.isin(contents))
+        accuracy = contrastive.zero_shot_accuracy(clip, tokenizer, drawn, "content")
+        row = {"split": f"VAE and CLIP: {hand}", "pairs": len(drawn.table), "top1": accuracy["top1"], "top5": accuracy["top5"]}
+        rows.append(row | {"psnr": vae.psnr(pipeline.vae, vae.to_tensor(drawn.on()))})
+    figures = pd.concat([figures, pd.DataFrame(rows)], ignore_index=True)
     contents = [name.replace("-", " ") for name in pretrain.corpus.contents[:: max(1, len(pretrain.corpus.contents) // 8)]]
     sheet = assemble.sample_sheet(pipeline, drawings, contents[:8], pretrain.corpus.hands, pretrain.seed)
     return figures, sheet
