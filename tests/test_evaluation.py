@@ -11,7 +11,7 @@ from PIL import Image
 
 from b4m_pipeline import stages
 from b4m_pipeline.config import EvaluationParams
-from b4m_pipeline.contact_sheet import draw_contact_sheet
+from b4m_pipeline.contact_sheet import draw_contact_sheet, strip
 from b4m_pipeline.evaluation import (
     BASE,
     CONTENT,
@@ -190,3 +190,9 @@ def test_figures_survive_a_csv(measured, tmp_path):
     table.to_csv(tmp_path / "t.csv", index=False)
     again = pd.read_csv(tmp_path / "t.csv")
     pd.testing.assert_frame_equal(summarise(again, 0), summarise(table, 0), check_dtype=False, rtol=1e-5)
+
+
+def test_a_strip_shows_pictures_side_by_side_as_they_are() -> None:
+    sheet = strip([Image.new("RGB", (4, 6), "red"), Image.new("RGB", (5, 3), "blue")])
+    assert sheet.size == (9, 6)
+    assert [sheet.getpixel(place) for place in ((3, 5), (4, 2), (8, 4))] == [(255, 0, 0), (0, 0, 255), (255, 255, 255)]

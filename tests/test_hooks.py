@@ -22,7 +22,7 @@ from b4m_pipeline.cli import cli, is_users_error
 from b4m_pipeline.config import BaseModelParams, FrameParams, MakeParams
 from b4m_pipeline.datasets.registry import adapter_uri
 from b4m_pipeline.hooks import git_commit
-from b4m_pipeline.trainer import DivergenceError
+from b4m_pipeline.trainer import DONE, DivergenceError
 
 ROOT = Path(__file__).parents[1]
 HAS_GPU = torch.cuda.is_available()
@@ -149,7 +149,7 @@ def test_checkpoints_of_finished_trainings_go_when_the_run_has_succeeded(project
     sys.modules["registry_of_test"].register_pipelines = register_with_checkpoints
     pipelines.configure("registry_of_test")
     (project / "kept").mkdir()
-    for name in ("content_break-cup-1.done.safetensors", "style_break-ink-2.safetensors"):
+    for name in (f"content_break-cup-1{DONE}.safetensors", "style_break-ink-2.safetensors"):
         (project / "kept" / name).touch()
     assert kedro("run", "--params=make.batch_size=13").exit_code == 1
     assert len(list((project / "kept").iterdir())) == 2

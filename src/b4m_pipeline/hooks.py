@@ -83,11 +83,11 @@ class PrerequisitesHook:
         for name in ("captioning", "evaluation"):
             if f"params:{name}" in inputs:
                 check_clip(f"{name}.clip", parameters[name].clip)
-        self._checkpoints = Path(parameters.get("checkpoints", "."))
+        self._checkpoints = parameters.get("checkpoints")
 
     @hook_impl
     def after_pipeline_run(self) -> None:
         """Remove the checkpoints of finished trainings: their adapters are stored now. Until here a run that was killed in a
         later stage finds them."""
-        for file in self._checkpoints.glob(f"*{_DONE}.safetensors"):
+        for file in Path(self._checkpoints).glob(f"*{_DONE}.safetensors") if self._checkpoints else ():
             file.unlink(missing_ok=True)
