@@ -203,9 +203,7 @@ class EvaluationParams(Strict):
         for field, prompt, needed in wanted:
             used = _fields(prompt)
             if not needed <= used <= {"content", "style", "noun", "article"}:
-                raise ValueError(
-                    f"{field} must hold {sorted(needed)} in braces, and may hold noun and article; got {prompt!r}"
-                )
+                raise ValueError(f"{field} must hold {sorted(needed)} in braces, and may hold noun and article; got {prompt!r}")
         if self.truth_path and not _fields(self.truth_path) <= {"content", "style"}:
             raise ValueError(f"truth_path may hold {{content}} and {{style}} alone in braces; got {self.truth_path!r}")
         return self

@@ -246,9 +246,7 @@ class DiffusionLoss:
     tensors: latents_mean, latents_std (N, C, h, w) and the family's encoded prompts, moved to the UNet's device once.
     """
 
-    def __init__(
-        self, family: Family, unet: UNet2DConditionModel, tensors: dict[str, torch.Tensor], noisy_bias: float = 1.0
-    ):
+    def __init__(self, family: Family, unet: UNet2DConditionModel, tensors: dict[str, torch.Tensor], noisy_bias: float = 1.0):
         self.family, self.unet, self.noisy_bias = family, unet, noisy_bias
         self.schedule = family.load_noise_schedule()
         self.device = unet.device

@@ -91,9 +91,7 @@ def list_folders(
         for folder in folders:
             first = seen.setdefault(value(folder), folder)
             if first is not folder:
-                raise PicturesError(
-                    f"{first} and {folder} have the same {what} ({getattr(folder, what)}): give each its own."
-                )
+                raise PicturesError(f"{first} and {folder} have the same {what} ({getattr(folder, what)}): give each its own.")
     if union_path is not None:
         path = Path(union_path).expanduser()
         name = f"{content.name}-{style.name}"
@@ -160,14 +158,12 @@ def _check_folder(folder: Folder, resolution: int, params: IngestionParams) -> t
         })  # fmt: skip
     if not files:
         raise PicturesError(
-            f"{folder}: {folder.path} holds no pictures ({', '.join(EXTENSIONS)}). "
-            "Put some there or give another folder."
+            f"{folder}: {folder.path} holds no pictures ({', '.join(EXTENSIONS)}). Put some there or give another folder."
         )
     if not rows:
         reasons = "; ".join(f"{row['file']}: {row['reason']}" for row in quarantine[:3])
         raise PicturesError(
-            f"{folder}: none of the {len(files)} pictures in {folder.path} can be used ({reasons}). "
-            "Mend or replace them."
+            f"{folder}: none of the {len(files)} pictures in {folder.path} can be used ({reasons}). Mend or replace them."
         )
     _mark_near_duplicates(rows, params.near_duplicate_bits)
     logger.info("%s: %d pictures from %s, %d left out", folder, len(rows), folder.path, len(files) - len(rows))

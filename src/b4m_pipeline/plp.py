@@ -182,9 +182,7 @@ def inject(model: nn.Module, frame: Frame, halves: Halves, seed: int = 0) -> dic
     L_A ~ N(0, 1/r) from a generator seeded by (seed, layer), L_B = 0, as released. Returns the layers by name.
     """
     model.requires_grad_(False)
-    config = LoraConfig(
-        r=frame.rank, lora_alpha=frame.alpha, target_modules=list(frame.layers), init_lora_weights=False
-    )
+    config = LoraConfig(r=frame.rank, lora_alpha=frame.alpha, target_modules=list(frame.layers), init_lora_weights=False)
     model.add_adapter(config, adapter_name=ADAPTER)
     layers = {}
     for name in sorted(frame.layers):

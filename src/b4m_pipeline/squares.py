@@ -66,8 +66,7 @@ def _decode(handle, max_pixels: int) -> Image.Image:
     width, height = image.size
     if width * height > max_pixels:
         raise UnusablePictureError(
-            f"{width} x {height} = {width * height / 1e6:.1f} million pixels, "
-            f"more than ingestion.max_pixels = {max_pixels}"
+            f"{width} x {height} = {width * height / 1e6:.1f} million pixels, more than ingestion.max_pixels = {max_pixels}"
         )
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # a phone's MPO is one photo with a preview or a second view behind it

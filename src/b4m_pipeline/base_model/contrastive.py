@@ -238,4 +238,3 @@ def zero_shot_accuracy(model: CLIPModel, tokenizer: CLIPTokenizer, drawings: Dra
     right = torch.tensor([words.index(word) for word in drawings.table[column]])
     rank = (scores > scores.gather(1, right[:, None])).sum(1)
     return {"top1": float((rank == 0).float().mean()), "top5": float((rank < 5).float().mean()), "words": len(words)}
-

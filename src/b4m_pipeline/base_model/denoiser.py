@@ -147,7 +147,10 @@ def train_denoiser(
     torch.manual_seed(seed)
     denoiser = Denoiser(make_unet(params), make_text_encoders(params.text, tokenizer))
     if device == "cpu":
-        denoiser.unet.set_attn_processor(AttnProcessor())  # the flash kernel's backward is slow at these sizes
+        # the flash kernel's backward is slow at these sizes
+        denoiser.unet.set_attn_processor(AttnProcessor())
+        for encoder in denoiser.encoders:
+            encoder.set_attn_implementation("eager")
     modules = denoiser.modules().to(device).train()
     dtype = torch.bfloat16 if has_fast_bf16(device) else torch.float32
     optimizers = _optimizers(modules, p, dtype)

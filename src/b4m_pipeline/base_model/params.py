@@ -63,7 +63,7 @@ class CaptionParams(Strict):
 
     free_form: float = 0.04
     keyword: float = 0.02
-    no_style: float = 0.03
+    no_style: float = 0.05
     no_content: float = 0.03
     placeholder_content: float = 0.05
     placeholder_style: float = 0.05
@@ -93,7 +93,7 @@ class DenoiserParams(Strict):
     ema: float = 0.998
     noisy_bias: float = 1.4
     """t = T u^(1/bias): more of the noisy steps, where the prompt decides the content."""
-    procedural_weight: float = 0.3
+    procedural_weight: float = 0.15
     """How often a procedural drawing is shown, against one drawn by hand."""
     coloured: int = 1
     """Further views of each drawing on coloured grounds, with the colour in the caption."""

@@ -4,10 +4,14 @@ Each function takes a float array (S, S, 4), RGBA in [0, 1] with straight alpha,
 returns an array of the same shape and range. Sizes are given for S = 128 and scale with S.
 """
 
+import colorsys
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from PIL import Image, ImageFilter
+
+from b4m_pipeline.seeding import numpy_generator
 
 Style = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -259,6 +263,70 @@ def random_texture(rng: np.random.Generator, size: int) -> np.ndarray:
     return plane.astype(np.float32)
 
 
+def _colour(rng: np.random.Generator, lightness: tuple[float, float]) -> np.ndarray:
+    return np.array(colorsys.hls_to_rgb(rng.random(), rng.uniform(*lightness), rng.uniform(0.1, 0.9)), np.float32)
+
+
+def _cells(rgb: np.ndarray, down: int, across: int, offset: float, joint: float) -> tuple[np.ndarray, np.ndarray]:
+    """Mean colour (S, S, 3) of a grid's cells, every other course shifted by `offset` of a cell, and where the joints are."""
+    size = rgb.shape[0]
+    y, x = np.mgrid[0:size, 0:size] + 0.5
+    row = (y * down / size).astype(int)
+    place = x * across / size + offset * (row % 2)
+    cell = row * (across + 1) + place.astype(int)
+    count = np.maximum(np.bincount(cell.ravel()), 1)
+    mean = np.stack([np.bincount(cell.ravel(), rgb[..., c].ravel()) / count for c in range(3)], -1)[cell]
+    joints = ((y * down / size) % 1 < joint * down) | (place % 1 < joint * across)
+    return mean.astype(np.float32), joints.astype(np.float32)
+
+
+def manner(rgba: np.ndarray, rng: np.random.Generator, name: str) -> np.ndarray:
+    """A style drawn by lot from its name: colours kept, flattened, tinted or replaced by two; perhaps a ground, cells with
+    joints, a pattern, an outline.
+
+    Many such styles teach a base that a style may be any of these together, so that one it never saw is not far from what it
+    can draw.
+    """
+    own, size = numpy_generator("manner", name), rgba.shape[0]
+    ground = None if own.random() < 0.4 else _colour(own, (0.75, 0.97) if own.random() < 0.6 else (0.05, 0.35))
+    dark, pale = _colour(own, (0.05, 0.35)), _colour(own, (0.65, 0.95))
+    rgb, alpha = rgba[..., :3], rgba[..., 3:]
+    tones, levels, mix = (
+        own.choice(["keep", "flat", "tint", "two"], p=[0.35, 0.2, 0.2, 0.25]),
+        own.integers(3, 8),
+        own.uniform(0.4, 0.7),
+    )
+    if tones == "flat":
+        rgb = _quantise(_over(rgba), levels)
+    elif tones != "keep":
+        light = _luminance(_over(rgba, 0.5))[..., None]
+        two = dark * (1 - light) + pale * light
+        rgb = two if tones == "two" else mix * two + (1 - mix) * rgb
+    if ground is not None:
+        rgb, alpha = rgb * alpha + ground * (1 - alpha), np.ones_like(alpha)
+    celled, down = own.random() < 0.4, own.integers(8, 18)
+    across = int(np.clip(round(down * own.choice([0.5, 0.75, 1.0, 1.5])), 5, 20))
+    offset, joint, mortar = own.choice([0.0, 0.5]), own.choice([0.0, 0.012, 0.018]), _colour(own, (0.1, 0.9))
+    if celled and ground is not None:  # a cell of half a drawing and half nothing has no colour
+        rgb, joints = _cells(rgb, down, across, offset, joint)
+        rgb = np.where(joints[..., None] > 0, mortar, rgb)
+    pattern = random_texture(own, size // 2).repeat(2, axis=0).repeat(2, axis=1)[..., None]
+    strength, shade = own.uniform(0.25, 0.6), _colour(own, (0.05, 0.95))
+    if own.random() < (0.4 if celled else 0.75):
+        where = pattern * strength * (alpha if own.random() < 0.3 else 1)
+        rgb = rgb * (1 - where) + (shade if own.random() < 0.5 else rgb * 0.25) * where
+    width, ink = own.uniform(1.5, 3.5), _colour(own, (0.03, 0.25) if own.random() < 0.7 else (0.8, 1.0))
+    if own.random() < 0.5:
+        line = _edges(rgba, width * size / 128)[..., None]
+        rgb, alpha = rgb * (1 - line) + ink * line, np.maximum(alpha, line)
+    return np.concatenate([np.clip(rgb, 0, 1), alpha], axis=-1).astype(np.float32)
+
+
+MANNERS = (
+    "alba brio corso drava elmo fado gusto halma irma jota kivu lento mora nero opal piva quilo rondo sarga tarn umbra vela "
+    "waldo xeno yarra zingo arco brava cello dolma etna forza"
+).split()
+
 STYLES: dict[str, Style] = {
     "comic": comic,
     "pixel art": pixel_art,
@@ -274,4 +342,4 @@ STYLES: dict[str, Style] = {
     "sketch": sketch,
     "denim": denim,
     "gold": gold,
-}
+} | {name: partial(manner, name=name) for name in MANNERS}

@@ -27,9 +27,7 @@ def train_half(
 
     checkpoint = Path(checkpoints) / f"{kind}_break-{concept.name}.safetensors"
     with MetricLogger(f"{kind}_break") as log:
-        half, history = stages.train_half(
-            kind, training_set, base_model, frame, concept, training, seed, checkpoint, log
-        )
+        half, history = stages.train_half(kind, training_set, base_model, frame, concept, training, seed, checkpoint, log)
     return half, pd.DataFrame(history).rename_axis("step").reset_index()
 
 

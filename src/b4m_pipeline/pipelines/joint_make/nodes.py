@@ -22,7 +22,5 @@ def make_adapter(
 
     checkpoint = Path(checkpoints) / f"joint_make-{reconstructed_adapter.metadata['name']}.safetensors"
     with MetricLogger("joint_make") as log:
-        made, history = stages.train_make(
-            reconstructed_adapter, training_set, base_model, frame, make, seed, checkpoint, log
-        )
+        made, history = stages.train_make(reconstructed_adapter, training_set, base_model, frame, make, seed, checkpoint, log)
     return made, pd.DataFrame(history).rename_axis("step").reset_index()

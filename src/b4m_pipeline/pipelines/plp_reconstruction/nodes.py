@@ -1,6 +1,5 @@
 """Nodes of the PLP reconstruction."""
 
-
 from b4m_pipeline.config import FrameParams
 
 

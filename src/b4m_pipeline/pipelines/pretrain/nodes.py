@@ -76,9 +76,7 @@ def train_clip(drawings, tokenizer_folder: str, pretrain: PretrainParams) -> str
     return pretrain.clip_output
 
 
-def judge_base(
-    drawings, base_folder: str, clip_folder: str, pretrain: PretrainParams
-):
+def judge_base(drawings, base_folder: str, clip_folder: str, pretrain: PretrainParams):
     """Figures of the base (trained and unseen pairs), of its VAE (known and held-out hands) and of the CLIP (held-out hands),
     and a sheet of samples."""
     from diffusers import StableDiffusionXLPipeline
