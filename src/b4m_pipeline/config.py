@@ -63,6 +63,15 @@ class FrameParams(Strict):
         return self
 
 
+class LoraParams(Strict):
+    """A plain LoRA, to compare with."""
+
+    rank: int = Field(32, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    targets: list[str] = Field(min_length=1)
+    """Ends of module names, as PEFT's target_modules."""
+
+
 class ConceptParams(Strict):
     """A folder of pictures of one content or one style."""
 

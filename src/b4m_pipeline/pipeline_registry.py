@@ -14,7 +14,7 @@ from b4m_pipeline.pipelines import (
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Each pipeline by itself; `break_make` is all of them but `pretrain`, and the default."""
+    """Each pipeline by itself; `break_make` is all that adapts a base model, and the default."""
     stages = {
         "ingestion": ingestion,
         "content_break": content_break,
@@ -27,6 +27,7 @@ def register_pipelines() -> dict[str, Pipeline]:
     break_make = sum(pipelines.values(), start=Pipeline([]))
     return pipelines | {
         "pretrain": pretrain.create_pipeline(),
+        "pretrain_report": pretrain.create_report_pipeline(),
         "break_make": break_make,
         "__default__": break_make,
     }

@@ -121,6 +121,32 @@ class ClipParams(Strict):
     checkpoint_every: int = 100
 
 
+class ReportParams(Strict):
+    """How the finished base is judged (`pretrain_report`)."""
+
+    pairs: int = Field(96, ge=2)
+    """Pairs of each split that are drawn by their plain prompts."""
+    sheet_hands: int = Field(18, ge=1)
+    """Columns of the sample sheet: so many of the corpus' hands, from the first."""
+    contents: list[str] = []
+    """Held-out contents that the base is taught by plain LoRA."""
+    hands: list[str] = []
+    """Held-out hands, likewise."""
+    shown_hands: list[str] = []
+    """Whose drawings teach a content."""
+    shown_contents: int = Field(6, ge=1)
+    """So many drawings teach a hand."""
+    asked_contents: int = Field(12, ge=1)
+    """Other contents that a learnt hand is asked for."""
+    samples: int = Field(12, ge=1)
+    targets: dict[str, list[str]] = {}
+    """Names of LoRA's targets: each list is tried."""
+    rank: int = 32
+    steps: int = 200
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+
+
 class PretrainParams(Strict):
     """Everything the `pretrain` pipeline reads."""
 
@@ -133,11 +159,10 @@ class PretrainParams(Strict):
     """Where the assembled model is written, in diffusers' format."""
     clip_output: str
     checkpoints: str
-    judged_pairs: int = 96
-    """Pairs of each split that are drawn and judged at the end."""
     corpus: CorpusParams
     vae: VaeParams
     text: TextParams
     captions: CaptionParams = CaptionParams()
     denoiser: DenoiserParams
     clip: ClipParams
+    report: ReportParams = ReportParams()

@@ -291,11 +291,8 @@ def manner(rgba: np.ndarray, rng: np.random.Generator, name: str) -> np.ndarray:
     ground = None if own.random() < 0.4 else _colour(own, (0.75, 0.97) if own.random() < 0.6 else (0.05, 0.35))
     dark, pale = _colour(own, (0.05, 0.35)), _colour(own, (0.65, 0.95))
     rgb, alpha = rgba[..., :3], rgba[..., 3:]
-    tones, levels, mix = (
-        own.choice(["keep", "flat", "tint", "two"], p=[0.35, 0.2, 0.2, 0.25]),
-        own.integers(3, 8),
-        own.uniform(0.4, 0.7),
-    )
+    tones = own.choice(["keep", "flat", "tint", "two"], p=[0.35, 0.2, 0.2, 0.25])
+    levels, mix = own.integers(3, 8), own.uniform(0.4, 0.7)
     if tones == "flat":
         rgb = _quantise(_over(rgba), levels)
     elif tones != "keep":
@@ -322,10 +319,13 @@ def manner(rgba: np.ndarray, rng: np.random.Generator, name: str) -> np.ndarray:
     return np.concatenate([np.clip(rgb, 0, 1), alpha], axis=-1).astype(np.float32)
 
 
-MANNERS = (
-    "alba brio corso drava elmo fado gusto halma irma jota kivu lento mora nero opal piva quilo rondo sarga tarn umbra vela "
-    "waldo xeno yarra zingo arco brava cello dolma etna forza"
-).split()
+# fmt: off
+MANNERS = [
+    "alba", "brio", "corso", "drava", "elmo", "fado", "gusto", "halma", "irma", "jota", "kivu",
+    "lento", "mora", "nero", "opal", "piva", "quilo", "rondo", "sarga", "tarn", "umbra", "vela",
+    "waldo", "xeno", "yarra", "zingo", "arco", "brava", "cello", "dolma", "etna", "forza",
+]
+# fmt: on
 
 STYLES: dict[str, Style] = {
     "comic": comic,

@@ -76,17 +76,25 @@ def train_clip(drawings, tokenizer_folder: str, pretrain: PretrainParams) -> str
     return pretrain.clip_output
 
 
-def judge_base(drawings, base_folder: str, clip_folder: str, pretrain: PretrainParams):
-    """Figures of the base (trained and unseen pairs), of its VAE (known and held-out hands) and of the CLIP (held-out hands),
-    and a sheet of samples."""
-    from diffusers import StableDiffusionXLPipeline
+def find_base(pretrain: PretrainParams) -> tuple[str, str]:
+    """Folders of base and CLIP that an earlier run, or the repository, has. Raises CorpusError if one is not there."""
+    from b4m_pipeline.base_model.corpus import CorpusError
+
+    for folder, marker in ((pretrain.output, "model_index.json"), (pretrain.clip_output, "config.json")):
+        if not (Path(folder) / marker).is_file():
+            raise CorpusError(f"No model at {folder}: run the pretrain pipeline first, or set pretrain.output and clip_output")
+    return pretrain.output, pretrain.clip_output
+
+
+def judge_parts(drawings, base_folder: str, clip_folder: str, pretrain: PretrainParams) -> pd.DataFrame:
+    """What VAE and CLIP can do by themselves: reconstruction (dB) and content right among all words, for the first known hand
+    and the held-out ones."""
+    from diffusers import AutoencoderKL
     from transformers import CLIPModel, CLIPTokenizer
 
-    from b4m_pipeline.base_model import assemble, contrastive, vae
+    from b4m_pipeline.base_model import contrastive, vae
 
-    pipeline = StableDiffusionXLPipeline.from_pretrained(base_folder, use_safetensors=True)
-    pipeline.set_progress_bar_config(disable=True)
-    figures = assemble.judge(pipeline, drawings, pretrain.judged_pairs, pretrain.seed)
+    autoencoder = AutoencoderKL.from_pretrained(base_folder, subfolder="vae", use_safetensors=True)
     clip = CLIPModel.from_pretrained(clip_folder, use_safetensors=True)
     tokenizer = CLIPTokenizer.from_pretrained(clip_folder)
     corpus, rows = pretrain.corpus, []
@@ -94,9 +102,40 @@ def judge_base(drawings, base_folder: str, clip_folder: str, pretrain: PretrainP
     for hand in dict.fromkeys([corpus.hands[0], *corpus.held_out_hands]):
         drawn = drawings.select(drawings.table.hand.eq(hand) & drawings.table.content.isin(contents))
         accuracy = contrastive.zero_shot_accuracy(clip, tokenizer, drawn, "content")
-        row = {"split": f"VAE and CLIP: {hand}", "pairs": len(drawn.table), "top1": accuracy["top1"], "top5": accuracy["top5"]}
-        rows.append(row | {"psnr": vae.psnr(pipeline.vae, vae.to_tensor(drawn.on()))})
-    figures = pd.concat([figures, pd.DataFrame(rows)], ignore_index=True)
-    contents = [name.replace("-", " ") for name in pretrain.corpus.contents[:: max(1, len(pretrain.corpus.contents) // 8)]]
-    sheet = assemble.sample_sheet(pipeline, drawings, contents[:8], pretrain.corpus.hands, pretrain.seed)
-    return figures, sheet
+        row = {
+            "what": f"VAE and CLIP: {hand}",
+            "pairs": len(drawn.table),
+            "psnr": vae.psnr(autoencoder, vae.to_tensor(drawn.on())),
+        }
+        rows.append(row | {"clip_top1": accuracy["top1"], "clip_top5": accuracy["top5"]})
+    return pd.DataFrame(rows)
+
+
+def judge_base(drawings, base_folder: str, pretrain: PretrainParams):
+    """What the base draws by plain prompts and what it can be taught by plain LoRA -> figures of each, a sheet of samples
+    beside the true drawings, and a sheet of what was taught."""
+    from diffusers import StableDiffusionXLPipeline
+
+    from b4m_pipeline.base_model import report
+    from b4m_pipeline.config import BaseModelParams
+    from b4m_pipeline.devices import pick_device
+    from b4m_pipeline.metrics import EfficientNetJudge
+
+    device, corpus = pick_device(pretrain.device), pretrain.corpus
+    pipeline = StableDiffusionXLPipeline.from_pretrained(base_folder, use_safetensors=True)
+    pipeline.set_progress_bar_config(disable=True)
+    chosen = {name.replace("-", " ") for name in (*corpus.contents, *corpus.held_out_contents)}
+    grid = drawings.select(drawings.table.content.isin(chosen))
+    bank = report.Bank(pipeline, grid, EfficientNetJudge(device))
+    prompted = report.judge_prompts(pipeline, bank, pretrain.report.pairs, pretrain.seed)
+    base = BaseModelParams(path=base_folder, resolution=pretrain.size)
+    taught, pictures = report.judge_teaching(pipeline, bank, pretrain.report, base, pretrain.seed)
+    names = [name.replace("-", " ") for name in corpus.contents[:: max(1, len(corpus.contents) // 8)]][:8]
+    hands = corpus.hands[: pretrain.report.sheet_hands]
+    sheet = report.sample_sheet(pipeline, grid, names, hands, pretrain.seed)
+    return prompted, taught, sheet, report.picture_rows(pictures, pretrain.size)
+
+
+def collect_figures(parts: pd.DataFrame, prompted: pd.DataFrame, taught: pd.DataFrame) -> pd.DataFrame:
+    """One table of all figures."""
+    return pd.concat([prompted, taught, parts], ignore_index=True).round(4)

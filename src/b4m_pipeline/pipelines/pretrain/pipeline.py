@@ -1,14 +1,38 @@
-"""Corpus in, embedded base model and small CLIP out."""
+"""Corpus in, embedded base model and small CLIP out, and a report on both."""
 
 from kedro.pipeline import Node, Pipeline
 
 from b4m_pipeline.pipelines.pretrain import nodes
 
 
+def _rendering() -> Node:
+    return Node(nodes.render_corpus, "params:pretrain", "drawings", name="render_corpus")
+
+
+def _report() -> list[Node]:
+    models = ["base_folder", "clip_folder"]
+    return [
+        Node(nodes.judge_parts, ["drawings", *models, "params:pretrain"], "base_parts", name="judge_parts"),
+        Node(
+            nodes.judge_base,
+            ["drawings", "base_folder", "params:pretrain"],
+            ["base_prompted", "base_taught", "base_sheet", "base_taught_sheet"],
+            name="judge_base",
+        ),
+        Node(
+            nodes.collect_figures,
+            ["base_parts", "base_prompted", "base_taught"],
+            "base_figures",
+            name="collect_figures",
+        ),
+    ]
+
+
 def create_pipeline(**kwargs) -> Pipeline:
+    """Train everything, then report."""
     return Pipeline(
         [
-            Node(nodes.render_corpus, "params:pretrain", "drawings", name="render_corpus"),
+            _rendering(),
             Node(nodes.train_tokenizer, ["drawings", "params:pretrain"], "tokenizer_folder", name="train_tokenizer"),
             Node(nodes.train_vae, ["drawings", "params:pretrain"], "vae_folder", name="train_vae"),
             Node(
@@ -18,11 +42,13 @@ def create_pipeline(**kwargs) -> Pipeline:
                 name="train_base",
             ),
             Node(nodes.train_clip, ["drawings", "tokenizer_folder", "params:pretrain"], "clip_folder", name="train_clip"),
-            Node(
-                nodes.judge_base,
-                ["drawings", "base_folder", "clip_folder", "params:pretrain"],
-                ["base_figures", "base_sheet"],
-                name="judge_base",
-            ),
+            *_report(),
         ]
+    )
+
+
+def create_report_pipeline() -> Pipeline:
+    """Report on the models that are there."""
+    return Pipeline(
+        [_rendering(), Node(nodes.find_base, "params:pretrain", ["base_folder", "clip_folder"], name="find_base"), *_report()]
     )

@@ -1,0 +1,197 @@
+"""How good the embedded base is: does it draw what it was shown, what it was not, and can it be taught?
+
+Every picture is judged twice where that makes sense: by latent distance in the base's own VAE, and by EfficientNet, which has
+seen none of the drawings.
+"""
+
+import hashlib
+import logging
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from diffusers import StableDiffusionXLPipeline
+from PIL import Image
+
+from b4m_pipeline.adapters import save_adapter
+from b4m_pipeline.base_model.assemble import draw
+from b4m_pipeline.base_model.corpus import Drawings
+from b4m_pipeline.base_model.params import ReportParams
+from b4m_pipeline.base_model.text import standard_caption
+from b4m_pipeline.base_model.vae import encode_means, to_tensor
+from b4m_pipeline.baselines import train_lora
+from b4m_pipeline.config import BaseModelParams, LoraParams, TrainParams
+from b4m_pipeline.metrics import EfficientNetJudge, Judgement, kernel_distance, perceptual_distance
+from b4m_pipeline.seeding import numpy_generator
+from b4m_pipeline.training_set import TrainingSet, encode_training_set
+
+logger = logging.getLogger(__name__)
+
+JUDGED_SPLITS = ("train", "unseen_pair", "held_out_content")
+TOKENS = {"content": "snq", "style": "w@z"}
+
+
+class Bank:
+    """The true drawings, in the eyes of both judges."""
+
+    def __init__(self, pipeline: StableDiffusionXLPipeline, drawings: Drawings, judge: EfficientNetJudge):
+        self.table, self.vae, self.judge = drawings.table, pipeline.vae, judge
+        self.pictures = [Image.fromarray(picture) for picture in drawings.on()]
+        self.latents = encode_means(pipeline.vae, to_tensor(drawings.on())).flatten(1)
+        self.seen = judge.look(self.pictures)
+
+    def ranks(self, own: torch.Tensor, true: torch.Tensor, rows: np.ndarray, column: str) -> np.ndarray:
+        """For each drawn picture, with features own (N, D), how many true drawings are nearer than that of rows (N,), among
+        those that differ from it in `column` alone. true: (M, D)."""
+        fixed = self.table["hand" if column == "content" else "content"].to_numpy()
+        result = []
+        for feature, row in zip(own, rows, strict=True):
+            distance = (true - feature).square().sum(1).numpy()
+            result.append(int((distance[fixed == fixed[row]] < distance[row]).sum()))
+        return np.array(result)
+
+    def measure(self, pictures: list[Image.Image], rows: np.ndarray) -> pd.DataFrame:
+        """One row for each picture that should show the drawing of rows (N,): ranks of its content and its style by both
+        judges (0: right), similarity and perceptual distance to the true drawing."""
+        seen = self.judge.look(pictures, maps=True)
+        true = self.judge.look([self.pictures[row] for row in rows], maps=True)
+        latents = encode_means(self.vae, to_tensor(np.stack([np.asarray(picture) for picture in pictures]))).flatten(1)
+        distances = [perceptual_distance(_one(seen, index), _one(true, index)).item() for index in range(len(rows))]
+        return pd.DataFrame(
+            {
+                "content": self.ranks(seen.content, self.seen.content, rows, "content"),
+                "style": self.ranks(seen.style, self.seen.style, rows, "style"),
+                "content_latent": self.ranks(latents, self.latents, rows, "content"),
+                "style_latent": self.ranks(latents, self.latents, rows, "style"),
+                "truth": (seen.content * true.content).sum(1).numpy(),
+                "truth_distance": distances,
+            }
+        )
+
+
+def _one(judgement: Judgement, index: int) -> Judgement:
+    pick = slice(index, index + 1)
+    return Judgement(judgement.content[pick], judgement.style[pick], tuple(level[pick] for level in judgement.maps))
+
+
+def figures_of(measured: pd.DataFrame) -> dict[str, float]:
+    """Shares of right answers and means of what `Bank.measure` gives."""
+    shares = {f"{name}_top1": float((measured[name] == 0).mean()) for name in ("content", "style")}
+    shares["content_top5"] = float((measured["content"] < 5).mean())
+    shares |= {f"{name}_top1": float((measured[name] == 0).mean()) for name in ("content_latent", "style_latent")}
+    shares["content_latent_top5"] = float((measured["content_latent"] < 5).mean())
+    return shares | {name: float(measured[name].mean()) for name in ("truth", "truth_distance")}
+
+
+def judge_prompts(pipeline: StableDiffusionXLPipeline, bank: Bank, pairs: int, seed: int) -> pd.DataFrame:
+    """Draw `pairs` pairs of each split by their plain prompts and measure them; what is held out should fail. kernel_distance:
+    of the split's pictures to its true drawings as sets (KID)."""
+    rows = []
+    for split in JUDGED_SPLITS:
+        candidates = np.flatnonzero((bank.table.split == split).to_numpy())
+        if not len(candidates):
+            continue
+        chosen = numpy_generator(seed, "judge", split).choice(candidates, min(pairs, len(candidates)), replace=False)
+        captions = [standard_caption(bank.table.content[row], bank.table["style"][row]) for row in chosen]
+        pictures = draw(pipeline, captions, seed)
+        own, true = (bank.judge.embed(images) for images in (pictures, [bank.pictures[row] for row in chosen]))
+        figures = figures_of(bank.measure(pictures, chosen))
+        rows.append(
+            {"what": f"prompts: {split}", "pairs": len(chosen)} | figures | {"kernel_distance": kernel_distance(own, true)}
+        )
+    return pd.DataFrame(rows)
+
+
+def _lesson(
+    bank: Bank, kind: str, name: str, params: ReportParams, base_model: BaseModelParams
+) -> tuple[TrainingSet, list[int]]:
+    """The pictures that teach a held-out concept, and the table's rows that the taught base is then asked for: a content in
+    the hands that it was shown in, a hand on known contents that it was not shown on."""
+    table, token = bank.table, TOKENS[kind]
+    known = table.index[(table["content" if kind == "content" else "hand"] == name)].tolist()
+    if kind == "content":
+        shown = [row for hand in params.shown_hands for row in known if table.hand[row] == hand]
+        asked, captions = shown, [standard_caption(token, table["style"][row]) for row in shown]
+    else:
+        known = [row for row in known if table.split[row] == "held_out_hand"]
+        order = numpy_generator("report", name).permutation(len(known))
+        shown = [known[place] for place in order[: params.shown_contents]]
+        asked = [known[place] for place in order[params.shown_contents : params.shown_contents + params.asked_contents]]
+        captions = [standard_caption(table.content[row], token) for row in shown]
+    pictures = {str(row): bank.pictures[row] for row in shown}
+    manifest = pd.DataFrame(
+        {
+            "picture": list(pictures),
+            "role": kind,
+            "concept": name,
+            "token": token,
+            "sha256": [hashlib.sha256(picture.tobytes()).hexdigest() for picture in pictures.values()],
+            "caption": captions,
+        }
+    )
+    return encode_training_set(manifest, pictures, base_model), asked
+
+
+def judge_teaching(
+    pipeline: StableDiffusionXLPipeline, bank: Bank, params: ReportParams, base_model: BaseModelParams, seed: int
+) -> tuple[pd.DataFrame, dict[str, list[Image.Image]]]:
+    """Teach held-out contents and held-out hands by plain LoRA, for each named list of targets, and draw with the result.
+
+    A content learned from its drawings by a few hands is asked for in these, a hand learned from a few contents is asked for
+    others. Returns a row for each (targets, concept) and the pictures, by the row's name.
+    """
+    train = TrainParams(steps=params.steps, batch_size=params.batch_size, learning_rate=params.learning_rate, noisy_bias=1.4)
+    rows, drawn = [], {}
+    lessons = [("content", name.replace("-", " ")) for name in params.contents] + [("style", name) for name in params.hands]
+    for kind, name in lessons:
+        training_set, asked = _lesson(bank, kind, name, params, base_model)
+        asked = np.array([asked[index % len(asked)] for index in range(params.samples)])
+        for label, targets in params.targets.items():
+            lora = LoraParams(rank=params.rank, alpha=params.rank, targets=targets)
+            adapter, _ = train_lora(f"{kind}-{name}", training_set, [kind], base_model, lora, train, seed)
+            captions = [
+                standard_caption(TOKENS[kind], bank.table["style"][row])
+                if kind == "content"
+                else standard_caption(bank.table.content[row], TOKENS[kind])
+                for row in asked
+            ]
+            with tempfile.TemporaryDirectory() as folder:
+                pipeline.load_lora_weights(save_adapter(adapter, Path(folder)).parent)
+            pictures = draw(pipeline, captions, seed)
+            pipeline.unload_lora_weights()
+            what = f"LoRA on {label}: {kind} {name}"
+            rows.append({"what": what, "pairs": len(asked)} | figures_of(bank.measure(pictures, asked)))
+            drawn[what] = pictures
+            logger.info("%s: %s", what, {key: round(value, 2) for key, value in rows[-1].items() if key.endswith("top1")})
+    return pd.DataFrame(rows), drawn
+
+
+def sample_sheet(
+    pipeline: StableDiffusionXLPipeline, drawings: Drawings, contents: list[str], hands: list[str], seed: int
+) -> Image.Image:
+    """Contents (rows) by hands (columns): above what the base draws, below the true drawing."""
+    size = drawings.rgba.shape[1]
+    table, white = drawings.table, drawings.on()
+    words = dict(zip(table.hand, table["style"], strict=True))
+    captions = [standard_caption(content, words[hand]) for content in contents for hand in hands]
+    pictures = draw(pipeline, captions, seed)
+    sheet = Image.new("RGB", (len(hands) * size, 2 * len(contents) * size), "white")
+    for index, picture in enumerate(pictures):
+        row, column = divmod(index, len(hands))
+        sheet.paste(picture, (column * size, 2 * row * size))
+        true = np.flatnonzero((table.content == contents[row]) & (table.hand == hands[column]))
+        if len(true):
+            sheet.paste(Image.fromarray(white[true[0]]), (column * size, (2 * row + 1) * size))
+    return sheet
+
+
+def picture_rows(pictures: dict[str, list[Image.Image]], size: int) -> Image.Image:
+    """Each list of squares a row, in order."""
+    width = max(len(row) for row in pictures.values()) if pictures else 1
+    sheet = Image.new("RGB", (width * size, max(1, len(pictures)) * size), "white")
+    for y, row in enumerate(pictures.values()):
+        for x, picture in enumerate(row):
+            sheet.paste(picture, (x * size, y * size))
+    return sheet
