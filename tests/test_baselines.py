@@ -1,47 +1,173 @@
-"""What the method is compared with."""
+"""What the method is compared with: each does what its paper says, on the same task."""
 
+import pytest
 import torch
 
+from b4m_pipeline import baselines
 from b4m_pipeline.adapters import save_adapter
-from b4m_pipeline.baselines import train_lora
-from b4m_pipeline.config import LoraParams, TrainParams
+from b4m_pipeline.baselines import METHODS, Task, train_lora
+from b4m_pipeline.config import BreakParams, CompetitorParams, ConceptParams, FrameParams, LoraParams, MakeParams
+from tests.conftest import TINY_FRAME
 
-LORA = LoraParams(rank=2, alpha=2, targets=["to_q", "to_k", "to_v", "to_out.0", "add_embedding.linear_2"])
+TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "add_embedding.linear_2"]
+BREAK = {
+    "steps": 3,
+    "batch_size": 2,
+    "learning_rate": 1e-2,
+    "counterpart_batch_size": 1,
+    "counterpart_learning_rate": 1e-3,
+    "precision": "no",
+}
 
 
-def train(data, base, roles=("content",), steps=30, seed=0):
-    params = TrainParams(steps=steps, batch_size=3, learning_rate=1e-2, precision="no")
-    return train_lora("cup", data, list(roles), base, LORA, params, seed)
+def task(training_set, base) -> Task:
+    return Task(
+        training_set,
+        base,
+        FrameParams(**TINY_FRAME | {"targets": TARGETS}),
+        ConceptParams(name="cup", path="cup", token="snq"),
+        ConceptParams(name="ink", path="ink", token="w@z"),
+        BreakParams(**BREAK),
+        BreakParams(**BREAK | {"steps": 5}),
+        MakeParams(steps=2, batch_size=2, learning_rate=1e-2, precision="no"),
+        CompetitorParams(
+            learning_rate=1e-2, joint_learning_rate=1e-2, orthogonal_learning_rate=1e-2, zip_steps=8, zip_learning_rate=0.05
+        ),
+        seed=0,
+    )
+
+
+@pytest.fixture(scope="module")
+def shared(tiny_training_set, tiny_base) -> Task:
+    """One task for all tests: its trainings are done once."""
+    return task(tiny_training_set, tiny_base)
+
+
+def lora(**changes) -> LoraParams:
+    return LoraParams(**{"rank": 2, "alpha": 2, "targets": TARGETS, "steps": 30, "batch_size": 3, "learning_rate": 1e-2} | changes)
 
 
 def test_plain_lora_learns_and_is_repeatable(tiny_training_set, tiny_base) -> None:
-    adapter, history = train(tiny_training_set, tiny_base, steps=240)
-    again, _ = train(tiny_training_set, tiny_base, steps=240)
+    def train(seed: int):
+        return train_lora("cup", tiny_training_set, ["content"], tiny_base, lora(steps=240, precision="no"), seed)
+
+    (adapter, history), (again, _), (other, _) = train(0), train(0), train(1)
     assert all(torch.equal(tensor, again.tensors[key]) for key, tensor in adapter.tensors.items())
-    other, _ = train(tiny_training_set, tiny_base, seed=1)
     assert any(not torch.equal(tensor, other.tensors[key]) for key, tensor in adapter.tensors.items())
     losses = [entry["loss_cup"] for entry in history]
     assert sum(losses[-80:]) < 0.95 * sum(losses[:80])
-    assert all(adapter.delta(module).abs().max() > 0 for module in adapter.modules())
-
-
-def test_joint_training_takes_its_pictures_from_both_roles(tiny_training_set, tiny_base) -> None:
-    joint, _ = train(tiny_training_set, tiny_base, ("content", "style"), steps=2)
-    assert joint.metadata["data_digest"] == tiny_training_set.digest("content", "style")
 
 
 def test_global_randomness_is_left_alone(tiny_training_set, tiny_base) -> None:
     torch.manual_seed(3)
     expected = torch.rand(3)
     torch.manual_seed(3)
-    train(tiny_training_set, tiny_base, steps=1)
+    train_lora("cup", tiny_training_set, ["content"], tiny_base, lora(steps=1), 0)
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_stock_pipeline_loads_it(tiny_training_set, tiny_base, tiny_sdxl, tmp_path) -> None:
+def test_everyone_sees_as_many_pictures(shared) -> None:
+    """Ours: 3 x (2 + 1), 5 x (2 + 1) in the breaks, 2 x 2 in make."""
+    content, style = (shared.budget(kind) for kind in ("content", "style"))
+    assert content.steps * content.batch_size + style.steps * style.batch_size == pytest.approx(9 + 15 + 4, abs=2)
+
+
+def test_the_sum_is_the_sum_of_both(shared) -> None:
+    merged, content, style = METHODS["sum"](shared), shared.lora("content"), shared.lora("style")
+    for module in content.modules():
+        assert torch.allclose(merged.delta(module), content.delta(module) + style.delta(module), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["TIES", "DARE", "SVD"])
+def test_merges_keep_rank_and_some_of_both(shared, name) -> None:
+    merged, content, style = METHODS[name](shared), shared.lora("content"), shared.lora("style")
+    assert merged.rank == content.rank
+    for part in (content, style):
+        alike = [torch.cosine_similarity(merged.delta(m).flatten(), part.delta(m).flatten(), dim=0) for m in part.modules()]
+        assert torch.stack(alike).mean() > 0.2
+    if name == "SVD":  # the best approximation of the sum at this rank
+        module = content.modules()[0]
+        singular = torch.linalg.svdvals(content.delta(module) + style.delta(module))
+        error = torch.linalg.norm(merged.delta(module) - content.delta(module) - style.delta(module))
+        assert float(error) == pytest.approx(float(singular[merged.rank :].square().sum().sqrt()), abs=1e-6)
+
+
+def test_np_lora_takes_content_off_styles_row_space(shared) -> None:
+    content, style, merged = shared.lora("content"), shared.lora("style"), METHODS["NP-LoRA"](shared)
+    for module in content.modules():
+        rest = merged.delta(module) - style.delta(module)  # content's part
+        rows = torch.linalg.qr(style.tensors[f"{module}.lora_A.weight"].T).Q  # (in, r)
+        kept = 1 - 0.5 / 1.5
+        assert torch.allclose(rest @ rows, kept * content.delta(module) @ rows, atol=1e-6)
+        off = torch.eye(rows.shape[0]) - rows @ rows.T
+        assert torch.allclose(rest @ off, content.delta(module) @ off, atol=1e-6)
+
+
+def test_orthogonal_adaptation_keeps_the_concepts_rows_apart(shared) -> None:
+    merged, rank = METHODS["Orthogonal Adaptation"](shared), shared.frame.rank
+    for module in merged.modules():
+        lora_a = merged.tensors[f"{module}.lora_A.weight"]  # (2 r, in): content's rows, then style's
+        assert torch.allclose(lora_a @ lora_a.T, torch.eye(2 * rank), atol=1e-5)
+        assert merged.tensors[f"{module}.lora_B.weight"].abs().max() > 0
+
+
+def test_orthogonal_adaptation_says_when_there_is_no_room(tiny_training_set, tiny_base) -> None:
+    narrow = task(tiny_training_set, tiny_base)
+    narrow.frame = FrameParams(**TINY_FRAME | {"targets": ["to_q"], "rank": 16, "alpha": 16})
+    with pytest.raises(baselines.BaselineError, match="2 x rank = 32"):
+        METHODS["Orthogonal Adaptation"](narrow)
+
+
+def test_zip_lora_scales_columns_and_both_parts(shared) -> None:
+    content, style, merged = shared.lora("content"), shared.lora("style"), METHODS["ZipLoRA"](shared)
+    rank, moved = content.rank, []
+    for module in content.modules():
+        for part, rows in ((content, slice(0, rank)), (style, slice(rank, 2 * rank))):
+            own = part.tensors[f"{module}.lora_A.weight"]
+            factors = merged.tensors[f"{module}.lora_A.weight"][rows] / own
+            assert torch.allclose(factors, factors[:1].expand_as(factors), atol=1e-4)  # one factor a column
+            moved.append((factors - 1).abs().max())
+    assert torch.stack(moved).max() > 1e-3
+
+
+def test_equal_parameters_are_equal(shared) -> None:
+    """Counted on the adapters themselves; rounded up in the competitor's favour by less than one rank."""
+    rank = baselines.equal_parameters(shared)
+    half = METHODS["ours, halves joined"](shared)
+    layers = [(half.tensors[f"{m}.lora_B.weight"].shape[0], half.tensors[f"{m}.lora_A.weight"].shape[1]) for m in half.modules()]
+    ours = sum(shared.frame.rank // 2 * ((m - m // 2) + (n - n // 2)) for m, n in layers)
+    one_rank = sum(m + n for m, n in layers)
+    assert ours <= rank * one_rank < ours + one_rank
+
+
+OURS = [name for name in METHODS if name.startswith("ours")]
+
+
+@pytest.mark.parametrize("name", [*OURS, "joint", "joint, equal parameters"])
+def test_every_method_gives_an_adapter_of_the_same_layers(shared, name, tmp_path) -> None:
+    adapter = METHODS[name](shared)
+    assert adapter.modules() == shared.lora("content").modules()
+    assert all(torch.isfinite(tensor).all() for tensor in adapter.tensors.values())
+    assert any(adapter.delta(module).abs().max() > 0 for module in adapter.modules())
+    save_adapter(adapter, tmp_path)
+
+
+def test_ablations_differ_from_ours(shared) -> None:
+    ours = METHODS["ours"](shared)
+    for name in OURS:
+        other = METHODS[name](shared)
+        same = name == "ours"
+        assert same == all(torch.equal(tensor, ours.tensors[key]) for key, tensor in other.tensors.items()), name
+
+
+def test_base_has_no_adapter(shared) -> None:
+    assert METHODS["base"](shared) is None
+
+
+def test_a_stock_pipeline_draws_with_a_merge(shared, tiny_sdxl, tmp_path) -> None:
     from diffusers import StableDiffusionXLPipeline
 
-    adapter, _ = train(tiny_training_set, tiny_base, steps=2)
+    adapter = METHODS["sum"](shared)
     pipeline = StableDiffusionXLPipeline.from_pretrained(tiny_sdxl, use_safetensors=True)
     pipeline.load_lora_weights(save_adapter(adapter, tmp_path).parent)
     (name,) = pipeline.get_active_adapters()

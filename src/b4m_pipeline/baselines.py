@@ -1,18 +1,48 @@
-"""What the method is held against, trained and drawn with by the same code."""
+"""Break-for-Make and what it is held against, behind one interface: a Task goes in, an adapter comes out.
+
+All methods have the same pictures, layers and rank, and see as many pictures as ours does. Trainings that several methods
+share, such as the two plain LoRAs that every merge starts from, are done once a task.
+"""
 
 import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
-from peft import LoraConfig
+import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from torch.nn.utils import parametrize
 
+from b4m_pipeline import stages
 from b4m_pipeline.adapters import Adapter
-from b4m_pipeline.config import BaseModelParams, LoraParams, TrainParams
+from b4m_pipeline.config import (
+    BaseModelParams,
+    BreakParams,
+    CompetitorParams,
+    ConceptParams,
+    FrameParams,
+    LoraParams,
+    MakeParams,
+    TrainParams,
+)
 from b4m_pipeline.devices import pick_device
 from b4m_pipeline.diffusion import DiffusionLoss, load_family
 from b4m_pipeline.plp import ADAPTER, find_layers
 from b4m_pipeline.provenance import code_version
+from b4m_pipeline.seeding import torch_generator
 from b4m_pipeline.trainer import Objective, fit, resolve_precision
 from b4m_pipeline.training_set import TrainingSet
+
+logger = logging.getLogger(__name__)
+
+_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class BaselineError(ValueError):
+    """A method that cannot work with these parameters."""
 
 
 def train_lora(
@@ -20,43 +50,326 @@ def train_lora(
     training_set: TrainingSet,
     roles: list[str],
     base_model: BaseModelParams,
-    lora: LoraParams,
-    params: TrainParams,
+    params: LoraParams,
     seed: int,
+    frozen_a: Callable[[str, int], torch.Tensor] | None = None,
 ) -> tuple[Adapter, list[dict[str, float]]]:
     """Plain LoRA (Hu et al. 2021, arXiv 2106.09685) on the pictures of `roles`, in equal shares: with one role a single
-    concept, with content and style joint training. No part is frozen, lora_B starts at zero.
+    concept, with content and style joint training. lora_B starts at zero.
 
-    Returns the adapter, which has no frame and no halves, and the training history.
+    frozen_a: layer name and its in_features -> lora_A (r, in), which then stays as it is. Returns the adapter, which has no
+    frame and no halves, and the training history.
     """
     family, device = load_family(base_model), pick_device(params.device)
-    dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    unet = family.load_denoiser(device, dtype[resolve_precision(params.precision, device)])
-    layers = find_layers(unet, lora.targets)
-    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(layers))
+    unet = family.load_denoiser(device, _DTYPES[resolve_precision(params.precision, device)])
+    layers = find_layers(unet, params.targets)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        unet.add_adapter(config, adapter_name=ADAPTER)
+        unet.add_adapter(LoraConfig(r=params.rank, lora_alpha=params.alpha, target_modules=list(layers)), adapter_name=ADAPTER)
     factors = {}
-    for layer in layers:
+    for layer, (_, inputs) in layers.items():
         module = unet.get_submodule(layer)
         for side, linear in (("lora_A", module.lora_A[ADAPTER]), ("lora_B", module.lora_B[ADAPTER])):
-            factors[f"{layer}.{side}.weight"] = linear.float().weight.requires_grad_(True)
+            weight = linear.float().weight.requires_grad_(side == "lora_B" or frozen_a is None)
+            if side == "lora_A" and frozen_a:
+                weight.data.copy_(frozen_a(layer, inputs))
+            factors[f"{layer}.{side}.weight"] = weight
     unet.to(device).eval()
+    learnt = [weight for weight in factors.values() if weight.requires_grad]
     strata = [training_set.rows(role) for role in roles]
-    objective = Objective(name, list(factors.values()), strata, params.batch_size, params.learning_rate)
+    objective = Objective(name, learnt, strata, params.batch_size, params.learning_rate)
     loss = DiffusionLoss(family, unet, training_set.tensors, params.noisy_bias)
     history = fit(loss, [objective], params, seed=seed, device=device, description=name)
-    recipe = {"lora": lora.model_dump(), "train": params.model_dump(), "seed": seed}
-    metadata = {
-        "kind": "lora",
-        "name": name,
-        "base_model": base_model.path,
-        "frame": "none",
-        "frame_config": "{}",
-        "data_digest": training_set.digest(*roles),
-        "params": json.dumps(recipe, sort_keys=True),
-        "code_version": code_version(),
-    }
     tensors = {key: weight.detach().float().cpu().clone() for key, weight in factors.items()}
-    return Adapter(tensors, metadata, {"r": lora.rank, "lora_alpha": lora.alpha, "target_modules": sorted(layers)}), history
+    about = {
+        "data_digest": training_set.digest(*roles),
+        "params": json.dumps(params.model_dump() | {"seed": seed}, sort_keys=True),
+    }
+    return _adapter(name, tensors, params.rank, params.alpha, base_model, about), history
+
+
+def _adapter(
+    name: str, tensors: dict[str, torch.Tensor], rank: int, alpha: float, base_model: BaseModelParams, about: dict[str, str]
+) -> Adapter:
+    metadata = {"kind": "lora", "name": name, "base_model": base_model.path, "frame": "none", "frame_config": "{}"}
+    modules = sorted({key.rsplit(".lora_", 1)[0] for key in tensors})
+    config = {"r": rank, "lora_alpha": alpha, "target_modules": modules}
+    return Adapter(tensors, metadata | {"code_version": code_version()} | about, config)
+
+
+@dataclass
+class Task:
+    """One content and one style to be put together, and everything that a method may use for it."""
+
+    training_set: TrainingSet = field(repr=False)
+    base_model: BaseModelParams
+    frame: FrameParams
+    content: ConceptParams
+    style: ConceptParams
+    content_break: BreakParams
+    style_break: BreakParams
+    make: MakeParams
+    competitors: CompetitorParams
+    seed: int
+    done: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def once(self, train: Callable[..., Any], *key: Any) -> Any:
+        """train(), or what it gave before for the same key."""
+        name = json.dumps(key, sort_keys=True, default=str)
+        if name not in self.done:
+            self.done[name] = train()
+        return self.done[name]
+
+    @property
+    def name(self) -> str:
+        return f"{self.content.name}-{self.style.name}"
+
+    def budget(self, kind: str) -> TrainParams:
+        """Steps and batch of a single concept's LoRA: its break's, counterparts' pictures included, and half of make's."""
+        own: BreakParams = self.content_break if kind == "content" else self.style_break
+        pictures = own.steps * (own.batch_size + own.counterpart_batch_size) + self.make.steps * self.make.batch_size / 2
+        fields = {name: getattr(own, name) for name in TrainParams.model_fields}
+        return TrainParams(**fields | {"steps": max(1, round(pictures / own.batch_size))})
+
+    def lora(self, kind: str) -> Adapter:
+        """The plain LoRA of content or style that merges start from."""
+
+        def train() -> Adapter:
+            fields = self.budget(kind).model_dump() | {"learning_rate": self.competitors.learning_rate}
+            return train_lora(kind, self.training_set, [kind], self.base_model, self.as_lora(fields), self.seed)[0]
+
+        return self.once(train, "lora", kind)
+
+    def as_lora(self, fields: dict, rank: int | None = None) -> LoraParams:
+        """Training parameters with the frame's layers, rank (unless one is given) and alpha / rank."""
+        rank = rank or self.frame.rank
+        ratio = self.frame.alpha / self.frame.rank
+        return LoraParams(**fields | {"rank": rank, "alpha": ratio * rank, "targets": self.frame.targets})
+
+    def about(self) -> dict[str, str]:
+        """Metadata of a merged adapter."""
+        digest = self.training_set.digest("content", "style")
+        return {"data_digest": digest, "params": json.dumps(self.competitors.model_dump(), sort_keys=True)}
+
+
+def joint(task: Task, rank: int | None = None) -> Adapter:
+    """One LoRA trained on both concepts' pictures: what most people do."""
+    content, style = task.budget("content"), task.budget("style")
+    fields = content.model_dump() | {"learning_rate": task.competitors.joint_learning_rate}
+    fields["steps"] = content.steps + round(style.steps * style.batch_size / content.batch_size)
+    params = task.as_lora(fields, rank)
+    return train_lora("joint", task.training_set, ["content", "style"], task.base_model, params, task.seed)[0]
+
+
+def stack(name: str, parts: list[Adapter], task: Task) -> Adapter:
+    """The exact sum of several adapters as one LoRA of their ranks' sum. All must have one alpha / rank."""
+    rank, scaling = sum(part.rank for part in parts), parts[0].scaling
+    tensors = {}
+    for module in parts[0].modules():
+        tensors[f"{module}.lora_A.weight"] = torch.cat([part.tensors[f"{module}.lora_A.weight"] for part in parts], 0)
+        tensors[f"{module}.lora_B.weight"] = torch.cat([part.tensors[f"{module}.lora_B.weight"] for part in parts], 1)
+    return _adapter(name, tensors, rank, scaling * rank, task.base_model, task.about())
+
+
+def merge(task: Task, how: Literal["cat", "ties_svd", "dare_ties_svd", "svd"]) -> Adapter:
+    """Two plain LoRAs merged by PEFT's `add_weighted_adapter`, each with weight one; all but `cat` back to the rank of one."""
+    content, style = task.lora("content"), task.lora("style")
+    unet = load_family(task.base_model).load_denoiser()
+    wrapped = None
+    for name, part in (("content", content), ("style", style)):
+        config = LoraConfig(r=part.rank, lora_alpha=part.lora_config["lora_alpha"], target_modules=part.modules())
+        if wrapped is None:
+            wrapped = get_peft_model(unet, config, adapter_name=name)
+        else:
+            wrapped.add_adapter(name, config)
+        layers = wrapped.base_model.model
+        with torch.no_grad():
+            for module in part.modules():
+                target = layers.get_submodule(module)
+                target.lora_A[name].weight.copy_(part.tensors[f"{module}.lora_A.weight"])
+                target.lora_B[name].weight.copy_(part.tensors[f"{module}.lora_B.weight"])
+    options = {"density": task.competitors.density} if "ties" in how or "dare" in how else {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(task.seed)  # DARE drops weights at random
+        wrapped.base_model.add_weighted_adapter(["content", "style"], [1.0, 1.0], "merged", combination_type=how, **options)
+    tensors = {}
+    for module in content.modules():
+        target = wrapped.base_model.model.get_submodule(module)
+        rank = target.lora_A["merged"].weight.shape[0]
+        tensors[f"{module}.lora_A.weight"] = target.lora_A["merged"].weight.detach().contiguous().clone()
+        # PEFT folds each part's scaling into its factors and gives the result its own
+        scaled = target.lora_B["merged"].weight.detach() * target.scaling["merged"]
+        tensors[f"{module}.lora_B.weight"] = scaled.contiguous().clone()
+    return _adapter(how, tensors, rank, rank, task.base_model, task.about())
+
+
+def np_lora(task: Task) -> Adapter:
+    """NP-LoRA (Chen et al. 2025, arXiv 2511.11051), soft and in closed form: style's LoRA as it is, content's taken off style's
+    row space, dW_s + dW_c (I - mu / (1 + mu) V V')."""
+    content, style, tensors = task.lora("content"), task.lora("style"), {}
+    share = task.competitors.np_strength / (1 + task.competitors.np_strength)
+    for module in content.modules():
+        rows = torch.linalg.svd(style.delta(module), full_matrices=False).Vh[: style.rank]  # (r, in)
+        lora_a = content.tensors[f"{module}.lora_A.weight"]
+        tensors[f"{module}.lora_A.weight"] = lora_a - share * (lora_a @ rows.T) @ rows
+        tensors[f"{module}.lora_B.weight"] = content.tensors[f"{module}.lora_B.weight"]
+    projected = Adapter(tensors, content.metadata, content.lora_config)
+    return stack("np_lora", [projected, style], task)
+
+
+def orthogonal_adaptation(task: Task) -> Adapter:
+    """Orthogonal Adaptation (Po et al. 2024, arXiv 2312.02432): each concept's lora_A is frozen to its own rows of one
+    orthogonal matrix that all share, lora_B is trained; the sum."""
+    rank = task.frame.rank
+
+    def shared(layer: str, inputs: int) -> torch.Tensor:
+        if 2 * rank > inputs:
+            raise BaselineError(
+                f"orthogonal adaptation of two concepts needs 2 x rank = {2 * rank} <= {inputs}, {layer}'s inputs"
+            )
+        square = torch.randn(inputs, inputs, generator=torch_generator("orthogonal", task.seed, layer))
+        return torch.linalg.qr(square).Q
+
+    parts = []
+    for place, kind in enumerate(("content", "style")):
+        fields = task.budget(kind).model_dump() | {"learning_rate": task.competitors.orthogonal_learning_rate}
+
+        def rows(layer: str, inputs: int, place: int = place) -> torch.Tensor:
+            return shared(layer, inputs)[place * rank : (place + 1) * rank]
+
+        params = task.as_lora(fields)
+        parts.append(train_lora(kind, task.training_set, [kind], task.base_model, params, task.seed, frozen_a=rows)[0])
+    return stack("orthogonal_adaptation", parts, task)
+
+
+class _Zipped(nn.Module):
+    """Parametrisation of a frozen weight (m, n): plus content's LoRA, style's, or both with a learnt factor for each column."""
+
+    def __init__(self, content: torch.Tensor, style: torch.Tensor):
+        super().__init__()
+        self.register_buffer("content", content, persistent=False)
+        self.register_buffer("style", style, persistent=False)
+        self.columns = nn.Parameter(torch.ones(2, content.shape[1]))
+        self.mode = "zipped"
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        if self.mode != "zipped":
+            return weight + getattr(self, self.mode).to(weight.dtype)
+        return weight + (self.content * self.columns[0] + self.style * self.columns[1]).to(weight.dtype)
+
+
+def zip_lora(task: Task) -> Adapter:
+    """ZipLoRA (Shah et al. 2023, arXiv 2311.13600): two LoRAs summed with a learnt factor for each column of each layer, so
+    that the sum predicts on content's pictures what content's LoRA does, on style's what style's does, and the factors
+    overlap little. With each column's factor on lora_A the result is an ordinary LoRA."""
+    content, style, c = task.lora("content"), task.lora("style"), task.competitors
+    own, family, device = task.make, load_family(task.base_model), pick_device(task.make.device)
+    unet = family.load_denoiser(device).eval()
+    zipped = {}
+    for module in content.modules():
+        zipped[module] = _Zipped(content.delta(module), style.delta(module)).to(device)
+        parametrize.register_parametrization(unet.get_submodule(module), "weight", zipped[module], unsafe=True)
+    denoise = DiffusionLoss(family, unet, task.training_set.tensors, own.noisy_bias)
+    rows = {kind: task.training_set.rows(kind) for kind in ("content", "style")}
+    kind_of = {int(row): kind for kind, indices in rows.items() for row in indices}
+
+    def switch(mode: str) -> None:
+        for layer in zipped.values():
+            layer.mode = mode
+
+    def loss(picked: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        state, parts = generator.get_state(), []
+        for kind in ("content", "style"):
+            chosen = picked[[kind_of[int(row)] == kind for row in picked]]
+            if not len(chosen):
+                continue
+            with torch.no_grad():
+                switch(kind)
+                generator.set_state(state)
+                wanted, _ = denoise.predict(chosen, generator)
+            switch("zipped")
+            generator.set_state(state)
+            given, _ = denoise.predict(chosen, generator)
+            parts.append(F.mse_loss(given, wanted, reduction="none").flatten(1).mean(1))
+        overlap = sum(F.cosine_similarity(*layer.columns, dim=0).abs() for layer in zipped.values())
+        return torch.cat(parts) + c.zip_overlap_weight * overlap
+
+    fields = {name: getattr(own, name) for name in TrainParams.model_fields}
+    params = TrainParams(**fields | {"steps": c.zip_steps, "learning_rate": c.zip_learning_rate, "weight_decay": 0.0})
+    learnt = [layer.columns for layer in zipped.values()]
+    objective = Objective("zip", learnt, list(rows.values()), own.batch_size, params.learning_rate)
+    fit(loss, [objective], params, seed=task.seed, device=device, description="zip")
+    parts = []
+    for place, part in enumerate((content, style)):
+        factors = {module: layer.columns[place].detach().cpu() for module, layer in zipped.items()}
+        tensors = {
+            key: tensor * factors[key.rsplit(".lora_", 1)[0]] if ".lora_A." in key else tensor
+            for key, tensor in part.tensors.items()
+        }
+        parts.append(Adapter(tensors, part.metadata, part.lora_config))
+    return stack("zip_lora", parts, task)
+
+
+def break_for_make(
+    task: Task,
+    frame: dict[str, Any] | None = None,
+    make: dict[str, Any] | None = None,
+    counterparts: bool = True,
+    joined: bool = False,
+) -> Adapter:
+    """Ours. frame, make: parameters that an ablation changes; counterparts: whether the breaks have any; joined: the halves
+    as they are, without the make stage."""
+    framed = FrameParams(**task.frame.model_dump() | (frame or {}))
+    data = task.training_set if counterparts else task.training_set.without("counterpart_content", "counterpart_style")
+
+    def half(kind: Literal["content", "style"], concept: ConceptParams, params: BreakParams) -> Adapter:
+        key = ("half", kind, framed.model_dump(), counterparts)
+        return task.once(lambda: stages.train_half(kind, data, task.base_model, framed, concept, params, task.seed)[0], *key)
+
+    content = half("content", task.content, task.content_break)
+    style = half("style", task.style, task.style_break)
+    whole = stages.join_halves(content, style, framed)
+    if joined:
+        return whole
+    params = MakeParams(**task.make.model_dump() | (make or {}))
+    return stages.train_make(whole, task.training_set, task.base_model, framed, params, task.seed)[0]
+
+
+def equal_parameters(task: Task) -> int:
+    """Rank of a plain LoRA on the same layers with about as many learnable parameters as our two halves together have during
+    the breaks (rounded up, in the competitor's favour)."""
+    layers = find_layers(load_family(task.base_model).empty_denoiser(), task.frame.targets)
+    confined = task.frame.halves == "orthogonal"
+    each = task.frame.rank // 2 if confined else task.frame.rank
+    ours = sum(each * (m - int(task.frame.split * m) + n - int(task.frame.split * n)) for m, n in layers.values())
+    return -(-ours // sum(m + n for m, n in layers.values()))
+
+
+Method = Callable[[Task], Adapter | None]
+
+METHODS: dict[str, Method] = {
+    "base": lambda task: None,
+    "joint": joint,
+    "joint, equal parameters": lambda task: joint(task, equal_parameters(task)),
+    "sum": lambda task: merge(task, "cat"),
+    "TIES": lambda task: merge(task, "ties_svd"),
+    "DARE": lambda task: merge(task, "dare_ties_svd"),
+    "SVD": lambda task: merge(task, "svd"),
+    "Orthogonal Adaptation": orthogonal_adaptation,
+    "NP-LoRA": np_lora,
+    "ZipLoRA": zip_lora,
+    "ours": break_for_make,
+    "ours, halves joined": lambda task: break_for_make(task, joined=True),
+    "ours, free halves": lambda task: break_for_make(task, frame={"halves": "free"}),
+    "ours, paper's frame": lambda task: break_for_make(task, frame={"init": "paper", "halves": "free"}),
+    "ours, no counterparts": lambda task: break_for_make(task, counterparts=False),
+    "ours, sides swapped": lambda task: break_for_make(task, frame={"content_side": _swapped(task)}),
+    "ours, split 0.25": lambda task: break_for_make(task, frame={"split": 0.25}),
+    "ours, split 0.75": lambda task: break_for_make(task, frame={"split": 0.75}),
+    "ours, make by AdamW": lambda task: break_for_make(task, make={"optimizer": "adamw"}),
+}
+"""By the name that reports show. "base" has no adapter: it is asked in plain words."""
+
+
+def _swapped(task: Task) -> str:
+    return "lora_A" if task.frame.content_side == "lora_B" else "lora_B"

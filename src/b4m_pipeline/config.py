@@ -63,15 +63,6 @@ class FrameParams(Strict):
         return self
 
 
-class LoraParams(Strict):
-    """A plain LoRA, to compare with."""
-
-    rank: int = Field(32, ge=1)
-    alpha: float = Field(32.0, gt=0)
-    targets: list[str] = Field(min_length=1)
-    """Ends of module names, as PEFT's target_modules."""
-
-
 class ConceptParams(Strict):
     """A folder of pictures of one content or one style."""
 
@@ -161,6 +152,15 @@ class TrainParams(Strict):
     """Optimizer steps between checkpoints."""
 
 
+class LoraParams(TrainParams):
+    """A plain LoRA and its training, to compare with."""
+
+    rank: int = Field(ge=1)
+    alpha: float = Field(gt=0)
+    targets: list[str] = Field(min_length=1)
+    """Ends of module names, as PEFT's target_modules."""
+
+
 class BreakParams(TrainParams):
     """Training of one half, with the other half on counterparts."""
 
@@ -215,4 +215,56 @@ class EvaluationParams(Strict):
                 raise ValueError(f"{field} must hold {sorted(needed)} in braces, and may hold noun and article; got {prompt!r}")
         if self.truth_path and not _fields(self.truth_path) <= {"content", "style"}:
             raise ValueError(f"truth_path may hold {{content}} and {{style}} alone in braces; got {self.truth_path!r}")
+        return self
+
+
+class CompetitorParams(Strict):
+    """What the methods that ours is compared with may choose. Pictures, layers, rank and number of pictures seen are ours."""
+
+    learning_rate: float = Field(gt=0)
+    """Of a plain LoRA on one concept."""
+    joint_learning_rate: float = Field(gt=0)
+    orthogonal_learning_rate: float = Field(gt=0)
+    """Of lora_B where lora_A is frozen (Orthogonal Adaptation)."""
+    density: float = Field(0.5, gt=0, le=1)
+    """Share of the weights that TIES and DARE keep."""
+    np_strength: float = Field(0.5, ge=0)
+    """mu of NP-LoRA."""
+    zip_steps: int = Field(100, ge=1)
+    zip_learning_rate: float = Field(0.01, gt=0)
+    zip_overlap_weight: float = Field(0.01, ge=0)
+    """lambda of ZipLoRA."""
+
+
+class PairParams(Strict):
+    """A content and a style to be put together."""
+
+    content: str = Field(min_length=1)
+    """Folder of its pictures."""
+    style: str = Field(min_length=1)
+
+    @property
+    def name(self) -> str:
+        return f"{Path(self.content).name}-{Path(self.style).name}"
+
+
+class BenchmarkParams(Strict):
+    """Which methods are tried on which pairs."""
+
+    pairs: list[PairParams] = Field(min_length=1)
+    methods: list[str] = Field(min_length=1)
+    """Names in `baselines.METHODS`."""
+    ours: str = "ours"
+    """The one that all others are compared with, pair by pair."""
+    folder: str
+    """Where every finished (pair, method) is kept; what is there is not done again."""
+    competitors: CompetitorParams
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "BenchmarkParams":
+        names = [pair.name for pair in self.pairs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"pairs must have different names (their folders'), got {names}")
+        if self.ours not in self.methods:
+            raise ValueError(f"ours is {self.ours!r}, which is not among the methods")
         return self

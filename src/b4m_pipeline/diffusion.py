@@ -255,8 +255,13 @@ class DiffusionLoss:
             raise BaseModelError(f"prediction type {kind} is not supported: epsilon and v_prediction are")
 
     def __call__(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Rows (B,) of the training set -> mean squared error of each image, (B,). All randomness is drawn from
-        `generator` on the CPU, so that it is the same on every device."""
+        """Rows (B,) of the training set -> mean squared error of each image, (B,)."""
+        prediction, target = self.predict(rows, generator)
+        return F.mse_loss(prediction, target, reduction="none").flatten(1).mean(1)
+
+    def predict(self, rows: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """The UNet's output for noisy latents of `rows` and what it should have been, (B, C, h, w) each, float32. All
+        randomness is drawn from `generator` on the CPU, so that it is the same on every device."""
         rows = rows.to(self.device)
         batch = {key: value[rows] for key, value in self.tensors.items()}
         mean, deviation = batch.pop("latents_mean"), batch.pop("latents_std")
@@ -271,4 +276,4 @@ class DiffusionLoss:
         dtype = self.unet.dtype
         conditions = self.family.conditions({key: value.to(dtype) for key, value in batch.items()})
         prediction = self.unet(noisy_latents.to(dtype), timesteps, **conditions).sample
-        return F.mse_loss(prediction.float(), target, reduction="none").flatten(1).mean(1)
+        return prediction.float(), target

@@ -38,6 +38,12 @@ class TrainingSet:
     def has(self, role: str) -> bool:
         return bool((self.table["role"] == role).any())
 
+    def without(self, *roles: str) -> "TrainingSet":
+        """All but these roles' pictures."""
+        kept = (~self.table["role"].isin(roles)).to_numpy(copy=True)
+        tensors = {key: value[torch.from_numpy(kept)] for key, value in self.tensors.items()}
+        return TrainingSet(self.table[kept].reset_index(drop=True), tensors, self.encoder)
+
     def require(self, role: str, name: str, token: str) -> None:
         """Raise TrainingSetError if the role's pictures are of another concept, or call it by another token."""
         rows = self.table.loc[self.rows(role).tolist()]

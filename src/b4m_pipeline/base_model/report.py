@@ -22,7 +22,7 @@ from b4m_pipeline.base_model.params import ReportParams
 from b4m_pipeline.base_model.text import standard_caption
 from b4m_pipeline.base_model.vae import encode_means, to_tensor
 from b4m_pipeline.baselines import train_lora
-from b4m_pipeline.config import BaseModelParams, LoraParams, TrainParams
+from b4m_pipeline.config import BaseModelParams, LoraParams
 from b4m_pipeline.metrics import EfficientNetJudge, Judgement, kernel_distance, perceptual_distance
 from b4m_pipeline.seeding import numpy_generator
 from b4m_pipeline.training_set import TrainingSet, encode_training_set
@@ -142,15 +142,16 @@ def judge_teaching(
     A content learned from its drawings by a few hands is asked for in these, a hand learned from a few contents is asked for
     others. Returns a row for each (targets, concept) and the pictures, by the row's name.
     """
-    train = TrainParams(steps=params.steps, batch_size=params.batch_size, learning_rate=params.learning_rate, noisy_bias=1.4)
+    own = {"steps": params.steps, "batch_size": params.batch_size, "learning_rate": params.learning_rate, "noisy_bias": 1.4}
+    own |= {"rank": params.rank, "alpha": params.rank}
     rows, drawn = [], {}
     lessons = [("content", name.replace("-", " ")) for name in params.contents] + [("style", name) for name in params.hands]
     for kind, name in lessons:
         training_set, asked = _lesson(bank, kind, name, params, base_model)
         asked = np.array([asked[index % len(asked)] for index in range(params.samples)])
         for label, targets in params.targets.items():
-            lora = LoraParams(rank=params.rank, alpha=params.rank, targets=targets)
-            adapter, _ = train_lora(f"{kind}-{name}", training_set, [kind], base_model, lora, train, seed)
+            lora = LoraParams(**own, targets=targets)
+            adapter, _ = train_lora(f"{kind}-{name}", training_set, [kind], base_model, lora, seed)
             captions = [
                 standard_caption(TOKENS[kind], bank.table["style"][row])
                 if kind == "content"
