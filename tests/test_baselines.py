@@ -44,7 +44,9 @@ def shared(tiny_training_set, tiny_base) -> Task:
 
 
 def lora(**changes) -> LoraParams:
-    return LoraParams(**{"rank": 2, "alpha": 2, "targets": TARGETS, "steps": 30, "batch_size": 3, "learning_rate": 1e-2} | changes)
+    return LoraParams(
+        **{"rank": 2, "alpha": 2, "targets": TARGETS, "steps": 30, "batch_size": 3, "learning_rate": 1e-2} | changes
+    )
 
 
 def test_plain_lora_learns_and_is_repeatable(tiny_training_set, tiny_base) -> None:
@@ -134,7 +136,9 @@ def test_equal_parameters_are_equal(shared) -> None:
     """Counted on the adapters themselves; rounded up in the competitor's favour by less than one rank."""
     rank = baselines.equal_parameters(shared)
     half = METHODS["ours, halves joined"](shared)
-    layers = [(half.tensors[f"{m}.lora_B.weight"].shape[0], half.tensors[f"{m}.lora_A.weight"].shape[1]) for m in half.modules()]
+    layers = [
+        (half.tensors[f"{m}.lora_B.weight"].shape[0], half.tensors[f"{m}.lora_A.weight"].shape[1]) for m in half.modules()
+    ]
     ours = sum(shared.frame.rank // 2 * ((m - m // 2) + (n - n // 2)) for m, n in layers)
     one_rank = sum(m + n for m, n in layers)
     assert ours <= rank * one_rank < ours + one_rank

@@ -163,17 +163,16 @@ def test_contact_sheet_has_a_row_for_each(measured, evaluated):
     assert sheet.mode == "RGB" and sheet.height > without.height and sheet.width == without.width
 
 
-def test_truth_is_read_only_where_it_is(adapters, tmp_path):
-    made = adapters[-1]
+def test_truth_is_read_only_where_it_is(tmp_path):
     Image.new("RGBA", (40, 40), (255, 0, 0, 128)).save(tmp_path / "x.png")
     (tmp_path / "cup-ink").mkdir()
     template = str(tmp_path / "{content}-{style}")
     params = PARAMS.model_copy(update={"truth_path": template})
-    assert find_truth(params, made, 32) == []
+    assert find_truth(params, "cup", "ink", 32) == []
     (tmp_path / "x.png").rename(tmp_path / "cup-ink" / "x.png")
-    (picture,) = find_truth(params, made, 32)
+    (picture,) = find_truth(params, "cup", "ink", 32)
     assert picture.size == (32, 32) and picture.getpixel((5, 5)) == (255, 127, 127)
-    assert find_truth(PARAMS, made, 32) == []
+    assert find_truth(PARAMS, "cup", "ink", 32) == []
 
 
 @pytest.mark.parametrize(

@@ -252,6 +252,8 @@ class BenchmarkParams(Strict):
     """Which methods are tried on which pairs."""
 
     pairs: list[PairParams] = Field(min_length=1)
+    first_pairs: int | None = Field(None, ge=1)
+    """Only so many of them, from the first, for a quick look."""
     methods: list[str] = Field(min_length=1)
     """Names in `baselines.METHODS`."""
     ours: str = "ours"

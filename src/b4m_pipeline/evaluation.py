@@ -62,16 +62,22 @@ class Shot:
         return f"{self.system.replace(' ', '-')}/{self.kind}-{words[:80]}-{self.seed}"
 
 
+def words_of(name: str) -> str:
+    """A concept's name as it is said: "baby-bottle" -> "baby bottle"."""
+    return name.replace("-", " ").replace("_", " ")
+
+
+def fill_prompt(template: str, words: dict[str, str], noun: str) -> str:
+    """A prompt's template with words (or tokens) for {content} and {style}."""
+    return " ".join(template.format(**words, noun=noun, article=article(words["content"])).split())
+
+
 def plan(params: EvaluationParams, made: Adapter, seed: int) -> list[Shot]:
     """All pictures of an evaluation. Every system but the halves alone draws every prompt with the same seeds; the base model
     is asked in plain words, as it does not know the tokens."""
     about = made.metadata
     tokens = {"content": about["content_token"], "style": about["style_token"]}
-    names = {kind: about[f"{kind}_name"].replace("-", " ").replace("_", " ") for kind in ("content", "style")}
-
-    def fill(template: str, words: dict[str, str], noun: str) -> str:
-        return " ".join(template.format(**words, noun=noun, article=article(words["content"])).split())
-
+    names = {kind: words_of(about[f"{kind}_name"]) for kind in ("content", "style")}
     shots = []
     asked = [(CONTENT, "content", params.content_prompt), (STYLE, "style", params.style_prompt)]
     for index, template in enumerate(params.prompts):
@@ -79,8 +85,8 @@ def plan(params: EvaluationParams, made: Adapter, seed: int) -> list[Shot]:
         asked += [(system, kind, template) for system in (BASE, JOINED, MADE)]
     for system, kind, template in asked:
         noun = about["style_noun"] if system == STYLE else about["noun"]
-        plain = fill(template, names, noun)
-        prompt = plain if system == BASE else fill(template, tokens, noun)
+        plain = fill_prompt(template, names, noun)
+        prompt = plain if system == BASE else fill_prompt(template, tokens, noun)
         shots += [Shot(system, kind, prompt, plain, seed + index) for index in range(params.samples)]
     return shots
 
@@ -162,15 +168,14 @@ def evaluate(
     return pictures, table
 
 
-def find_truth(params: EvaluationParams, made: Adapter, resolution: int) -> list[Image.Image]:
+def find_truth(params: EvaluationParams, content: str, style: str, resolution: int) -> list[Image.Image]:
     """The true drawings of this content in this style, squares of `resolution` pixels on white; [] where none are known."""
     if not params.truth_path:
         return []
-    about = made.metadata
-    folder = Path(params.truth_path.format(content=about["content_name"], style=about["style_name"])).expanduser()
+    folder = Path(params.truth_path.format(content=content, style=style)).expanduser()
     files = sorted(file for file in folder.glob("*") if file.suffix.lower() in EXTENSIONS) if folder.is_dir() else []
     if not files:
-        logger.info("No true drawing of %s is known (%s): its measures are left out", about["name"], folder)
+        logger.info("No true drawing of %s-%s is known (%s): its measures are left out", content, style, folder)
     try:
         return [read_square(file, resolution, (255, 255, 255), "center", 10**9).image for file in files]
     except UnusablePictureError as error:

@@ -3,6 +3,7 @@
 from kedro.pipeline import Pipeline
 
 from b4m_pipeline.pipelines import (
+    benchmark,
     content_break,
     evaluation,
     ingestion,
@@ -26,6 +27,7 @@ def register_pipelines() -> dict[str, Pipeline]:
     pipelines = {name: module.create_pipeline() for name, module in stages.items()}
     break_make = sum(pipelines.values(), start=Pipeline([]))
     return pipelines | {
+        "benchmark": benchmark.create_pipeline(),
         "pretrain": pretrain.create_pipeline(),
         "pretrain_report": pretrain.create_report_pipeline(),
         "break_make": break_make,

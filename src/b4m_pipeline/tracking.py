@@ -1,10 +1,11 @@
 """MLflow at the edges: which store a run uses, whether it answers, loss curves and pictures while a node runs."""
 
 import logging
+import math
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,48 @@ def log_picture(image: Image.Image, name: str) -> None:
         logger.warning("The picture %s cannot be sent to MLflow now: %s", name, error)
 
 
+def log_text(text: str, name: str) -> None:
+    """Keep a text with the active MLflow run as a file. Without a run, or if that fails, go on."""
+    import mlflow
+
+    if mlflow.active_run() is None:
+        return
+    try:
+        mlflow.log_text(text, name)
+    except Exception as error:  # see MetricLogger.flush
+        logger.warning("%s cannot be sent to MLflow now: %s", name, error)
+
+
+@contextmanager
+def nested_run(name: str, tags: dict[str, str | None]) -> Iterator[Callable[[dict[str, float], dict[str, Image.Image]], None]]:
+    """A run inside the active MLflow run; yields what logs metrics and pictures (by file name) to it. Without an active run,
+    or if the store is away, nothing is logged and the work goes on."""
+    import mlflow
+
+    if mlflow.active_run() is None:
+        yield lambda metrics, pictures: None
+        return
+    opened = False
+    try:
+        mlflow.start_run(run_name=name, nested=True, tags={key: value for key, value in tags.items() if value})
+        opened = True
+    except Exception as error:  # see MetricLogger.flush
+        logger.warning("The run of %s cannot be sent to MLflow now: %s", name, error)
+
+    def log(metrics: dict[str, float], pictures: dict[str, Image.Image]) -> None:
+        if not opened:
+            return
+        log_metrics({key: value for key, value in metrics.items() if math.isfinite(value)})
+        for index, picture in enumerate(pictures.values()):
+            log_picture(picture, str(index))
+
+    try:
+        yield log
+    finally:
+        if opened:
+            mlflow.end_run()
+
+
 def log_metrics(metrics: dict[str, float], model_uri: str | None = None) -> None:
     """Keep final metrics with the active MLflow run and, given "models:/NAME/VERSION", with the logged model that this
     version was made from, so that the registry shows them. Without a run, or if that fails, go on."""
@@ -167,4 +210,4 @@ def log_metrics(metrics: dict[str, float], model_uri: str | None = None) -> None
             model_id = mlflow.MlflowClient().get_model_version(name, version).tags.get("model_id")
         mlflow.log_metrics(metrics, model_id=model_id)
     except Exception as error:  # see MetricLogger.flush
-        logger.warning("The evaluation's figures cannot be sent to MLflow now: %s", error)
+        logger.warning("Figures cannot be sent to MLflow now: %s", error)

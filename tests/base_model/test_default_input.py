@@ -25,16 +25,28 @@ def test_contents_and_hands_are_held_out_or_known_as_promised():
     for hand, contents in default_input.STYLES.items():
         assert hand == "noto" or hand in CORPUS["held_out_hands"]
         assert set(contents) <= set(CORPUS["contents"])
-    for content, hand in default_input.PAIRS:
+    for content, hand in default_input.PAIRS + default_input.DEVELOPMENT_PAIRS:
         assert content in default_input.CONTENTS
         assert hand in CORPUS["held_out_hands"]
         assert hand not in default_input.CONTENTS[content]  # the truth is not among the references
 
 
+def test_development_and_reported_pairs_share_neither_content_nor_style():
+    for place in (0, 1):
+        chosen, reported = ({pair[place] for pair in pairs} for pairs in (default_input.DEVELOPMENT_PAIRS, default_input.PAIRS))
+        assert not chosen & reported
+
+
+def test_benchmark_has_the_pairs_of_the_tables():
+    pairs = yaml.safe_load((ROOT / "conf/base/parameters_benchmark.yml").read_text())["benchmark"]["pairs"]
+    found = [(pair["content"].rsplit("/", 1)[1], pair["style"].rsplit("/", 1)[1].replace("-", " ")) for pair in pairs]
+    assert found == default_input.PAIRS
+
+
 def test_shipped_pictures_are_those_of_the_tables():
     expected = {f"{picture.folder}/{picture.stem}.png" for picture in default_input._pictures()}
     assert {path.relative_to(RAW).as_posix() for path in SHIPPED} == expected
-    assert sum(path.stat().st_size for path in SHIPPED) < 1_500_000
+    assert sum(path.stat().st_size for path in SHIPPED) < 2_500_000
     for path in SHIPPED:
         with Image.open(path) as image:
             assert (image.mode, image.size) == ("RGBA", (128, 128))

@@ -17,11 +17,27 @@ from b4m_pipeline.pictures import ATTRIBUTION
 
 PROCEDURAL_FROM = "twemoji"  # whose drawings a procedural hand redraws, as in pretraining
 
+_FIVE = ["twemoji", "noto", "noto-v1", "fluent-emoji-flat", "emojione"]
+
 # Content (held out of pretraining) -> hands that draw it (known to the base).
 CONTENTS = {
     "mushroom": ["twemoji", "noto", "noto-v1", "fluent-emoji-flat", "emojione-v1"],
-    "rocket": ["twemoji", "noto", "noto-v1", "fluent-emoji-flat", "emojione"],
-    "penguin": ["twemoji", "noto", "noto-v1", "fluent-emoji-flat", "emojione"],
+    "rocket": _FIVE,
+    "penguin": _FIVE,
+    # Further ones of the benchmark, and of the development of defaults.
+    "octopus": _FIVE,
+    "cactus": _FIVE,
+    "bell": _FIVE,
+    "light-bulb": _FIVE,
+    "trophy": _FIVE,
+    "alarm-clock": _FIVE,
+    "wrapped-gift": _FIVE,
+    "teacup-without-handle": _FIVE,
+    "closed-umbrella": _FIVE,
+    "snail": _FIVE,
+    "crown": _FIVE,
+    "doughnut": _FIVE,
+    "sailboat": _FIVE,
     # Counterparts: the style half's partners.
     "koala": ["twemoji", "noto", "fluent-emoji-flat", "emojione"],
     "strawberry": ["twemoji", "noto", "fluent-emoji", "emojione-v1"],
@@ -33,14 +49,28 @@ STYLES = {
     "openmoji": ["red-apple", "frog", "hamburger", "automobile", "camera", "balloon"],
     "wood": ["cat-face", "pizza", "turtle", "bus", "guitar", "house"],
     "knit": ["rabbit-face", "watermelon", "fish", "locomotive", "hot-beverage", "red-heart"],
+    "stained glass": ["cat-face", "pizza", "turtle", "bus", "guitar", "tulip"],
     # Counterparts: the content half's partners.
     "noto": ["dog-face", "banana", "bicycle", "key", "rose"],
     "streamline-emojis": ["cat-face", "cherries", "locomotive", "guitar", "ghost"],
     "blueprint": ["elephant", "pineapple", "airplane", "house", "sunflower"],
 }
 
-# Content and style of the default run and of two more; their true drawings are for evaluation alone.
-PAIRS = [("mushroom", "openmoji"), ("rocket", "wood"), ("penguin", "knit")]
+# Content and style of the default run and of the benchmark's other pairs; their true drawings are for evaluation alone.
+PAIRS = [
+    ("mushroom", "openmoji"), ("rocket", "wood"), ("penguin", "knit"), ("octopus", "stained glass"),
+    ("cactus", "openmoji"), ("bell", "wood"), ("light-bulb", "knit"), ("trophy", "stained glass"),
+    ("alarm-clock", "openmoji"), ("wrapped-gift", "wood"), ("teacup-without-handle", "knit"),
+    ("closed-umbrella", "stained glass"),
+]  # fmt: skip
+
+# On which defaults are chosen; never reported.
+DEVELOPMENT_PAIRS = [
+    ("snail", "streamline-emojis"),
+    ("crown", "blueprint"),
+    ("sailboat", "streamline-emojis"),
+    ("doughnut", "blueprint"),
+]
 
 
 @dataclass(frozen=True)
@@ -54,14 +84,19 @@ class _Picture:
     text: str = ""
 
 
+def _folder(hand: str) -> str:
+    return hand.replace(" ", "-")
+
+
 def _pictures() -> list[_Picture]:
     """All files of the default input."""
     listed = []
     for content, hands in CONTENTS.items():
         listed += [_Picture(f"contents/{content}", hand, content, hand, HANDS.get(hand, hand)) for hand in hands]
     for hand, contents in STYLES.items():
-        listed += [_Picture(f"styles/{hand}", name, name, hand, name.replace("-", " ")) for name in contents]
-    listed += [_Picture(f"truth/{content}-{hand}", content, content, hand) for content, hand in PAIRS]
+        listed += [_Picture(f"styles/{_folder(hand)}", name, name, hand, name.replace("-", " ")) for name in contents]
+    pairs = PAIRS + DEVELOPMENT_PAIRS
+    listed += [_Picture(f"truth/{content}-{_folder(hand)}", content, content, hand) for content, hand in pairs]
     return listed
 
 

@@ -42,7 +42,9 @@ def collect_references(
                 "run the ingestion pipeline with the adapter's parameters, or train the adapter anew"
             )
         references[kind] = [load_picture(pictures[key]) for key in rows["picture"]]
-    return references | {"truth": find_truth(evaluation, made_adapter, base_model.resolution)}
+    about = made_adapter.metadata
+    truth = find_truth(evaluation, about["content_name"], about["style_name"], base_model.resolution)
+    return references | {"truth": truth}
 
 
 def measure_samples(

@@ -1,0 +1,162 @@
+"""A benchmark's results as pictures and as one HTML file that needs nothing beside it."""
+
+import base64
+import html
+import io
+
+import matplotlib
+import pandas as pd
+from PIL import Image, ImageDraw, ImageFont
+
+from b4m_pipeline.benchmark import FIGURES, LOWER_IS_BETTER, References, Result
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt  # noqa: E402  the backend comes first: there may be no display
+
+CELL, GAP, LABEL = 96, 6, 170  # pixels
+_OURS, _OTHER = "#1e6e3c", "#7a7a7a"
+
+
+def draw_sheet(pair: str, results: list[Result], references: References) -> Image.Image:
+    """One pair: references and truth above, then a row for each method with its pictures, seed by seed."""
+    rows = [("content", references.content), ("style", references.style)]
+    rows += [("truth", references.truth)] if references.truth else []
+    rows += [(result.method, list(result.pictures.values())) for result in results]
+    columns = max(len(pictures) for _, pictures in rows)
+    sheet = Image.new("RGB", (LABEL + columns * (CELL + GAP) + GAP, 36 + len(rows) * (CELL + GAP)), "white")
+    pen, large, small = ImageDraw.Draw(sheet), ImageFont.load_default(16), ImageFont.load_default(12)
+    pen.text((GAP, 8), pair, fill=(30, 30, 30), font=large)
+    for index, (name, pictures) in enumerate(rows):
+        top = 36 + index * (CELL + GAP)
+        note = name if pictures else f"{name} (failed)"
+        pen.text((GAP, top + CELL // 2 - 8), note, fill=(30, 30, 30), font=small)
+        for column, picture in enumerate(pictures):
+            cell = picture.convert("RGB").resize((CELL, CELL), Image.Resampling.BICUBIC)
+            sheet.paste(cell, (LABEL + column * (CELL + GAP), top))
+    return sheet
+
+
+def draw_scatter(comparison: pd.DataFrame, ours: str) -> Image.Image:
+    """Content against style, a point for each method with its intervals, and the front of those that no other beats in both."""
+    means = {name: comparison[comparison["measure"] == name].set_index("method") for name in ("content", "style")}
+    methods = [method for method in means["content"].index if method in means["style"].index]
+    figure, axes = plt.subplots(figsize=(8, 6), dpi=110)
+    points = {method: (means["content"].loc[method, "mean"], means["style"].loc[method, "mean"]) for method in methods}
+    for method, (x, y) in points.items():
+        colour = _OURS if method == ours else _OTHER
+        spread = [
+            [[value - means[name].loc[method, "low"]], [means[name].loc[method, "high"] - value]]
+            for name, value in (("content", x), ("style", y))
+        ]
+        axes.errorbar(x, y, xerr=spread[0], yerr=spread[1], fmt="o", color=colour, elinewidth=0.6, markersize=6)
+        axes.annotate(method, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8, color=colour)
+    front = sorted(pareto_front(points).values())
+    axes.plot([x for x, _ in front], [y for _, y in front], color=_OURS, linewidth=0.8, linestyle="--", label="Pareto front")
+    axes.set_xlabel("content: similarity to its pictures")
+    axes.set_ylabel("style: similarity to its pictures")
+    axes.legend(loc="lower left", fontsize=8)
+    return _picture(figure)
+
+
+def pareto_front(points: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    """The points that no other one equals or exceeds in both coordinates."""
+    return {
+        name: (x, y)
+        for name, (x, y) in points.items()
+        if not any(a >= x and b >= y and (a, b) != (x, y) for a, b in points.values())
+    }
+
+
+def draw_bars(comparison: pd.DataFrame, ours: str) -> Image.Image:
+    """A panel for each measure, a bar with its interval for each method."""
+    names = [name for name in FIGURES if name in set(comparison["measure"])]
+    figure, panels = plt.subplots(1, len(names), figsize=(2.6 * len(names) + 2, 5), dpi=100, sharey=True, squeeze=False)
+    for axes, name in zip(panels[0], names, strict=True):
+        rows = comparison[comparison["measure"] == name].iloc[::-1]
+        errors = [rows["mean"] - rows["low"], rows["high"] - rows["mean"]]
+        colours = [_OURS if method == ours else "#b9b9b9" for method in rows["method"]]
+        axes.barh(rows["method"], rows["mean"], xerr=errors, color=colours, error_kw={"elinewidth": 0.8})
+        arrow = "lower is better" if name in LOWER_IS_BETTER else "higher is better"
+        axes.set_title(f"{FIGURES[name]}\n({arrow})" if name != "diversity" else FIGURES[name], fontsize=9)
+        axes.tick_params(labelsize=8)
+    figure.tight_layout()
+    return _picture(figure)
+
+
+def _picture(figure: plt.Figure) -> Image.Image:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", bbox_inches="tight")
+    plt.close(figure)
+    return Image.open(buffer).convert("RGB")
+
+
+def _embedded(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+
+
+def as_html(
+    table: pd.DataFrame,
+    comparison: pd.DataFrame,
+    validation: pd.DataFrame,
+    plots: dict[str, Image.Image],
+    sheets: dict[str, Image.Image],
+    ours: str,
+) -> str:
+    """The whole report as one page."""
+    names = [name for name in FIGURES if name in set(comparison["measure"])]
+    parts = ["<h1>Content-style benchmark</h1>"]
+    parts.append(
+        f"<p>{table['pair'].nunique()} pairs, {table['method'].nunique()} methods. Means over pairs; in brackets 95 % "
+        f"bootstrap intervals over pairs. Below each mean the difference to <b>{html.escape(ours)}</b>, pair by pair.</p>"
+    )
+    parts.append(_comparison_table(comparison, names, ours))
+    for title, plot in plots.items():
+        parts.append(f"<h2>{html.escape(title)}</h2>{_embedded(plot)}")
+    parts.append(
+        "<h2>Can the measures be believed?</h2><p>Share of the comparisons in which a true drawing is nearer to its own "
+    )
+    parts.append("pair's pictures than to another pair's; a coin would have 0.5.</p>")
+    parts.append(validation.round(3).to_html(index=False, border=0) if len(validation) else "<p>Too few true drawings.</p>")
+    failed = table[table["error"] != ""]
+    if len(failed):
+        parts.append("<h2>Failed</h2>" + failed[["pair", "method", "error"]].to_html(index=False, border=0))
+    parts.append("<h2>Pictures</h2>")
+    parts += [f"<h3>{html.escape(pair)}</h3>{_embedded(sheet)}" for pair, sheet in sheets.items()]
+    parts.append("<h2>Every pair</h2>" + table.drop(columns="error").round(3).to_html(index=False, border=0))
+    return _PAGE.format(body="\n".join(parts))
+
+
+def _comparison_table(comparison: pd.DataFrame, names: list[str], ours: str) -> str:
+    head = "".join(f"<th>{html.escape(FIGURES[name])}</th>" for name in names)
+    lines = []
+    for method in dict.fromkeys(comparison["method"]):
+        cells = []
+        for name in names:
+            found = comparison[(comparison["method"] == method) & (comparison["measure"] == name)]
+            if found.empty:
+                cells.append("<td>-</td>")
+                continue
+            row = found.iloc[0]
+            cell = f"{row['mean']:.3f} <small>[{row['low']:.3f}, {row['high']:.3f}]</small>"
+            if method != ours and pd.notna(row.get("difference")):
+                clear = row["difference_low"] > 0 or row["difference_high"] < 0
+                text = f"{row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}]"
+                cell += f"<br><small>{'<b>' + text + '</b>' if clear else text}</small>"
+            cells.append(f"<td>{cell}</td>")
+        lines.append(f"<tr{' class=ours' if method == ours else ''}><th>{html.escape(method)}</th>{''.join(cells)}</tr>")
+    return f"<table><tr><th></th>{head}</tr>{''.join(lines)}</table><p><small>Bold: the interval is clear of zero.</small></p>"
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Content-style benchmark</title>
+<style>
+body {{ font: 14px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1200px; padding: 0 1rem; color: #1e1e1e }}
+table {{ border-collapse: collapse }} th, td {{ padding: .3rem .6rem; text-align: left; vertical-align: top }}
+tr {{ border-bottom: 1px solid #ddd }} tr.ours {{ background: #eef6f0 }} img {{ max-width: 100% }} small {{ color: #666 }}
+</style></head><body>
+{body}
+</body></html>
+"""

@@ -1,0 +1,124 @@
+"""Nodes of `benchmark`."""
+
+import logging
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+
+from b4m_pipeline.config import (
+    BaseModelParams,
+    BenchmarkParams,
+    BreakParams,
+    CaptioningParams,
+    ConceptParams,
+    CounterpartParams,
+    EvaluationParams,
+    FrameParams,
+    IngestionParams,
+    MakeParams,
+    PairParams,
+)
+
+logger = logging.getLogger(__name__)
+
+
+def concepts_of(
+    pair: PairParams, content: ConceptParams, style: ConceptParams, counterparts: CounterpartParams
+) -> tuple[ConceptParams, ConceptParams, CounterpartParams]:
+    """The pair's concepts with the run's tokens and nouns, and the counterparts less those that the pair itself is about."""
+    pair_content = ConceptParams(path=pair.content, token=content.token, noun=content.noun, name="")
+    pair_style = ConceptParams(path=pair.style, token=style.token, noun=style.noun, name="")
+    own = {Path(pair.content).resolve(), Path(pair.style).resolve()}
+    kept = {
+        field: [concept for concept in getattr(counterparts, field) if Path(concept.path).resolve() not in own]
+        for field in ("contents", "styles")
+    }
+    return pair_content, pair_style, CounterpartParams(**kept)
+
+
+def run_benchmark(
+    benchmark: BenchmarkParams,
+    content: ConceptParams,
+    style: ConceptParams,
+    counterparts: CounterpartParams,
+    base_model: BaseModelParams,
+    frame: FrameParams,
+    content_break: BreakParams,
+    style_break: BreakParams,
+    make: MakeParams,
+    ingestion: IngestionParams,
+    captioning: CaptioningParams,
+    evaluation: EvaluationParams,
+    seed: int,
+) -> tuple[list, dict]:
+    """Every method on every pair, each a nested MLflow run; what an earlier run finished is taken from its folder."""
+    from b4m_pipeline import benchmark as bench
+    from b4m_pipeline.baselines import Task
+    from b4m_pipeline.captioning import caption_manifest
+    from b4m_pipeline.evaluation import find_truth
+    from b4m_pipeline.pictures import check_folders, list_folders
+    from b4m_pipeline.tracking import nested_run
+    from b4m_pipeline.training_set import encode_training_set
+
+    bench.check_methods(benchmark)
+    prepared = {}
+    for pair in benchmark.pairs[: benchmark.first_pairs]:  # all pictures are read before anything is trained
+        own_content, own_style, partners = concepts_of(pair, content, style, counterparts)
+        checked = check_folders(list_folders(own_content, own_style, partners, None), base_model.resolution, ingestion)
+        prepared[pair.name] = (own_content, own_style, checked)
+    results, references = [], {}
+    for name, (own_content, own_style, checked) in prepared.items():
+        manifest = caption_manifest(checked.manifest, checked.squares, captioning)
+        training_set = encode_training_set(manifest, checked.squares, base_model)
+        trained = (frame, own_content, own_style, content_break, style_break, make)
+        task = Task(training_set, base_model, *trained, benchmark.competitors, seed)
+        squares = {
+            kind: [checked.squares[key] for key in manifest.loc[manifest["role"] == kind, "picture"]]
+            for kind in ("content", "style")
+        }
+        truth = find_truth(evaluation, own_content.name, own_style.name, base_model.resolution)
+        references[name] = bench.References(squares["content"], squares["style"], truth)
+
+        def report(result: bench.Result) -> None:
+            tags = {"pair": result.pair, "method": result.method, "error": result.error or None}
+            with nested_run(f"{result.pair} {result.method}", tags) as log:
+                log({f"benchmark.{key}": value for key, value in result.figures().items()}, result.pictures)
+
+        results += bench.run_pair(task, references[name], benchmark, evaluation, report)
+    return results, references
+
+
+def compare_methods(
+    results: list, references: dict, benchmark: BenchmarkParams, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Figures of each (pair, method), methods' means with differences to ours, and whether the measures can be believed."""
+    from b4m_pipeline import benchmark as bench
+
+    table = bench.table_of(results)
+    return table, bench.compare(table, benchmark.ours, seed), bench.validate_measures(references)
+
+
+def report_benchmark(
+    results: list,
+    references: dict,
+    table: pd.DataFrame,
+    comparison: pd.DataFrame,
+    validation: pd.DataFrame,
+    benchmark: BenchmarkParams,
+) -> tuple[dict[str, Image.Image], Image.Image, Image.Image, str]:
+    """Contact sheets by pair, content against style, bars, and all of it as one HTML page."""
+    from b4m_pipeline import benchmark_report as report
+    from b4m_pipeline.tracking import log_picture, log_text
+
+    sheets = {
+        pair: report.draw_sheet(pair, [result for result in results if result.pair == pair], own)
+        for pair, own in references.items()
+    }
+    scatter, bars = report.draw_scatter(comparison, benchmark.ours), report.draw_bars(comparison, benchmark.ours)
+    plots = {"Content against style": scatter, "Every measure": bars}
+    page = report.as_html(table, comparison, validation, plots, sheets, benchmark.ours)
+    log_picture(scatter, "benchmark_scatter")
+    log_picture(bars, "benchmark_bars")
+    log_text(page, "benchmark.html")
+    return sheets, scatter, bars, page

@@ -1,0 +1,51 @@
+"""Pairs of folders in; table, comparison, pictures and an HTML report out."""
+
+from kedro.pipeline import Node, Pipeline
+
+from b4m_pipeline.pipelines.benchmark import nodes
+
+
+def create_pipeline(**kwargs) -> Pipeline:
+    return Pipeline(
+        [
+            Node(
+                nodes.run_benchmark,
+                [
+                    "params:benchmark",
+                    "params:content",
+                    "params:style",
+                    "params:counterparts",
+                    "params:base_model",
+                    "params:frame",
+                    "params:content_break",
+                    "params:style_break",
+                    "params:make",
+                    "params:ingestion",
+                    "params:captioning",
+                    "params:evaluation",
+                    "params:seed",
+                ],
+                ["benchmark_results", "benchmark_references"],
+                name="run_benchmark",
+            ),
+            Node(
+                nodes.compare_methods,
+                ["benchmark_results", "benchmark_references", "params:benchmark", "params:seed"],
+                ["benchmark_table", "benchmark_comparison", "benchmark_validation"],
+                name="compare_methods",
+            ),
+            Node(
+                nodes.report_benchmark,
+                [
+                    "benchmark_results",
+                    "benchmark_references",
+                    "benchmark_table",
+                    "benchmark_comparison",
+                    "benchmark_validation",
+                    "params:benchmark",
+                ],
+                ["benchmark_sheets", "benchmark_scatter", "benchmark_bars", "benchmark_report"],
+                name="report_benchmark",
+            ),
+        ]
+    )
