@@ -63,6 +63,20 @@ def strip(images: list[Image.Image]) -> Image.Image:
     return sheet
 
 
+def labelled_rows(rows: dict[str, list[Image.Image]]) -> Image.Image:
+    """A row of pictures for each text, which stands at its left."""
+    columns = max(len(images) for images in rows.values())
+    sheet = Image.new("RGB", (LABEL + columns * (CELL + GAP) + GAP, len(rows) * (CELL + GAP) + GAP), "white")
+    pen, small = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for index, (text, images) in enumerate(rows.items()):
+        top = GAP + index * (CELL + GAP)
+        pen.multiline_text((GAP, top + 4), _wrap(text, LABEL - 2 * GAP, pen, small), fill=_INK, font=small)
+        for column, image in enumerate(images):
+            cell = image.convert("RGB").resize((CELL, CELL), Image.Resampling.BICUBIC)
+            sheet.paste(cell, (LABEL + column * (CELL + GAP), top))
+    return sheet
+
+
 def _wrap(text: str, width: int, pen: ImageDraw.ImageDraw, font) -> str:
     """Break lines between words so that none is wider than `width` pixels."""
     lines = []

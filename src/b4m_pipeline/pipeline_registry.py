@@ -4,8 +4,10 @@ from kedro.pipeline import Pipeline
 
 from b4m_pipeline.pipelines import (
     benchmark,
+    compose,
     content_break,
     evaluation,
+    generate,
     ingestion,
     joint_make,
     plp_reconstruction,
@@ -27,6 +29,8 @@ def register_pipelines() -> dict[str, Pipeline]:
     pipelines = {name: module.create_pipeline() for name, module in stages.items()}
     break_make = sum(pipelines.values(), start=Pipeline([]))
     return pipelines | {
+        "compose": compose.create_pipeline(),
+        "generate": generate.create_pipeline(),
         "benchmark": benchmark.create_pipeline(),
         "pretrain": pretrain.create_pipeline(),
         "pretrain_report": pretrain.create_report_pipeline(),

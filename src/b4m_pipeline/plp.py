@@ -268,3 +268,25 @@ def reconstruct(half_a: Adapter, half_b: Adapter, metadata: dict[str, str]) -> A
         tensors[f"{name}.lora_B.weight"] = half_b.tensors[f"{name}.lora_B.weight"].clone()
     shared = {key: half_a.metadata[key] for key in ("base_model", "frame", "frame_config")}
     return Adapter(tensors, {**metadata, **shared, "half": "both"}, dict(half_a.lora_config))
+
+
+def scale_halves(adapter: Adapter, content: float = 1.0, style: float = 1.0) -> Adapter:
+    """The adapter with content's and style's learnt parts scaled: the block of each concept alone is scaled by its own factor,
+    the cross term L_B L_A by the product of both. With a factor of 0 its concept is gone, and with it the cross term.
+
+    Raises FrameMismatchError if the adapter has no frame, or does not say whose side is whose.
+    """
+    about = adapter.metadata
+    if about.get("kind") in ("content", "style"):
+        factors = {about["half"]: content if about["kind"] == "content" else style}
+    elif "content_side" in about:
+        other = "lora_B" if about["content_side"] == "lora_A" else "lora_A"
+        factors = {about["content_side"]: content, other: style}
+    else:
+        raise FrameMismatchError(f"{about.get('name', '?')} has no halves that could be scaled")
+    frame, tensors = frame_of(adapter), {key: tensor.clone() for key, tensor in adapter.tensors.items()}
+    for module in adapter.modules():
+        d_b, d_a = frame.sizes(module)
+        tensors[f"{module}.lora_A.weight"][:, d_a:] *= factors.get("lora_A", 1.0)
+        tensors[f"{module}.lora_B.weight"][d_b:] *= factors.get("lora_B", 1.0)
+    return Adapter(tensors, dict(about), dict(adapter.lora_config))

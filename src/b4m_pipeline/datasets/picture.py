@@ -19,3 +19,17 @@ class PreviewPictureDataset(ImageDataset):
         buffer = io.BytesIO()
         image.save(buffer, format="PNG")
         return ImagePreview(base64.b64encode(buffer.getvalue()).decode())
+
+
+class DescribedPictureDataset(ImageDataset):
+    """pillow.ImageDataset for PNGs that keeps what a picture says of its origin (see `generation.png_info`) in the file."""
+
+    def save(self, data) -> None:
+        from b4m_pipeline.generation import png_info
+
+        before = self._save_args
+        self._save_args = before | {"pnginfo": png_info(data)}
+        try:
+            super().save(data)
+        finally:
+            self._save_args = before

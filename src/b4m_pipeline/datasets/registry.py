@@ -87,6 +87,28 @@ def register_adapter(
     return record
 
 
+def fetch_adapter(source: str) -> "Adapter":
+    """The adapter of "models:/NAME@ALIAS", "models:/NAME/VERSION" or a folder, with its version in the registry, where it has
+    one, under "registry_uri". Raises RegistrationError if the registry has none such, AdapterError if the file is missing or
+    damaged."""
+    from b4m_pipeline.adapters import load_adapter
+
+    if not source.startswith("models:/"):
+        adapter, uri = load_adapter(Path(source).expanduser()), adapter_uri(Path(source).expanduser())
+    else:
+        import mlflow.diffusers
+        from mlflow.exceptions import MlflowException
+
+        try:
+            uri = _version_uri(source)
+            adapter = load_adapter(Path(mlflow.diffusers.load_model(uri).adapter_path))
+        except MlflowException as error:
+            raise RegistrationError(f"{source} cannot be fetched from the registry: {error}") from error
+    if uri:
+        adapter.metadata[URI_KEY] = uri
+    return adapter
+
+
 def predict_signature(inference: dict[str, Any]) -> "ModelSignature":
     """Prompts in, PNG bytes out. inference: defaults, of what the flavor understands: num_inference_steps,
     guidance_scale, height, width (pixels), negative_prompt. What is left out keeps the base pipeline's default. The
@@ -203,15 +225,11 @@ class RegisteredAdapterDataset(AdapterDataset):
         register_adapter(self._folder, **self._save_args)
 
     def load(self) -> "Adapter":
-        from b4m_pipeline.adapters import load_adapter
 
         if super()._exists() or not self._model_uri:
             adapter, uri = super().load(), adapter_uri(self._folder)
         else:
-            import mlflow.diffusers
-
-            fetched = mlflow.diffusers.load_model(self._model_uri)
-            adapter, uri = load_adapter(Path(fetched.adapter_path)), _version_uri(self._model_uri)
+            return fetch_adapter(self._model_uri)
         if uri:
             adapter.metadata[URI_KEY] = uri
         return adapter

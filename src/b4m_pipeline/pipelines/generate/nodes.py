@@ -1,0 +1,24 @@
+"""Nodes of `generate`."""
+
+from PIL import Image
+
+from b4m_pipeline.config import BaseModelParams, GenerateParams
+
+
+def draw_prompts(
+    generate: GenerateParams, base_model: BaseModelParams, seed: int
+) -> tuple[dict[str, Image.Image], Image.Image]:
+    """Pictures of all prompts, and a sheet with a row for each; both also go to MLflow."""
+    from b4m_pipeline import generation
+    from b4m_pipeline.contact_sheet import labelled_rows
+    from b4m_pipeline.datasets.registry import fetch_adapter
+    from b4m_pipeline.tracking import log_picture
+
+    adapter = fetch_adapter(generate.adapter) if generate.adapter else None
+    pictures = generation.generate(adapter, base_model, generate, seed)
+    prompts, listed = generation.read_prompts(generate), list(pictures.values())
+    each = generate.images_per_prompt
+    rows = {f"{number}: {prompt}": listed[number * each : (number + 1) * each] for number, prompt in enumerate(prompts)}
+    sheet = labelled_rows(rows)
+    log_picture(sheet, "generated")
+    return pictures, sheet
