@@ -97,6 +97,57 @@ def test_noisy_bias_draws_more_of_the_noisy_steps(tiny_base, tiny_training_set):
     assert abs(seen[0] - 500) < 120 and seen[1] > seen[0] + 150
 
 
+@pytest.mark.parametrize("family_name", ["sd", "sdxl"])
+def test_min_snr_weighs_the_error_of_the_clean_picture(family_name, tiny_sd, tiny_base, tiny_training_set):
+    """By the paper: the loss on x_0 is weighed by min(SNR, gamma); said as one of noise or velocity that is another factor."""
+    if family_name == "sd":
+        from b4m_pipeline.config import BaseModelParams
+
+        family = load_family(BaseModelParams(path=str(tiny_sd), resolution=32))
+        tensors = {key: value for key, value in tiny_training_set.tensors.items() if key.startswith("latents")}
+        tensors |= family.encode_prompts(["a cup"] * len(tiny_training_set.table))
+    else:
+        family, tensors = load_family(tiny_base), tiny_training_set.tensors
+    unet, gamma, rows = family.load_denoiser(), 5.0, torch.arange(8)
+    plain, weighed = (DiffusionLoss(family, unet, tensors, min_snr_gamma=value) for value in (None, gamma))
+    prediction, target, timesteps = plain.predict(rows, torch.Generator().manual_seed(1))
+    alphas = family.load_noise_schedule().alphas_cumprod[timesteps]
+    snr = alphas / (1 - alphas)
+    error = (prediction - target).square().mean((1, 2, 3))
+    # x_0 = (x_t - sigma eps) / alpha = alpha x_t - sigma v, with alpha^2 + sigma^2 = 1
+    clean = error * (1 - alphas) / alphas if family_name == "sd" else error * (1 - alphas)
+    expected = clean * snr.clamp(max=gamma)
+    assert torch.allclose(weighed(rows, torch.Generator().manual_seed(1)), expected, rtol=1e-4)
+    assert torch.allclose(plain(rows, torch.Generator().manual_seed(1)), error, rtol=1e-5)
+
+
+def test_noise_offset_is_constant_over_a_channel(tiny_base, tiny_training_set):
+    family = load_family(tiny_base)
+    unet, seen = family.load_denoiser(), []
+    unet.register_forward_pre_hook(lambda module, args, kwargs: seen.append((args[0], args[1])), with_kwargs=True)
+    for offset in (0.0, 0.5):
+        loss = DiffusionLoss(family, unet, tiny_training_set.tensors, noise_offset=offset)
+        loss(torch.arange(6), torch.Generator().manual_seed(0))
+    (plain, timesteps), (shifted, same) = seen
+    assert torch.equal(timesteps, same)
+    shift = shifted - plain
+    assert torch.allclose(shift, shift[..., :1, :1].expand_as(shift), atol=1e-5) and shift.abs().max() > 0.05
+
+
+def test_gradient_checkpointing_changes_memory_and_nothing_else(tiny_base, tiny_training_set):
+    from b4m_pipeline import stages
+    from b4m_pipeline.config import BreakParams
+    from tests.test_stages import BREAK, CONTENT, frame
+
+    def train(**changes):
+        params = BreakParams(**BREAK | changes)
+        return stages.train_half("content", tiny_training_set, tiny_base, frame(), CONTENT, params, 0)[0]
+
+    plain, sparing = train(), train(gradient_checkpointing=True)
+    for key, tensor in plain.tensors.items():
+        assert torch.allclose(tensor, sparing.tensors[key], atol=1e-5)
+
+
 def test_what_is_not_there_is_named(tmp_path, monkeypatch, tiny_sdxl):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(BaseModelError, match="has no model_index.json"):

@@ -230,3 +230,19 @@ def test_git_commit_is_that_of_the_projects_own_checkout(tmp_path) -> None:
     assert git_commit(tmp_path) == f"{commit}-dirty"
     (tmp_path / "inside").mkdir()
     assert git_commit(tmp_path / "inside") is None
+
+
+def test_a_full_gpu_is_answered_with_what_to_turn_on():
+    import click
+    import torch
+    from click.testing import CliRunner
+
+    from b4m_pipeline.cli import OneLineErrors
+
+    @click.command(cls=OneLineErrors)
+    def train():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    result = CliRunner().invoke(train)
+    assert result.exit_code == 1
+    assert "gradient_checkpointing: true" in result.output and "Tried to allocate 2 GiB" in result.output

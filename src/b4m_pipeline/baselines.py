@@ -78,7 +78,7 @@ def train_lora(
     learnt = [weight for weight in factors.values() if weight.requires_grad]
     strata = [training_set.rows(role) for role in roles]
     objective = Objective(name, learnt, strata, params.batch_size, params.learning_rate)
-    loss = DiffusionLoss(family, unet, training_set.tensors, params.noisy_bias)
+    loss = DiffusionLoss.of(family, unet, training_set.tensors, params)
     history = fit(loss, [objective], params, seed=seed, device=device, description=name)
     tensors = {key: weight.detach().float().cpu().clone() for key, weight in factors.items()}
     about = {
@@ -269,7 +269,7 @@ def zip_lora(task: Task) -> Adapter:
     for module in content.modules():
         zipped[module] = _Zipped(content.delta(module), style.delta(module)).to(device)
         parametrize.register_parametrization(unet.get_submodule(module), "weight", zipped[module], unsafe=True)
-    denoise = DiffusionLoss(family, unet, task.training_set.tensors, own.noisy_bias)
+    denoise = DiffusionLoss.of(family, unet, task.training_set.tensors, own)
     rows = {kind: task.training_set.rows(kind) for kind in ("content", "style")}
     kind_of = {int(row): kind for kind, indices in rows.items() for row in indices}
 
@@ -286,10 +286,10 @@ def zip_lora(task: Task) -> Adapter:
             with torch.no_grad():
                 switch(kind)
                 generator.set_state(state)
-                wanted, _ = denoise.predict(chosen, generator)
+                wanted, _, _ = denoise.predict(chosen, generator)
             switch("zipped")
             generator.set_state(state)
-            given, _ = denoise.predict(chosen, generator)
+            given, _, _ = denoise.predict(chosen, generator)
             parts.append(F.mse_loss(given, wanted, reduction="none").flatten(1).mean(1))
         overlap = sum(F.cosine_similarity(*layer.columns, dim=0).abs() for layer in zipped.values())
         return torch.cat(parts) + c.zip_overlap_weight * overlap

@@ -1,4 +1,5 @@
-"""Kedro's commands in this project: `run` says a user's error in one line, `register` logs an adapter later."""
+"""Kedro's commands in this project: `run` says a user's error in one line, `register` logs an adapter later, `export` writes
+one for other programs."""
 
 import logging
 from pathlib import Path
@@ -12,6 +13,12 @@ from kedro.io import DatasetError
 from kedro.validation.exceptions import ParameterValidationError
 
 logger = logging.getLogger(__name__)
+
+
+OUT_OF_MEMORY = (
+    "The GPU's memory is full. Set gradient_checkpointing: true for the stage, lower its batch_size (gradient_accumulation "
+    "makes up for it), base_model.resolution or frame.rank; while pictures are drawn, evaluation.batch_size."
+)
 
 
 def is_users_error(error: BaseException) -> bool:
@@ -44,6 +51,8 @@ class OneLineErrors(click.Command):
         except click.ClickException:
             raise
         except Exception as error:
+            if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported for this
+                raise click.ClickException(f"{OUT_OF_MEMORY}\n{error}") from error
             if not is_users_error(error):
                 raise
             logger.debug("Traceback of the error below", exc_info=True)
@@ -67,4 +76,19 @@ def register(folder: Path, alias: str, prefix: str, env: str | None) -> None:
         click.echo(register_adapter(folder, alias=alias, prefix=prefix)["uri"])
 
 
-cli = click.Group(name="b4m_pipeline", commands={"run": run, "register": register})
+@click.command(cls=OneLineErrors)
+@click.argument("adapter")
+@click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--dtype", type=click.Choice(["fp16", "bf16", "fp32"]), default="fp16", show_default=True)
+@click.option("--env", "-e", default=None, help="Kedro configuration environment name.")
+def export(adapter: str, output: Path, dtype: str, env: str | None) -> None:
+    """Write ADAPTER (a folder, or models:/NAME@ALIAS) to OUTPUT (.safetensors) for ComfyUI, A1111 and kohya's scripts."""
+    from b4m_pipeline.datasets.registry import fetch_adapter
+    from b4m_pipeline.exports import export_adapter
+
+    with KedroSession.create(env=env) as session:
+        session.load_context()  # sets the tracking store up
+        click.echo(export_adapter(fetch_adapter(adapter), output, dtype))
+
+
+cli = click.Group(name="b4m_pipeline", commands={"run": run, "register": register, "export": export})

@@ -146,6 +146,12 @@ class TrainParams(Strict):
     schedule: Literal["constant", "cosine"] = "constant"
     noisy_bias: float = Field(1.0, ge=0.1)
     """t = T u^(1/bias): 1 draws timesteps evenly, more draws more of the noisy ones."""
+    min_snr_gamma: float | None = Field(None, gt=0)
+    """Weigh timesteps by min(SNR, gamma) (Hang et al. 2023, arXiv 2303.09556), 5 as a rule. None: all alike."""
+    noise_offset: float = Field(0.0, ge=0)
+    """Noise that is constant over a channel, so that dark and bright pictures can be learned; 0.05 to 0.1 as a rule."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice and keep few: less memory, about a third more time."""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     checkpoint_every: int = Field(25, ge=1)

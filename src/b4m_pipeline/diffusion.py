@@ -23,7 +23,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from transformers import CLIPTokenizer
 
-from b4m_pipeline.config import BaseModelParams
+from b4m_pipeline.config import BaseModelParams, TrainParams
 
 logger = logging.getLogger(__name__)
 
@@ -246,22 +246,49 @@ class DiffusionLoss:
     tensors: latents_mean, latents_std (N, C, h, w) and the family's encoded prompts, moved to the UNet's device once.
     """
 
-    def __init__(self, family: Family, unet: UNet2DConditionModel, tensors: dict[str, torch.Tensor], noisy_bias: float = 1.0):
-        self.family, self.unet, self.noisy_bias = family, unet, noisy_bias
+    def __init__(
+        self,
+        family: Family,
+        unet: UNet2DConditionModel,
+        tensors: dict[str, torch.Tensor],
+        noisy_bias: float = 1.0,
+        min_snr_gamma: float | None = None,
+        noise_offset: float = 0.0,
+    ):
+        self.family, self.unet, self.noisy_bias, self.noise_offset = family, unet, noisy_bias, noise_offset
         self.schedule = family.load_noise_schedule()
         self.device = unet.device
         self.tensors = {key: value.to(self.device) for key, value in tensors.items()}
         if (kind := self.schedule.config.prediction_type) not in ("epsilon", "v_prediction"):
             raise BaseModelError(f"prediction type {kind} is not supported: epsilon and v_prediction are")
+        self.weights = torch.ones(self.schedule.config.num_train_timesteps)
+        if min_snr_gamma is not None:
+            alphas = self.schedule.alphas_cumprod.double()
+            snr = (alphas / (1 - alphas)).clamp(min=1e-8)
+            # What the error of x_0 is divided by when it is said as one of noise, or of velocity.
+            own = snr + 1 if kind == "v_prediction" else snr
+            self.weights = (snr.clamp(max=min_snr_gamma) / own).float()
+        self.weights = self.weights.to(self.device)
+
+    @classmethod
+    def of(
+        cls, family: Family, unet: UNet2DConditionModel, tensors: dict[str, torch.Tensor], params: TrainParams
+    ) -> "DiffusionLoss":
+        """With the parameters of a training stage, which also say whether the UNet keeps its activations."""
+        if params.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+        return cls(family, unet, tensors, params.noisy_bias, params.min_snr_gamma, params.noise_offset)
 
     def __call__(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Rows (B,) of the training set -> mean squared error of each image, (B,)."""
-        prediction, target = self.predict(rows, generator)
-        return F.mse_loss(prediction, target, reduction="none").flatten(1).mean(1)
+        """Rows (B,) of the training set -> mean squared error of each image, weighed by its timestep, (B,)."""
+        prediction, target, timesteps = self.predict(rows, generator)
+        return F.mse_loss(prediction, target, reduction="none").flatten(1).mean(1) * self.weights[timesteps]
 
-    def predict(self, rows: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """The UNet's output for noisy latents of `rows` and what it should have been, (B, C, h, w) each, float32. All
-        randomness is drawn from `generator` on the CPU, so that it is the same on every device."""
+    def predict(
+        self, rows: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The UNet's output for noisy latents of `rows` and what it should have been, (B, C, h, w) each, float32, and the
+        timesteps (B,). All randomness is drawn from `generator` on the CPU, so that it is the same on every device."""
         rows = rows.to(self.device)
         batch = {key: value[rows] for key, value in self.tensors.items()}
         mean, deviation = batch.pop("latents_mean"), batch.pop("latents_std")
@@ -269,6 +296,8 @@ class DiffusionLoss:
         uniform = torch.rand(len(rows), generator=generator)
         total = self.schedule.config.num_train_timesteps
         timesteps = (total * uniform ** (1 / self.noisy_bias)).long().clamp(max=total - 1).to(self.device)
+        if self.noise_offset:
+            noise = noise + self.noise_offset * torch.randn((*mean.shape[:2], 1, 1), generator=generator).to(self.device)
         latents = mean + deviation * jitter  # a fresh draw from the VAE's posterior (B, C, h, w)
         noisy_latents = self.schedule.add_noise(latents, noise, timesteps)
         velocity = self.schedule.config.prediction_type == "v_prediction"
@@ -276,4 +305,4 @@ class DiffusionLoss:
         dtype = self.unet.dtype
         conditions = self.family.conditions({key: value.to(dtype) for key, value in batch.items()})
         prediction = self.unet(noisy_latents.to(dtype), timesteps, **conditions).sample
-        return prediction.float(), target
+        return prediction.float(), target, timesteps

@@ -61,7 +61,7 @@ def set_up(
     whole = plp.Frame(**drawn, base_model=base_model_id(base_model), layers=layers)
     adapted = plp.inject(unet, whole, halves, seed)
     unet.to(device).eval()
-    return Workbench(whole, adapted, DiffusionLoss(family, unet, training_set.tensors, params.noisy_bias), device)
+    return Workbench(whole, adapted, DiffusionLoss.of(family, unet, training_set.tensors, params), device)
 
 
 def check_targets(base_model: BaseModelParams, frame: FrameParams) -> None:
