@@ -262,3 +262,25 @@ def test_vision_language_model_comes_before_tags(blip_folder, clip_folder):
     assert "qrv" in captioned.caption["counterpart_style/oil/a"]
     again = caption_manifest(MIXED, squares(MIXED), params)
     assert list(again.caption) == list(captioned.caption)
+
+
+def test_content_variants_are_further_rows_of_the_contents_pictures_alone() -> None:
+    import pandas as pd
+
+    manifest = pd.DataFrame(
+        {
+            "picture": ["content/cup/0", "style/ink/0"],
+            "role": ["content", "style"],
+            "token": ["ohwx", "w@z"],
+            "noun": ["toy", "toy"],
+            "caption": ["an ohwx toy in noto style", "a cat in w@z style"],
+            "caption_source": ["sidecar", "sidecar"],
+        }
+    )
+    own = CaptioningParams(content_variants=["{article} {content} {noun}", "{content} {noun} in {style} style"])
+    found = captioning.add_content_variants(manifest, own, "w@z")
+    assert found["caption"].tolist() == [*manifest["caption"], "an ohwx toy", "ohwx toy in w@z style"]
+    assert found["picture"].tolist()[2:] == ["content/cup/0"] * 2 and set(found["caption_source"][2:]) == {"variant"}
+    assert captioning.add_content_variants(manifest, CaptioningParams(), "w@z").equals(manifest)
+    with pytest.raises(ValueError, match="content_variants must hold"):
+        CaptioningParams(content_variants=["a {noun}"])

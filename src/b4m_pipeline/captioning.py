@@ -59,6 +59,19 @@ def caption_manifest(manifest: pd.DataFrame, pictures: dict[str, Picture], param
     return manifest.drop(columns="sidecar").assign(caption=captions, caption_source=sources)
 
 
+def add_content_variants(manifest: pd.DataFrame, params: CaptioningParams, style_token: str) -> pd.DataFrame:
+    """The manifest, and again a row for each content's picture and each of `content_variants`, with that as its caption."""
+    rows = [manifest]
+    for template in params.content_variants:
+        content = manifest[manifest["role"] == "content"].copy()
+        content["caption"] = [
+            " ".join(template.format(article=article(token), content=token, noun=noun, style=style_token).split())
+            for token, noun in zip(content["token"], content["noun"], strict=True)
+        ]
+        rows.append(content.assign(caption_source="variant"))
+    return pd.concat(rows, ignore_index=True)
+
+
 def compose(
     role: str, token: str, noun: str, text: str, style_token: str, params: CaptioningParams, source: str = "sidecar"
 ) -> str:

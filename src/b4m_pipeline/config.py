@@ -120,9 +120,15 @@ class CaptioningParams(Strict):
     content_template: str = "{article} {content} {noun}"
     style_template: str = "{article} {content} {noun}"
     style_suffix: str = " in {style} style"
+    content_variants: list[str] = []
+    """Further captions of every content's picture, with {content} and, if wanted, {style}: the tokens. A half that has met
+    the style's token before composes with the style's half. See docs/method.md, "Captions of the content"."""
 
     @model_validator(mode="after")
     def _templates_fit(self) -> "CaptioningParams":
+        for template in self.content_variants:
+            if "content" not in (used := _fields(template)) or not used <= {"article", "content", "noun", "style"}:
+                raise ValueError(f"content_variants must hold {{content}}, and may hold article, noun, style; got {template!r}")
         for field, needed in {"content_template": "content", "style_template": None, "style_suffix": "style"}.items():
             known = {"style"} if field == "style_suffix" else {"article", "content", "noun"}
             template = getattr(self, field)

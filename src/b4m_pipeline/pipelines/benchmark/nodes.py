@@ -55,7 +55,7 @@ def run_benchmark(
     """Every method on every pair, each a nested MLflow run; what an earlier run finished is taken from its folder."""
     from b4m_pipeline import benchmark as bench
     from b4m_pipeline.baselines import Task
-    from b4m_pipeline.captioning import caption_manifest
+    from b4m_pipeline.captioning import add_content_variants, caption_manifest
     from b4m_pipeline.evaluation import find_truth
     from b4m_pipeline.pictures import check_folders, list_folders
     from b4m_pipeline.tracking import nested_run
@@ -70,7 +70,8 @@ def run_benchmark(
     results, references = [], {}
     for name, (own_content, own_style, checked) in prepared.items():
         manifest = caption_manifest(checked.manifest, checked.squares, captioning)
-        training_set = encode_training_set(manifest, checked.squares, base_model)
+        captioned = add_content_variants(manifest, captioning, own_style.token)
+        training_set = encode_training_set(captioned, checked.squares, base_model)
         trained = (frame, own_content, own_style, content_break, style_break, make)
         task = Task(training_set, base_model, *trained, benchmark.competitors, seed)
         squares = {

@@ -40,9 +40,15 @@ def draw_input_sheet(manifest: pd.DataFrame, pictures: dict[str, Picture]) -> Im
     return draw_sheet(manifest, {key: load_picture(pictures[key]) for key in manifest["picture"]})
 
 
-def encode_pictures(manifest: pd.DataFrame, pictures: dict[str, Picture], base_model: BaseModelParams):
-    """The training set: latents and prompt embeddings, computed once by the base model's encoders."""
+def encode_pictures(
+    manifest: pd.DataFrame,
+    pictures: dict[str, Picture],
+    base_model: BaseModelParams,
+    params: CaptioningParams,
+    style: ConceptParams,
+):
+    """The training set, captions' variants included: latents and prompt embeddings, computed once by the base's encoders."""
     # No return annotation: Kedro resolves a node's annotations at start-up, and this one would import torch there.
     from b4m_pipeline.training_set import encode_training_set
 
-    return encode_training_set(manifest, pictures, base_model)
+    return encode_training_set(captioning.add_content_variants(manifest, params, style.token), pictures, base_model)

@@ -30,7 +30,7 @@ def create_pipeline(**kwargs) -> Pipeline:
             Node(draw_input_sheet, inputs=["manifest", "pictures"], outputs="input_sheet", name="draw_input_sheet"),
             Node(
                 encode_pictures,
-                inputs=["manifest", "pictures", "params:base_model"],
+                inputs=["manifest", "pictures", "params:base_model", "params:captioning", "params:style"],
                 outputs="training_set",
                 name="encode_pictures",
             ),
