@@ -83,8 +83,10 @@ def test_pictures_manifest_quarantine_and_sheet_are_written(root):
 def test_pictures_and_captions_are_encoded(root, tiny_sdxl):
     catalog = run(root, "training_set", base_model=BaseModelParams(path=str(tiny_sdxl), resolution=32))
     encoded, manifest = catalog.load("training_set"), catalog.load("manifest")
-    assert len(encoded.tensors["latents_mean"]) == len(encoded.tensors["prompt_embeds"]) == len(manifest) == 8
-    pd.testing.assert_frame_equal(encoded.table.drop(columns="pixels"), manifest, check_dtype=False)
+    assert len(encoded.tensors["latents_mean"]) == len(encoded.tensors["prompt_embeds"]) == 8 + 2 * 2  # variants
+    first, variants = encoded.table[:8], encoded.table[8:]
+    pd.testing.assert_frame_equal(first.drop(columns="pixels"), manifest, check_dtype=False)
+    assert sorted(set(variants["caption"])) == ["a snq toy", "a snq toy in w@z style"] and set(variants["role"]) == {"content"}
 
 
 def test_a_second_run_leaves_nothing_of_the_first(root):
