@@ -1,7 +1,9 @@
 """The stages of Break-for-Make on a tiny random SDXL: what they train, what they leave alone, what they refuse."""
 
+import dataclasses
 import json
 
+import pandas as pd
 import pytest
 import torch
 
@@ -124,6 +126,24 @@ def test_make_trains_both_halves_and_leaves_the_frame_to_the_bit(joined, tiny_tr
             before, after = joined.tensors[f"{name}.{side}.weight"], made.tensors[f"{name}.{side}.weight"]
             assert torch.equal(after[frozen], before[frozen])
             assert not torch.equal(after[learnt], before[learnt])
+
+
+def test_make_leaves_the_contents_further_captions_out(joined, tiny_training_set, tiny_base):
+    """With the style's token over pictures of other styles, they would teach the whole that the token means these."""
+    plain = stages.train_make(joined, tiny_training_set, tiny_base, frame(), MakeParams(**MAKE), 0)[0]
+    content = tiny_training_set.rows("content").tolist()
+    table, tensors = tiny_training_set.table, tiny_training_set.tensors
+    more = dataclasses.replace(
+        tiny_training_set,
+        table=pd.concat(
+            [table.assign(caption_source="sidecar"), table.loc[content].assign(caption="a w@z", caption_source="variant")],
+            ignore_index=True,
+        ),
+        tensors={key: torch.cat([value, value[content] + 1]) for key, value in tensors.items()},
+    )
+    assert len(more.rows("content")) == 2 * len(content)
+    made = stages.train_make(joined, more, tiny_base, frame(), MakeParams(**MAKE), 0)[0]
+    assert all(torch.equal(plain.tensors[key], made.tensors[key]) for key in plain.tensors)
 
 
 def test_the_riemannian_step_changes_what_make_learns(joined, tiny_training_set, tiny_base):

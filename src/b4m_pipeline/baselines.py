@@ -153,12 +153,13 @@ class Task:
 
 
 def joint(task: Task, rank: int | None = None) -> Adapter:
-    """One LoRA trained on both concepts' pictures: what most people do."""
+    """One LoRA trained on both concepts' pictures: what most people do. Like make, without the content's further captions, which
+    would teach it that the style's token means other styles."""
     content, style = task.budget("content"), task.budget("style")
     fields = content.model_dump() | {"learning_rate": task.competitors.joint_learning_rate}
     fields["steps"] = content.steps + round(style.steps * style.batch_size / content.batch_size)
     params = task.as_lora(fields, rank)
-    return train_lora("joint", task.training_set, ["content", "style"], task.base_model, params, task.seed)[0]
+    return train_lora("joint", task.training_set.without_variants(), ["content", "style"], task.base_model, params, task.seed)[0]
 
 
 def stack(name: str, parts: list[Adapter], task: Task) -> Adapter:
@@ -269,8 +270,9 @@ def zip_lora(task: Task) -> Adapter:
     for module in content.modules():
         zipped[module] = _Zipped(content.delta(module), style.delta(module)).to(device)
         parametrize.register_parametrization(unet.get_submodule(module), "weight", zipped[module], unsafe=True)
-    denoise = DiffusionLoss.of(family, unet, task.training_set.tensors, own)
-    rows = {kind: task.training_set.rows(kind) for kind in ("content", "style")}
+    pictures = task.training_set.without_variants()
+    denoise = DiffusionLoss.of(family, unet, pictures.tensors, own)
+    rows = {kind: pictures.rows(kind) for kind in ("content", "style")}
     kind_of = {int(row): kind for kind, indices in rows.items() for row in indices}
 
     def switch(mode: str) -> None:

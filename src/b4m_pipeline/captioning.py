@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 BATCH = 16  # pictures at once through a captioning model
 TAGS_NAME = "tags.json"
+VARIANT = "variant"
+"""In the column caption_source: a further caption of a content's picture (see `add_content_variants`)."""
 _PHRASE_WORDS = 4
 _PREPOSITIONS = {"above", "at", "behind", "beside", "by", "from", "in", "near", "on", "over", "under", "with"}
 
@@ -68,7 +70,7 @@ def add_content_variants(manifest: pd.DataFrame, params: CaptioningParams, style
             " ".join(template.format(article=article(token), content=token, noun=noun, style=style_token).split())
             for token, noun in zip(content["token"], content["noun"], strict=True)
         ]
-        rows.append(content.assign(caption_source="variant"))
+        rows.append(content.assign(caption_source=VARIANT))
     return pd.concat(rows, ignore_index=True)
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from b4m_pipeline.captioning import VARIANT
 from b4m_pipeline.config import BaseModelParams
 from b4m_pipeline.provenance import digest_of
 
@@ -40,7 +41,14 @@ class TrainingSet:
 
     def without(self, *roles: str) -> "TrainingSet":
         """All but these roles' pictures."""
-        kept = (~self.table["role"].isin(roles)).to_numpy(copy=True)
+        return self._select(~self.table["role"].isin(roles))
+
+    def without_variants(self) -> "TrainingSet":
+        """All but the rows of the contents' further captions (see captioning.add_content_variants)."""
+        return self._select(self.table["caption_source"] != VARIANT) if "caption_source" in self.table else self
+
+    def _select(self, mask: pd.Series) -> "TrainingSet":
+        kept = mask.to_numpy(copy=True)
         tensors = {key: value[torch.from_numpy(kept)] for key, value in self.tensors.items()}
         return TrainingSet(self.table[kept].reset_index(drop=True), tensors, self.encoder)
 
