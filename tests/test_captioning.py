@@ -23,7 +23,7 @@ from transformers import (
 
 from b4m_pipeline import captioning
 from b4m_pipeline.captioning import CaptioningError, article, caption_manifest, classify, compose
-from b4m_pipeline.config import CaptioningParams
+from b4m_pipeline.config import CaptioningParams, ConceptParams, CounterpartParams, PreservationParams
 
 PARAMS = CaptioningParams()
 WORDS = {"contents": ["red apple", "dog", "umbrella", "car"], "styles": ["twemoji", "oil painting", "neon", "noto"]}
@@ -119,9 +119,7 @@ def manifest(*rows):
 
 
 def squares(table, size=16):
-    return {
-        key: Image.effect_noise((size, size), 10 + 7 * index).convert("RGB") for index, key in enumerate(table.picture)
-    }
+    return {key: Image.effect_noise((size, size), 10 + 7 * index).convert("RGB") for index, key in enumerate(table.picture)}
 
 
 MIXED = manifest(
@@ -159,9 +157,7 @@ def clip_folder(tmp_path_factory, tiny_tokenizer):
     config = CLIPConfig(text_config=text, vision_config={**tower, "image_size": 16, "patch_size": 8}, projection_dim=8)
     CLIPModel(config).save_pretrained(path)
     side = {"height": 16, "width": 16}
-    CLIPProcessor(CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size=side), tiny_tokenizer).save_pretrained(
-        path
-    )
+    CLIPProcessor(CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size=side), tiny_tokenizer).save_pretrained(path)
     (path / "tags.json").write_text(json.dumps(WORDS))
     return path
 
@@ -264,7 +260,7 @@ def test_vision_language_model_comes_before_tags(blip_folder, clip_folder):
     assert list(again.caption) == list(captioned.caption)
 
 
-def test_content_variants_are_further_rows_of_the_contents_pictures_alone() -> None:
+def test_variants_are_further_rows_of_their_own_pictures() -> None:
     import pandas as pd
 
     manifest = pd.DataFrame(
@@ -277,10 +273,32 @@ def test_content_variants_are_further_rows_of_the_contents_pictures_alone() -> N
             "caption_source": ["sidecar", "sidecar"],
         }
     )
-    own = CaptioningParams(content_variants=["{article} {content} {noun}", "{content} {noun} in {style} style"])
-    found = captioning.add_content_variants(manifest, own, "w@z")
-    assert found["caption"].tolist() == [*manifest["caption"], "an ohwx toy", "ohwx toy in w@z style"]
-    assert found["picture"].tolist()[2:] == ["content/cup/0"] * 2 and set(found["caption_source"][2:]) == {"variant"}
-    assert captioning.add_content_variants(manifest, CaptioningParams(), "w@z").equals(manifest)
+    own = CaptioningParams(
+        content_variants=["{article} {content} {noun}", "{content} {noun} in {style} style"],
+        style_variants=["{article} {noun} in {style} style"],
+    )
+    found = captioning.add_variants(manifest, own, "w@z")
+    assert found["caption"].tolist() == [*manifest["caption"], "an ohwx toy", "ohwx toy in w@z style", "a toy in w@z style"]
+    assert found["picture"].tolist()[2:] == ["content/cup/0"] * 2 + ["style/ink/0"]
+    assert set(found["caption_source"][2:]) == {"variant"} and found["role"].tolist()[2:] == ["content", "content", "style"]
+    assert captioning.add_variants(manifest, CaptioningParams(), "w@z").equals(manifest)
     with pytest.raises(ValueError, match="content_variants must hold"):
         CaptioningParams(content_variants=["a {noun}"])
+    with pytest.raises(ValueError, match="style_variants must hold"):
+        CaptioningParams(style_variants=["a {content} in {style} style"])
+
+
+def test_preserved_prompts_name_one_concept_of_the_run_at_most() -> None:
+    content, style = ConceptParams(path="cup", token="snq", noun="toy"), ConceptParams(path="ink", token="w@z")
+    counterparts = CounterpartParams(styles=[ConceptParams(path="oil", token="qrv")])
+    params = PreservationParams(contents=["owl", "cat"], styles=["oil", "gold"], number=40)
+    prompts = captioning.preserved_prompts(params, content, style, counterparts, 3)
+    assert prompts == captioning.preserved_prompts(params, content, style, counterparts, 3)
+    assert len(set(prompts)) == len(prompts)
+    assert not [p for p in prompts if "snq" in p and ("w@z" in p or "qrv" in p)]
+    assert "an owl toy in qrv style" in prompts and "a snq toy in gold style" in prompts and "a cat toy in oil style" in prompts
+    assert captioning.preserved_prompts(PreservationParams(), content, style, counterparts, 3) == []
+    with pytest.raises(ValueError, match="both contents and styles"):
+        PreservationParams(contents=["owl"])
+    with pytest.raises(ValueError, match="template must hold"):
+        PreservationParams(template="{content}")

@@ -98,9 +98,7 @@ def test_without_a_run_nothing_is_logged(tracking, tmp_path) -> None:
 def test_pictures_are_kept_with_the_run(tracking) -> None:
     with mlflow.start_run() as run:
         log_picture(Image.new("RGB", (4, 4), "red"), "samples/step_10")
-    assert [f.path for f in tracking.list_artifacts(run.info.run_id, "pictures/samples")] == [
-        "pictures/samples/step_10.png"
-    ]
+    assert [f.path for f in tracking.list_artifacts(run.info.run_id, "pictures/samples")] == ["pictures/samples/step_10.png"]
 
 
 def test_a_relative_sqlite_file_lies_in_the_project(tmp_path, monkeypatch) -> None:

@@ -218,3 +218,21 @@ def test_shared_parameters_need_one_rate():
     clash = [Objective("a", [problem.x], rows, 2, 0.1), Objective("b", [problem.x], rows, 2, 0.2)]
     with pytest.raises(ValueError, match="objective b shares parameters"):
         fit(problem.loss, clash, params(), seed=0)
+
+
+def test_a_penalty_counts_once_a_step_and_is_no_part_of_the_loss():
+    def pulled(accumulation: int, weight: float) -> tuple[float, float]:
+        problem, rows = Problem(), torch.tensor([0, 1])
+        penalty = (lambda: weight * (problem.x - 50).square().sum()) if weight else None
+        objective = Objective("x", [problem.x], [rows], 2, 0.1, penalty)
+        keys = {"steps": 1, "max_grad_norm": 1e9, "gradient_accumulation": accumulation}
+        seen = []
+        history = fit(
+            problem.loss, [objective], params(**keys), seed=0, precondition=lambda: seen.append(problem.x.grad.clone())
+        )
+        return seen[0], history[0]["loss_x"]
+
+    plain, own_loss = pulled(1, 0.0)
+    once, loss = pulled(1, 2.0)
+    assert torch.allclose(once - plain, torch.full((2,), -200.0)) and loss == own_loss
+    assert torch.allclose(pulled(4, 2.0)[0] - pulled(4, 0.0)[0], torch.full((2,), -200.0))

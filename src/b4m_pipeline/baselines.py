@@ -41,10 +41,6 @@ logger = logging.getLogger(__name__)
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class BaselineError(ValueError):
-    """A method that cannot work with these parameters."""
-
-
 def train_lora(
     name: str,
     training_set: TrainingSet,
@@ -153,13 +149,14 @@ class Task:
 
 
 def joint(task: Task, rank: int | None = None) -> Adapter:
-    """One LoRA trained on both concepts' pictures: what most people do. Like make, without the content's further captions, which
-    would teach it that the style's token means other styles."""
+    """One LoRA trained on both concepts' pictures: what most people do. Like make, without the content's further
+    captions: the style's token over its pictures would teach that it means their styles."""
+    pictures = task.training_set.without_variants("content")
     content, style = task.budget("content"), task.budget("style")
     fields = content.model_dump() | {"learning_rate": task.competitors.joint_learning_rate}
     fields["steps"] = content.steps + round(style.steps * style.batch_size / content.batch_size)
     params = task.as_lora(fields, rank)
-    return train_lora("joint", task.training_set.without_variants(), ["content", "style"], task.base_model, params, task.seed)[0]
+    return train_lora("joint", pictures, ["content", "style"], task.base_model, params, task.seed)[0]
 
 
 def stack(name: str, parts: list[Adapter], task: Task) -> Adapter:
@@ -220,14 +217,12 @@ def np_lora(task: Task) -> Adapter:
 
 def orthogonal_adaptation(task: Task) -> Adapter:
     """Orthogonal Adaptation (Po et al. 2024, arXiv 2312.02432): each concept's lora_A is frozen to its own rows of one
-    orthogonal matrix that all share, lora_B is trained; the sum."""
-    rank = task.frame.rank
+    orthogonal matrix that all share, lora_B is trained; the sum. The rank is the frame's, or half of the narrowest layer's
+    inputs where that is less: two concepts have no more room there."""
+    layers = find_layers(load_family(task.base_model).empty_denoiser(), task.frame.targets)
+    rank = min(task.frame.rank, min(inputs for _, inputs in layers.values()) // 2)
 
     def shared(layer: str, inputs: int) -> torch.Tensor:
-        if 2 * rank > inputs:
-            raise BaselineError(
-                f"orthogonal adaptation of two concepts needs 2 x rank = {2 * rank} <= {inputs}, {layer}'s inputs"
-            )
         square = torch.randn(inputs, inputs, generator=torch_generator("orthogonal", task.seed, layer))
         return torch.linalg.qr(square).Q
 
@@ -238,7 +233,7 @@ def orthogonal_adaptation(task: Task) -> Adapter:
         def rows(layer: str, inputs: int, place: int = place) -> torch.Tensor:
             return shared(layer, inputs)[place * rank : (place + 1) * rank]
 
-        params = task.as_lora(fields)
+        params = task.as_lora(fields, rank)
         parts.append(train_lora(kind, task.training_set, [kind], task.base_model, params, task.seed, frozen_a=rows)[0])
     return stack("orthogonal_adaptation", parts, task)
 
@@ -270,7 +265,7 @@ def zip_lora(task: Task) -> Adapter:
     for module in content.modules():
         zipped[module] = _Zipped(content.delta(module), style.delta(module)).to(device)
         parametrize.register_parametrization(unet.get_submodule(module), "weight", zipped[module], unsafe=True)
-    pictures = task.training_set.without_variants()
+    pictures = task.training_set.without_variants("content")
     denoise = DiffusionLoss.of(family, unet, pictures.tensors, own)
     rows = {kind: pictures.rows(kind) for kind in ("content", "style")}
     kind_of = {int(row): kind for kind, indices in rows.items() for row in indices}
@@ -318,14 +313,26 @@ def break_for_make(
     make: dict[str, Any] | None = None,
     counterparts: bool = True,
     joined: bool = False,
+    looks: bool = True,
+    variants: bool = True,
+    quiet: bool = True,
 ) -> Adapter:
-    """Ours. frame, make: parameters that an ablation changes; counterparts: whether the breaks have any; joined: the halves
-    as they are, without the make stage."""
+    """Ours. frame, make: parameters that an ablation changes; joined: the halves as they are, without the make stage; the rest:
+    whether the breaks have counterparts, the content's other looks, further captions, and a preservation weight."""
     framed = FrameParams(**task.frame.model_dump() | (frame or {}))
-    data = task.training_set if counterparts else task.training_set.without("counterpart_content", "counterpart_style")
+    data = task.training_set
+    if not counterparts:
+        data = data.without("counterpart_content", "counterpart_style")
+    if not looks:
+        data = data.without_looks()
+    if not variants:
+        data = data.without_variants()
 
     def half(kind: Literal["content", "style"], concept: ConceptParams, params: BreakParams) -> Adapter:
-        key = ("half", kind, framed.model_dump(), counterparts)
+        if not quiet:
+            params = params.model_copy(update={"preservation_weight": 0.0})
+        own = (looks, variants) if kind == "content" else (variants,)  # the style's half does not see looks
+        key = ("half", kind, framed.model_dump(), counterparts, quiet, own)
         return task.once(lambda: stages.train_half(kind, data, task.base_model, framed, concept, params, task.seed)[0], *key)
 
     content = half("content", task.content, task.content_break)
@@ -365,6 +372,10 @@ METHODS: dict[str, Method] = {
     "ours, free halves": lambda task: break_for_make(task, frame={"halves": "free"}),
     "ours, paper's frame": lambda task: break_for_make(task, frame={"init": "paper", "halves": "free"}),
     "ours, no counterparts": lambda task: break_for_make(task, counterparts=False),
+    "ours, no looks": lambda task: break_for_make(task, looks=False),
+    "ours, no further captions": lambda task: break_for_make(task, variants=False),
+    "ours, not quiet": lambda task: break_for_make(task, quiet=False),
+    "ours, the paper's data": lambda task: break_for_make(task, looks=False, variants=False, quiet=False),
     "ours, sides swapped": lambda task: break_for_make(task, frame={"content_side": _swapped(task)}),
     "ours, split 0.25": lambda task: break_for_make(task, frame={"split": 0.25}),
     "ours, split 0.75": lambda task: break_for_make(task, frame={"split": 0.75}),

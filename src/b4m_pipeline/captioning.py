@@ -10,15 +10,16 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from b4m_pipeline.config import CaptioningParams
+from b4m_pipeline.config import CaptioningParams, ConceptParams, CounterpartParams, PreservationParams
 from b4m_pipeline.pictures import Picture, load_picture
 
 logger = logging.getLogger(__name__)
 
 BATCH = 16  # pictures at once through a captioning model
 TAGS_NAME = "tags.json"
-VARIANT = "variant"
-"""In the column caption_source: a further caption of a content's picture (see `add_content_variants`)."""
+VARIANT, LOOK = "variant", "look"
+"""In the column caption_source: a further caption of a picture (see `add_variants`), and a content's picture
+in another look (see looks.py)."""
 _PHRASE_WORDS = 4
 _PREPOSITIONS = {"above", "at", "behind", "beside", "by", "from", "in", "near", "on", "over", "under", "with"}
 
@@ -61,17 +62,47 @@ def caption_manifest(manifest: pd.DataFrame, pictures: dict[str, Picture], param
     return manifest.drop(columns="sidecar").assign(caption=captions, caption_source=sources)
 
 
-def add_content_variants(manifest: pd.DataFrame, params: CaptioningParams, style_token: str) -> pd.DataFrame:
-    """The manifest, and again a row for each content's picture and each of `content_variants`, with that as its caption."""
+def add_variants(manifest: pd.DataFrame, params: CaptioningParams, style_token: str) -> pd.DataFrame:
+    """The manifest, and again a row for each picture of the content and each of `content_variants`, and for each picture of the
+    style and each of `style_variants`, with that as its caption."""
     rows = [manifest]
-    for template in params.content_variants:
-        content = manifest[manifest["role"] == "content"].copy()
-        content["caption"] = [
-            " ".join(template.format(article=article(token), content=token, noun=noun, style=style_token).split())
-            for token, noun in zip(content["token"], content["noun"], strict=True)
-        ]
-        rows.append(content.assign(caption_source=VARIANT))
+    for role, templates in (("content", params.content_variants), ("style", params.style_variants)):
+        for template in templates:
+            copies = manifest[manifest["role"] == role].copy()
+            copies["caption"] = [
+                " ".join(_variant(template, role, token, noun, style_token).split())
+                for token, noun in zip(copies["token"], copies["noun"], strict=True)
+            ]
+            rows.append(copies.assign(caption_source=VARIANT))
     return pd.concat(rows, ignore_index=True)
+
+
+def _variant(template: str, role: str, token: str, noun: str, style_token: str) -> str:
+    if role == "content":
+        return template.format(article=article(token), content=token, noun=noun, style=style_token)
+    return template.format(article=article(noun), noun=noun, style=token)
+
+
+def preserved_prompts(
+    params: PreservationParams, content: ConceptParams, style: ConceptParams, counterparts: CounterpartParams, seed: int
+) -> list[str]:
+    """Prompts for each half to leave alone: known contents in known styles, every other one with a token of the run in place
+    of a known content or style, never of both. Empty if no words are named."""
+    if not params.contents:
+        return []
+    from b4m_pipeline.seeding import numpy_generator
+
+    draw = numpy_generator(seed, "preserved prompts")
+    tokens = {"content": [content.token, *(c.token for c in counterparts.contents)]}
+    tokens["style"] = [style.token, *(c.token for c in counterparts.styles)]
+    prompts = []
+    for index in range(params.number):
+        words = {"content": str(draw.choice(params.contents)), "style": str(draw.choice(params.styles))}
+        if index % 2:
+            kind = ("content", "style")[index // 2 % 2]
+            words[kind] = tokens[kind][index // 4 % len(tokens[kind])]
+        prompts.append(params.template.format(article=article(words["content"]), noun=content.noun, **words))
+    return list(dict.fromkeys(prompts))
 
 
 def compose(

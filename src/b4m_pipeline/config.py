@@ -101,6 +101,18 @@ class IngestionParams(Strict):
     """Larger pictures are quarantined before they are decoded."""
     near_duplicate_bits: int = Field(3, ge=0, le=64)
     """Perceptual hashes that differ in so few bits or fewer are reported as near-duplicates."""
+    content_looks: dict[str, str] | None = None
+    """Filters (names in base_model.procedural.STYLES) that the content's pictures are redrawn by, and the words that the base
+    model knows each look by. See docs/method.md, "What makes halves compose"."""
+    look_template: str = "{article} {content} {noun} in {look} style"
+
+    @model_validator(mode="after")
+    def _template_fits(self) -> "IngestionParams":
+        if not {"content", "look"} <= (used := _fields(self.look_template)) <= {"article", "content", "noun", "look"}:
+            raise ValueError(
+                f"look_template must hold {{content}} and {{look}}, and may hold article, noun; got {sorted(used)}"
+            )
+        return self
 
 
 class CaptioningParams(Strict):
@@ -122,13 +134,18 @@ class CaptioningParams(Strict):
     style_suffix: str = " in {style} style"
     content_variants: list[str] = []
     """Further captions of every content's picture, with {content} and, if wanted, {style}: the tokens. A half that has met
-    the style's token before composes with the style's half. See docs/method.md, "Captions of the content"."""
+    the style's token before composes with the style's half. See docs/method.md, "What makes halves compose"."""
+    style_variants: list[str] = []
+    """Further captions of every style's picture, with {style}, its token, and no content."""
 
     @model_validator(mode="after")
     def _templates_fit(self) -> "CaptioningParams":
         for template in self.content_variants:
             if "content" not in (used := _fields(template)) or not used <= {"article", "content", "noun", "style"}:
                 raise ValueError(f"content_variants must hold {{content}}, and may hold article, noun, style; got {template!r}")
+        for template in self.style_variants:
+            if "style" not in (used := _fields(template)) or not used <= {"article", "noun", "style"}:
+                raise ValueError(f"style_variants must hold {{style}}, and may hold article, noun; got {template!r}")
         for field, needed in {"content_template": "content", "style_template": None, "style_suffix": "style"}.items():
             known = {"style"} if field == "style_suffix" else {"article", "content", "noun"}
             template = getattr(self, field)
@@ -178,6 +195,27 @@ class BreakParams(TrainParams):
 
     counterpart_batch_size: int = Field(ge=1)
     counterpart_learning_rate: float = Field(gt=0)
+    preservation_weight: float = Field(0.0, ge=0)
+    """How much the half is held back from answering to prompts that do not name its concept (see PreservationParams); 0.1 is a
+    start, more keeps the other concept purer and learns this one less."""
+
+
+class PreservationParams(Strict):
+    """Prompts of words that the base model knows. Each half is to leave those alone that do not name its own concept."""
+
+    contents: list[str] = []
+    styles: list[str] = []
+    template: str = "{article} {content} {noun} in {style} style"
+    number: int = Field(96, ge=1)
+    """So many are drawn by lot, the run's own tokens and its counterparts' among the words."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "PreservationParams":
+        if (used := _fields(self.template)) - {"article", "noun"} != {"content", "style"}:
+            raise ValueError(f"template must hold {{content}} and {{style}}, and may hold article, noun; got {sorted(used)}")
+        if bool(self.contents) != bool(self.styles):
+            raise ValueError("name both contents and styles, or neither")
+        return self
 
 
 class MakeParams(TrainParams):

@@ -152,6 +152,10 @@ class Family(ABC):
         """Prompts -> prompt_embeds (N, T, D) and what else the UNet needs of them, float32 on the CPU."""
 
     @abstractmethod
+    def prompt_inputs(self, unet: UNet2DConditionModel, prompts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What the linear layers that read nothing but the prompt are given for encoded prompts: layer's name -> (N, n)."""
+
+    @abstractmethod
     def conditions(self, batch: dict[str, torch.Tensor]) -> dict:
         """Keyword arguments of the UNet for a batch of encoded prompts."""
 
@@ -169,6 +173,9 @@ class StableDiffusion(Family):
 
     def conditions(self, batch: dict[str, torch.Tensor]) -> dict:
         return {"encoder_hidden_states": batch["prompt_embeds"]}
+
+    def prompt_inputs(self, unet: UNet2DConditionModel, prompts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return _cross_attention_inputs(unet, prompts)
 
 
 class StableDiffusionXL(Family):
@@ -188,6 +195,23 @@ class StableDiffusionXL(Family):
         time_ids = torch.tensor([[side, side, 0, 0, side, side]], dtype=pooled.dtype, device=pooled.device)
         added = {"text_embeds": pooled, "time_ids": time_ids.expand(len(pooled), -1)}
         return {"encoder_hidden_states": batch["prompt_embeds"], "added_cond_kwargs": added}
+
+    @torch.no_grad()
+    def prompt_inputs(self, unet: UNet2DConditionModel, prompts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        added = self.conditions({key: value.to(unet.device, unet.dtype) for key, value in prompts.items()})["added_cond_kwargs"]
+        pooled, time_ids = added["text_embeds"], added["time_ids"]
+        sizes = unet.add_time_proj(time_ids.flatten()).reshape(len(pooled), -1).to(pooled)
+        first = torch.cat([pooled, sizes], dim=-1)
+        second = unet.add_embedding.act(unet.add_embedding.linear_1(first))
+        own = {"add_embedding.linear_1": first, "add_embedding.linear_2": second}
+        return _cross_attention_inputs(unet, prompts) | own
+
+
+def _cross_attention_inputs(unet: UNet2DConditionModel, prompts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """All keys and values of cross-attention read one and the same: the encoded tokens, a row each."""
+    tokens = prompts["prompt_embeds"].flatten(0, 1).to(unet.device)
+    names = [name for name, _ in unet.named_modules() if name.endswith((".attn2.to_k", ".attn2.to_v"))]
+    return dict.fromkeys(names, tokens)
 
 
 FAMILIES: dict[str, type[Family]] = {
@@ -284,9 +308,7 @@ class DiffusionLoss:
         prediction, target, timesteps = self.predict(rows, generator)
         return F.mse_loss(prediction, target, reduction="none").flatten(1).mean(1) * self.weights[timesteps]
 
-    def predict(
-        self, rows: torch.Tensor, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def predict(self, rows: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The UNet's output for noisy latents of `rows` and what it should have been, (B, C, h, w) each, float32, and the
         timesteps (B,). All randomness is drawn from `generator` on the CPU, so that it is the same on every device."""
         rows = rows.to(self.device)

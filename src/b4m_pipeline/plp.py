@@ -153,6 +153,11 @@ class PlpLayer:
         return self.module.lora_B[ADAPTER].parametrizations.weight.original
 
     @property
+    def scaling(self) -> float:
+        """alpha / r."""
+        return self.module.scaling[ADAPTER]
+
+    @property
     def basis_a(self) -> torch.Tensor | None:
         return self.module.lora_A[ADAPTER].parametrizations.weight[0].basis
 

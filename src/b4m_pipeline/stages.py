@@ -15,6 +15,7 @@ from b4m_pipeline.adapters import URI_KEY, Adapter
 from b4m_pipeline.config import BaseModelParams, BreakParams, ConceptParams, FrameParams, MakeParams, TrainParams
 from b4m_pipeline.devices import pick_device
 from b4m_pipeline.diffusion import DiffusionLoss, base_model_id, encoder_id, load_family
+from b4m_pipeline.preservation import Preservation
 from b4m_pipeline.provenance import code_version, digest_of
 from b4m_pipeline.riemannian import RiemannianPreconditioner
 from b4m_pipeline.trainer import Log, Objective, fit, resolve_precision
@@ -33,6 +34,7 @@ class Workbench:
     layers: dict[str, plp.PlpLayer]
     loss: DiffusionLoss
     device: str
+    preservation: Preservation | None = None
 
     def side(self, side: plp.Side) -> list[torch.nn.Parameter]:
         """The learnable parts of all lora_A or of all lora_B."""
@@ -46,8 +48,10 @@ def set_up(
     params: TrainParams,
     halves: plp.Halves,
     seed: int,
+    others: dict[str, torch.Tensor] | None = None,
 ) -> Workbench:
-    """Load the UNet, make the frame for its layers, inject. Raises if training set and base model do not belong together."""
+    """Load the UNet, make the frame for its layers, inject. others: encoded prompts that are to be left as they are. Raises if
+    training set and base model do not belong together."""
     family, device = load_family(base_model), pick_device(params.device)
     if training_set.encoder != encoder_id(base_model):
         raise TrainingSetError(
@@ -59,9 +63,11 @@ def set_up(
     layers = plp.find_layers(unet, frame.targets)
     drawn = frame.model_dump(include={"seed", "rank", "alpha", "split", "init", "scale"})
     whole = plp.Frame(**drawn, base_model=base_model_id(base_model), layers=layers)
+    inputs = family.prompt_inputs(unet, others) if others else None  # of the base model alone
     adapted = plp.inject(unet, whole, halves, seed)
     unet.to(device).eval()
-    return Workbench(whole, adapted, DiffusionLoss.of(family, unet, training_set.tensors, params), device)
+    loss = DiffusionLoss.of(family, unet, training_set.tensors, params)
+    return Workbench(whole, adapted, loss, device, Preservation(adapted, inputs) if inputs else None)
 
 
 def check_targets(base_model: BaseModelParams, frame: FrameParams) -> None:
@@ -96,17 +102,23 @@ def train_half(
     a lower one, so that the half works with many partners. Each loss touches its own half alone. Without counterparts
     the other half stays as it is. Returns the half as an adapter and the training history."""
     training_set.require(kind, concept.name, concept.token)
-    bench = set_up(training_set, base_model, frame, params, frame.halves, seed)
+    weight, prompts, others = params.preservation_weight, [], None
+    if weight:
+        prompts, others = training_set.others_without(concept.token)
+    bench = set_up(training_set, base_model, frame, params, frame.halves, seed, others)
     own = half_side(kind, frame)
     other: plp.Side = "lora_B" if own == "lora_A" else "lora_A"
     rows = [training_set.rows(kind)]
-    objectives = [Objective(kind, bench.side(own), rows, params.batch_size, params.learning_rate)]
+    penalty = (lambda: weight * bench.preservation()) if bench.preservation else None
+    objectives = [Objective(kind, bench.side(own), rows, params.batch_size, params.learning_rate, penalty)]
     counterparts = "counterpart_style" if kind == "content" else "counterpart_content"
     if training_set.has(counterparts):
         rows = [training_set.rows(counterparts)]
         rate, size = params.counterpart_learning_rate, params.counterpart_batch_size
         objectives.append(Objective(counterparts, bench.side(other), rows, size, rate))
     data = training_set.digest(kind, counterparts)
+    if prompts:
+        data = digest_of(data, prompts)
     recipe = {"frame": frame.model_dump(), "train": params.model_dump(), "seed": seed}
     history = fit(
         bench.loss,
@@ -159,9 +171,8 @@ def train_make(
 ) -> tuple[Adapter, list[dict[str, float]]]:
     """Make (B4M section 3.4): fine-tune both learnable parts, freed of their subspaces, on content, style and (where given)
     their union in equal shares, with Riemannian preconditioning. The frozen parts stay as they are to the bit. The content's
-    further captions are left out: with the style's token over pictures of other styles they would teach the whole that the
-    token means these."""
-    training_set = training_set.without_variants()
+    further captions are left out: the style's token over its pictures would teach the whole that it means their styles."""
+    training_set = training_set.without_variants("content")
     for kind in ("content", "style"):
         training_set.require(kind, reconstructed.metadata[f"{kind}_name"], reconstructed.metadata[f"{kind}_token"])
     bench = set_up(training_set, base_model, frame, params, "free", seed)

@@ -45,6 +45,8 @@ class Objective:
     rows: list[torch.Tensor]
     batch_size: int
     learning_rate: float
+    penalty: Callable[[], torch.Tensor] | None = field(default=None, repr=False)
+    """Added to the loss once a step: a scalar with a gradient to the parameters."""
 
     def batch(self, seed: int, index: int) -> torch.Tensor:
         """The index-th batch (B,) of an endless stream: in each stratum every row comes once an epoch, in a new order."""
@@ -110,7 +112,7 @@ class Trainer:
         self.history: list[dict[str, float]] = []
 
     def _accumulate(self, objective: Objective) -> float:
-        """Add the gradients of an objective's loss to its own parameters; returns the loss."""
+        """Add the gradients of an objective's loss, and of its penalty, to its own parameters; returns the loss alone."""
         p, total = self.params, 0.0
         for part in range(p.gradient_accumulation):
             index = self.step * p.gradient_accumulation + part
@@ -118,7 +120,8 @@ class Trainer:
             with self.accelerator.autocast():
                 loss = self.loss(objective.batch(self.seed, index), generator).mean() / p.gradient_accumulation
             scaler = self.accelerator.scaler
-            gradients = torch.autograd.grad(scaler.scale(loss) if scaler else loss, objective.parameters)
+            whole = loss + objective.penalty() if objective.penalty and part == 0 else loss
+            gradients = torch.autograd.grad(scaler.scale(whole) if scaler else whole, objective.parameters)
             for parameter, gradient in zip(objective.parameters, gradients, strict=True):
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
             total += loss.item()

@@ -1,15 +1,16 @@
 """Pictures and captions encoded once: all that training reads. VAE and text encoders are not in memory after this."""
 
+import dataclasses
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
 import torch
 from PIL import Image
 
-from b4m_pipeline.captioning import VARIANT
+from b4m_pipeline.captioning import LOOK, VARIANT
 from b4m_pipeline.config import BaseModelParams
 from b4m_pipeline.provenance import digest_of
 
@@ -23,11 +24,14 @@ class TrainingSetError(ValueError):
 @dataclass
 class TrainingSet:
     """table: the manifest's rows; tensors: latents_mean, latents_std (N, C, h, w), prompt_embeds (N, T, D) and, for SDXL,
-    pooled_prompt_embeds (N, P), aligned with the table; encoder: what made them (see encoder_id)."""
+    pooled_prompt_embeds (N, P), aligned with the table; encoder: what made them (see encoder_id); others: prompts without
+    pictures, for preservation, and how they are encoded."""
 
     table: pd.DataFrame
     tensors: dict[str, torch.Tensor] = field(repr=False)
     encoder: str
+    others: list[str] = field(default_factory=list, repr=False)
+    other_tensors: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
 
     def rows(self, role: str) -> torch.Tensor:
         """Indices of a role's pictures. Raises TrainingSetError if there are none."""
@@ -43,14 +47,34 @@ class TrainingSet:
         """All but these roles' pictures."""
         return self._select(~self.table["role"].isin(roles))
 
-    def without_variants(self) -> "TrainingSet":
-        """All but the rows of the contents' further captions (see captioning.add_content_variants)."""
-        return self._select(self.table["caption_source"] != VARIANT) if "caption_source" in self.table else self
+    def without_variants(self, role: str | None = None) -> "TrainingSet":
+        """All but the rows of further captions, of one role or of all."""
+        mine = True if role is None else self.table["role"] == role
+        return self._select(~((self._source() == VARIANT) & mine))
+
+    def without_looks(self) -> "TrainingSet":
+        """All but contents' pictures in other looks, whatever their captions."""
+        looks = self.table.loc[self._source() == LOOK, "picture"]
+        return self._select(~self.table["picture"].isin(looks))
+
+    def _source(self) -> pd.Series:
+        return self.table.get("caption_source", pd.Series("", index=self.table.index))
 
     def _select(self, mask: pd.Series) -> "TrainingSet":
         kept = mask.to_numpy(copy=True)
         tensors = {key: value[torch.from_numpy(kept)] for key, value in self.tensors.items()}
-        return TrainingSet(self.table[kept].reset_index(drop=True), tensors, self.encoder)
+        return dataclasses.replace(self, table=self.table[kept].reset_index(drop=True), tensors=tensors)
+
+    def others_without(self, token: str) -> tuple[list[str], dict[str, torch.Tensor]]:
+        """The prompts without pictures that do not hold this token, and how they are encoded (M, ...). Raises TrainingSetError
+        if there are none."""
+        kept = [index for index, prompt in enumerate(self.others) if token not in prompt.split()]
+        if not kept:
+            raise TrainingSetError(
+                f"preservation needs prompts without {token!r}: name known words in preservation.contents and styles and run "
+                "the ingestion pipeline again, or set preservation_weight to 0"
+            )
+        return [self.others[index] for index in kept], {key: value[kept] for key, value in self.other_tensors.items()}
 
     def require(self, role: str, name: str, token: str) -> None:
         """Raise TrainingSetError if the role's pictures are of another concept, or call it by another token."""
@@ -74,9 +98,11 @@ def encode_training_set(
     manifest: pd.DataFrame,
     pictures: dict[str, Image.Image | Callable[[], Image.Image]],
     base_model: BaseModelParams,
+    others: Sequence[str] = (),
 ) -> TrainingSet:
     """Encode every picture of the manifest with the VAE, and every distinct caption with the text encoders, once. The table
-    gets the column pixels, a digest of each square. Raises TrainingSetError if a caption's token would not be read."""
+    gets the column pixels, a digest of each square. others: prompts without pictures. Raises TrainingSetError if a caption's
+    token would not be read."""
     from b4m_pipeline.devices import pick_device
     from b4m_pipeline.diffusion import encoder_id, load_family
 
@@ -88,9 +114,12 @@ def encode_training_set(
     mean, deviation = family.encode_pictures(images, device)
     captions = list(dict.fromkeys(table["caption"]))
     place = torch.tensor([captions.index(caption) for caption in table["caption"]])
-    prompts = {key: value[place] for key, value in family.encode_prompts(captions, device).items()}
+    encoded = family.encode_prompts([*captions, *others], device)
+    prompts = {key: value[place] for key, value in encoded.items()}
+    other_tensors = {key: value[len(captions) :].clone() for key, value in encoded.items()} if others else {}
     logger.info("Encoded %d pictures and %d distinct captions", len(images), len(captions))
-    return TrainingSet(table, {"latents_mean": mean, "latents_std": deviation, **prompts}, encoder_id(base_model))
+    tensors = {"latents_mean": mean, "latents_std": deviation, **prompts}
+    return TrainingSet(table, tensors, encoder_id(base_model), list(others), other_tensors)
 
 
 def _require_tokens_read(table: pd.DataFrame, tokenizer) -> None:

@@ -17,27 +17,27 @@ from b4m_pipeline.pictures import ATTRIBUTION
 
 PROCEDURAL_FROM = "twemoji"  # whose drawings a procedural hand redraws, as in pretraining
 
-_FIVE = ["twemoji", "noto", "noto-v1", "fluent-emoji-flat", "emojione"]
+_SIX = ["twemoji", "noto", "noto-v1", "fluent-emoji-flat", "emojione", "fluent-emoji-high-contrast"]
 
 # Content (held out of pretraining) -> hands that draw it (known to the base).
 CONTENTS = {
-    "mushroom": ["twemoji", "noto", "noto-v1", "fluent-emoji-flat", "emojione-v1"],
-    "rocket": _FIVE,
-    "penguin": _FIVE,
+    "mushroom": ["twemoji", "noto", "noto-v1", "fluent-emoji-flat", "emojione-v1", "fluent-emoji-high-contrast"],
+    "rocket": _SIX,
+    "penguin": _SIX,
     # Further ones of the benchmark, and of the development of defaults.
-    "octopus": _FIVE,
-    "cactus": _FIVE,
-    "bell": _FIVE,
-    "light-bulb": _FIVE,
-    "trophy": _FIVE,
-    "alarm-clock": _FIVE,
-    "wrapped-gift": _FIVE,
-    "teacup-without-handle": _FIVE,
-    "closed-umbrella": _FIVE,
-    "snail": _FIVE,
-    "crown": _FIVE,
-    "doughnut": _FIVE,
-    "sailboat": _FIVE,
+    "octopus": _SIX,
+    "cactus": _SIX,
+    "bell": _SIX,
+    "light-bulb": _SIX,
+    "trophy": _SIX,
+    "alarm-clock": _SIX,
+    "wrapped-gift": _SIX,
+    "teacup-without-handle": _SIX,
+    "closed-umbrella": _SIX,
+    "snail": _SIX,
+    "crown": _SIX,
+    "doughnut": _SIX,
+    "sailboat": _SIX,
     # Counterparts: the style half's partners.
     "koala": ["twemoji", "noto", "fluent-emoji-flat", "emojione"],
     "strawberry": ["twemoji", "noto", "fluent-emoji", "emojione-v1"],

@@ -34,22 +34,36 @@ TOKENS = {"content": "snq", "style": "w@z"}
 
 
 class Bank:
-    """The true drawings, in the eyes of both judges."""
+    """The true drawings, in the eyes of both judges. A drawing is looked at when something is first held against it."""
 
     def __init__(self, pipeline: StableDiffusionXLPipeline, drawings: Drawings, judge: EfficientNetJudge):
         self.table, self.vae, self.judge = drawings.table, pipeline.vae, judge
         self.pictures = [Image.fromarray(picture) for picture in drawings.on()]
-        self.latents = encode_means(pipeline.vae, to_tensor(drawings.on())).flatten(1)
-        self.seen = judge.look(self.pictures)
+        self._features: dict[int, tuple[torch.Tensor, ...]] = {}
 
-    def ranks(self, own: torch.Tensor, true: torch.Tensor, rows: np.ndarray, column: str) -> np.ndarray:
-        """For each drawn picture, with features own (N, D), how many true drawings are nearer than that of rows (N,), among
-        those that differ from it in `column` alone. true: (M, D)."""
+    def look(self, rows: np.ndarray) -> tuple[torch.Tensor, ...]:
+        """What the judge sees of content (N, D) and style (N, E), and latents (N, L), of the true drawings in these rows."""
+        new = [row for row in dict.fromkeys(rows.tolist()) if row not in self._features]
+        if new:
+            pictures = [self.pictures[row] for row in new]
+            latents = encode_means(self.vae, to_tensor(np.stack([np.asarray(picture) for picture in pictures]))).flatten(1)
+            seen = self.judge.look(pictures)
+            self._features |= dict(zip(new, zip(seen.content, seen.style, latents, strict=True), strict=True))
+        return tuple(map(torch.stack, zip(*(self._features[row] for row in rows.tolist()), strict=True)))
+
+    def rivals(self, row: int, column: str) -> np.ndarray:
+        """Rows of the true drawings that differ from this one in `column` alone, itself included."""
         fixed = self.table["hand" if column == "content" else "content"].to_numpy()
+        return np.flatnonzero(fixed == fixed[row])
+
+    def ranks(self, own: torch.Tensor, rows: np.ndarray, column: str, place: int) -> np.ndarray:
+        """For each drawn picture, with features own (N, D), how many true drawings are nearer than that of rows (N,), among
+        its rivals. place: of these features in what `look` gives."""
         result = []
         for feature, row in zip(own, rows, strict=True):
-            distance = (true - feature).square().sum(1).numpy()
-            result.append(int((distance[fixed == fixed[row]] < distance[row]).sum()))
+            rivals = self.rivals(row, column)
+            distance = (self.look(rivals)[place] - feature).square().sum(1).numpy()
+            result.append(int((distance < distance[rivals == row]).sum()))
         return np.array(result)
 
     def measure(self, pictures: list[Image.Image], rows: np.ndarray) -> pd.DataFrame:
@@ -61,10 +75,10 @@ class Bank:
         distances = [perceptual_distance(_one(seen, index), _one(true, index)).item() for index in range(len(rows))]
         return pd.DataFrame(
             {
-                "content": self.ranks(seen.content, self.seen.content, rows, "content"),
-                "style": self.ranks(seen.style, self.seen.style, rows, "style"),
-                "content_latent": self.ranks(latents, self.latents, rows, "content"),
-                "style_latent": self.ranks(latents, self.latents, rows, "style"),
+                "content": self.ranks(seen.content, rows, "content", 0),
+                "style": self.ranks(seen.style, rows, "style", 1),
+                "content_latent": self.ranks(latents, rows, "content", 2),
+                "style_latent": self.ranks(latents, rows, "style", 2),
                 "truth": (seen.content * true.content).sum(1).numpy(),
                 "truth_distance": distances,
             }

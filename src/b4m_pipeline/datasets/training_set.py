@@ -1,9 +1,12 @@
 """Kedro dataset for an encoded training set: one safetensors file, the table in its metadata."""
 
+import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kedro.io import AbstractDataset, DatasetError
+
+_OTHERS = "others."
 
 
 class TrainingSetDataset(AbstractDataset):
@@ -23,8 +26,9 @@ class TrainingSetDataset(AbstractDataset):
         path = Path(self._filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
-        header = {"table": data.table.to_json(orient="split"), "encoder": data.encoder}
-        save_file({key: tensor.contiguous() for key, tensor in data.tensors.items()}, partial, metadata=header)
+        header = {"table": data.table.to_json(orient="split"), "encoder": data.encoder, "others": json.dumps(data.others)}
+        tensors = data.tensors | {_OTHERS + key: tensor for key, tensor in data.other_tensors.items()}
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial, metadata=header)
         partial.replace(path)
 
     def load(self):
@@ -39,10 +43,12 @@ class TrainingSetDataset(AbstractDataset):
             with safe_open(str(self._filepath), framework="pt") as handle:
                 header = handle.metadata()
                 tensors = {key: handle.get_tensor(key) for key in handle.keys()}
+            others = json.loads(header["others"])
+            other_tensors = {key.removeprefix(_OTHERS): tensors.pop(key) for key in list(tensors) if key.startswith(_OTHERS)}
             table = pd.read_json(io.StringIO(header["table"]), orient="split", dtype=False)
         except (SafetensorError, KeyError, TypeError) as error:
             raise DatasetError(f"{self._filepath} is damaged ({error}): run the ingestion pipeline again") from error
-        return TrainingSet(table, tensors, header["encoder"])
+        return TrainingSet(table, tensors, header["encoder"], others, other_tensors)
 
     def _exists(self) -> bool:
         return Path(self._filepath).is_file()

@@ -18,6 +18,7 @@ from b4m_pipeline.config import (
     CounterpartParams,
     IngestionParams,
     MakeParams,
+    PreservationParams,
 )
 from b4m_pipeline.pictures import PicturesError
 from b4m_pipeline.pipelines.ingestion import create_pipeline
@@ -36,6 +37,8 @@ def parameters(root, **changed):
         "base_model": BaseModelParams(path="none", resolution=32),
         "ingestion": IngestionParams(**make["ingestion"]),
         "captioning": CaptioningParams(**captioning),
+        "preservation": PreservationParams(contents=["cat", "dog"], styles=["oil", "gold"], number=12),
+        "seed": 0,
     }
     return {f"params:{key}": MemoryDataset(value) for key, value in {**values, **changed}.items()}
 
@@ -83,10 +86,16 @@ def test_pictures_manifest_quarantine_and_sheet_are_written(root):
 def test_pictures_and_captions_are_encoded(root, tiny_sdxl):
     catalog = run(root, "training_set", base_model=BaseModelParams(path=str(tiny_sdxl), resolution=32))
     encoded, manifest = catalog.load("training_set"), catalog.load("manifest")
-    assert len(encoded.tensors["latents_mean"]) == len(encoded.tensors["prompt_embeds"]) == 8 + 2 * 2  # variants
-    first, variants = encoded.table[:8], encoded.table[8:]
+    # 2 pictures of the content, 4 in further looks, each of these 6 with 2 further captions, and the style's 2 with one
+    assert len(encoded.tensors["latents_mean"]) == len(encoded.tensors["prompt_embeds"]) == 8 + 4 + 6 * 2 + 2
+    first, looks, variants = encoded.table[:8], encoded.table[8:12], encoded.table[12:]
     pd.testing.assert_frame_equal(first.drop(columns="pixels"), manifest, check_dtype=False)
-    assert sorted(set(variants["caption"])) == ["a snq toy", "a snq toy in w@z style"] and set(variants["role"]) == {"content"}
+    assert sorted(set(variants["caption"])) == ["a snq toy", "a snq toy in w@z style", "an emoji in w@z style"]
+    assert "a snq toy in pixel art style" in set(looks["caption"]) and looks["pixels"].nunique() == 4
+    assert set(looks["role"]) == {"content"} and set(variants["role"]) == {"content", "style"}
+    given = encoded.without_variants().without_looks()
+    assert given.table["picture"].tolist() == manifest["picture"].tolist() and len(given.tensors["latents_mean"]) == 8
+    assert encoded.others and all(len(value) == len(encoded.others) for value in encoded.other_tensors.values())
 
 
 def test_a_second_run_leaves_nothing_of_the_first(root):

@@ -18,6 +18,7 @@ from b4m_pipeline.config import (
     IngestionParams,
     MakeParams,
     PairParams,
+    PreservationParams,
 )
 
 logger = logging.getLogger(__name__)
@@ -49,14 +50,16 @@ def run_benchmark(
     make: MakeParams,
     ingestion: IngestionParams,
     captioning: CaptioningParams,
+    preservation: PreservationParams,
     evaluation: EvaluationParams,
     seed: int,
 ) -> tuple[list, dict]:
     """Every method on every pair, each a nested MLflow run; what an earlier run finished is taken from its folder."""
     from b4m_pipeline import benchmark as bench
     from b4m_pipeline.baselines import Task
-    from b4m_pipeline.captioning import add_content_variants, caption_manifest
+    from b4m_pipeline.captioning import add_variants, caption_manifest, preserved_prompts
     from b4m_pipeline.evaluation import find_truth
+    from b4m_pipeline.looks import add_content_looks
     from b4m_pipeline.pictures import check_folders, list_folders
     from b4m_pipeline.tracking import nested_run
     from b4m_pipeline.training_set import encode_training_set
@@ -66,12 +69,14 @@ def run_benchmark(
     for pair in benchmark.pairs[: benchmark.first_pairs]:  # all pictures are read before anything is trained
         own_content, own_style, partners = concepts_of(pair, content, style, counterparts)
         checked = check_folders(list_folders(own_content, own_style, partners, None), base_model.resolution, ingestion)
-        prepared[pair.name] = (own_content, own_style, checked)
+        others = preserved_prompts(preservation, own_content, own_style, partners, seed)
+        prepared[pair.name] = (own_content, own_style, checked, others)
     results, references = [], {}
-    for name, (own_content, own_style, checked) in prepared.items():
+    for name, (own_content, own_style, checked, others) in prepared.items():
         manifest = caption_manifest(checked.manifest, checked.squares, captioning)
-        captioned = add_content_variants(manifest, captioning, own_style.token)
-        training_set = encode_training_set(captioned, checked.squares, base_model)
+        shown, pictures = add_content_looks(manifest, checked.squares, ingestion)
+        shown = add_variants(shown, captioning, own_style.token)
+        training_set = encode_training_set(shown, pictures, base_model, others)
         trained = (frame, own_content, own_style, content_break, style_break, make)
         task = Task(training_set, base_model, *trained, benchmark.competitors, seed)
         squares = {

@@ -22,6 +22,7 @@ def create_pipeline(**kwargs) -> Pipeline:
                     "params:make",
                     "params:ingestion",
                     "params:captioning",
+                    "params:preservation",
                     "params:evaluation",
                     "params:seed",
                 ],

@@ -11,8 +11,10 @@ from b4m_pipeline.config import (
     CounterpartParams,
     IngestionParams,
     MakeParams,
+    PreservationParams,
 )
 from b4m_pipeline.input_sheet import draw_sheet
+from b4m_pipeline.looks import add_content_looks
 from b4m_pipeline.pictures import Picture, check_folders, list_folders, load_picture
 
 
@@ -35,8 +37,9 @@ def caption_pictures(manifest: pd.DataFrame, pictures: dict[str, Picture], param
     return captioning.caption_manifest(manifest, pictures, params)
 
 
-def draw_input_sheet(manifest: pd.DataFrame, pictures: dict[str, Picture]) -> Image.Image:
-    """One overview of all pictures with their captions."""
+def draw_input_sheet(manifest: pd.DataFrame, pictures: dict[str, Picture], ingestion: IngestionParams) -> Image.Image:
+    """One overview of all pictures with their captions, the content's other looks included."""
+    manifest, pictures = add_content_looks(manifest, pictures, ingestion)
     return draw_sheet(manifest, {key: load_picture(pictures[key]) for key in manifest["picture"]})
 
 
@@ -44,11 +47,19 @@ def encode_pictures(
     manifest: pd.DataFrame,
     pictures: dict[str, Picture],
     base_model: BaseModelParams,
+    ingestion: IngestionParams,
     params: CaptioningParams,
+    preservation: PreservationParams,
+    content: ConceptParams,
     style: ConceptParams,
+    counterparts: CounterpartParams,
+    seed: int,
 ):
-    """The training set, captions' variants included: latents and prompt embeddings, computed once by the base's encoders."""
+    """The training set: latents and prompt embeddings, computed once by the base's encoders, of the pictures, of the content's
+    other looks and captions, and of the prompts to be preserved."""
     # No return annotation: Kedro resolves a node's annotations at start-up, and this one would import torch there.
     from b4m_pipeline.training_set import encode_training_set
 
-    return encode_training_set(captioning.add_content_variants(manifest, params, style.token), pictures, base_model)
+    others = captioning.preserved_prompts(preservation, content, style, counterparts, seed)
+    manifest, pictures = add_content_looks(manifest, pictures, ingestion)
+    return encode_training_set(captioning.add_variants(manifest, params, style.token), pictures, base_model, others)

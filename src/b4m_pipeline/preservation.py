@@ -1,0 +1,62 @@
+"""Keep a half quiet where its concept is not named.
+
+The break's loss says what a half has to do for prompts with its concept's token, and nothing about all other prompts. A half
+that answers to these too speaks over the other concept when both are put together. So each half is also asked to leave the
+outputs of the layers that read the prompt as they are, for prompts of known words. This is our own step beyond the paper; it
+needs no pictures and no pass through the UNet.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from b4m_pipeline.plp import PlpLayer, TargetError
+
+PromptInputs = dict[str, torch.Tensor]
+"""Name of a layer that reads nothing but the prompt -> its inputs (N, n) for some prompts, a row a token or a prompt."""
+
+
+@dataclass
+class _Moments:
+    second: torch.Tensor
+    """E[x x'] (n, n) of the layer's inputs."""
+    output_variance: torch.Tensor
+    """Of the frozen layer's output over them, summed over its m numbers."""
+
+
+class Preservation:
+    """How much an adapter changes the layers' outputs for prompts that do not name its concept: E|dW x|^2 as a share of the
+    variance of W x over the same prompts, mean over layers. In closed form: with C = E[x x'],
+    E|dW x|^2 = scaling^2 tr(B'B A C A'), so a step costs r x n x n a layer, however many prompts there are.
+
+    Raises TargetError if none of the layers reads the prompt alone.
+    """
+
+    def __init__(self, layers: dict[str, PlpLayer], inputs: PromptInputs):
+        self.layers = [layer for name, layer in layers.items() if name in inputs]
+        if not self.layers:
+            ends = sorted({".".join(name.split(".")[-2:]) for name in inputs})
+            raise TargetError(
+                f"preservation_weight needs a target that reads the prompt alone; frame.targets name none of {ends}"
+            )
+        moments: dict[int, torch.Tensor] = {}
+        self.moments = []
+        for layer in self.layers:
+            x = inputs[layer.name]
+            if id(x) not in moments:  # most layers read the same
+                moments[id(x)] = (x.float().T @ x.float() / len(x)).contiguous()
+            with torch.no_grad():
+                weight = layer.module.get_base_layer().weight.float()
+                spread = x.float() - x.float().mean(0)
+                variance = (spread @ weight.T).square().sum(1).mean()
+            self.moments.append(_Moments(moments[id(x)], variance))
+
+    def __call__(self) -> torch.Tensor:
+        """The mean share, a scalar with a gradient to the halves."""
+        shares = []
+        with torch.autocast(self.moments[0].second.device.type, enabled=False):
+            for layer, own in zip(self.layers, self.moments, strict=True):
+                lora_a, lora_b = layer.factors()
+                read, written = lora_a @ own.second @ lora_a.T, lora_b.T @ lora_b  # (r, r) each
+                shares.append(layer.scaling**2 * (read * written).sum() / own.output_variance)
+        return torch.stack(shares).mean()
