@@ -1,5 +1,6 @@
 """What the method is compared with: each does what its paper says, on the same task."""
 
+import pandas as pd
 import pytest
 import torch
 
@@ -7,6 +8,8 @@ from b4m_pipeline import baselines
 from b4m_pipeline.adapters import save_adapter
 from b4m_pipeline.baselines import METHODS, Task, train_lora
 from b4m_pipeline.config import BreakParams, CompetitorParams, ConceptParams, FrameParams, LoraParams, MakeParams
+from b4m_pipeline.diffusion import load_family
+from b4m_pipeline.training_set import TrainingSet
 from tests.conftest import TINY_FRAME
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "add_embedding.linear_2"]
@@ -38,9 +41,38 @@ def task(training_set, base) -> Task:
 
 
 @pytest.fixture(scope="module")
-def shared(tiny_training_set, tiny_base) -> Task:
+def full_training_set(tiny_training_set, tiny_base):
+    """The tiny set with all that a run adds: a look of the content, further captions, prompts to preserve."""
+    plain = tiny_training_set
+    content, style = (plain.rows(role).tolist()[:1] for role in ("content", "style"))
+    table = plain.table.assign(caption_source="sidecar")
+    look = table.loc[content].assign(picture="content/cup/0+comic", caption_source="look")
+    variants = pd.concat([table.loc[content], look, table.loc[style]]).assign(caption_source="variant")
+    added = [*content, *content, *content, *style]
+    tensors = {key: torch.cat([value, value[added] + 0.3]) for key, value in plain.tensors.items()}
+    others = ["a cat toy in oil style", "a dog toy in pencil style"]
+    encoded = load_family(tiny_base).encode_prompts(others)
+    return TrainingSet(pd.concat([table, look, variants], ignore_index=True), tensors, plain.encoder, others, encoded)
+
+
+@pytest.fixture(scope="module")
+def shared(full_training_set, tiny_base) -> Task:
     """One task for all tests: its trainings are done once."""
-    return task(tiny_training_set, tiny_base)
+    made = task(full_training_set, tiny_base)
+    quiet = {"preservation_weight": 1.0}
+    made.content_break, made.style_break = (own.model_copy(update=quiet) for own in (made.content_break, made.style_break))
+    return made
+
+
+def test_ablations_leave_out_what_they_say(full_training_set) -> None:
+    def sources(data) -> dict[str, int]:
+        return data.table["caption_source"].value_counts().to_dict()
+
+    given = len(full_training_set.table) - 4
+    assert sources(full_training_set) == {"sidecar": given, "look": 1, "variant": 3}
+    assert sources(full_training_set.without_looks()) == {"sidecar": given, "variant": 2}  # the look's caption goes with it
+    assert sources(full_training_set.without_variants()) == {"sidecar": given, "look": 1}
+    assert len(full_training_set.without_looks().tensors["latents_mean"]) == given + 2
 
 
 def lora(**changes) -> LoraParams:

@@ -17,7 +17,7 @@ def load(environment: str) -> dict:
 @pytest.mark.parametrize("environment", ["local", "test", "sdxl", "sd15"])
 def test_parameters_of_every_environment_are_valid(environment) -> None:
     checked = check_parameters(load(environment), register_pipelines())
-    assert checked["content"].name == "mushroom" and checked["style"].name == "openmoji"
+    assert checked["content"].name == "penguin" and checked["style"].name == "knit"
     assert checked["frame"].rank == (64 if environment.startswith("sd") else 128)
     if environment in ("sdxl", "sd15"):
         assert checked["content_break"].steps == 1000 and checked["base_model"].resolution == 512

@@ -72,10 +72,10 @@ def test_make_run_ends_with_three_models_and_says_where_the_contact_sheet_is(pro
     assert Image.open(said[1]).width > 400
     client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
     models = {model.name: model.aliases for model in client.search_registered_models()}
-    assert set(models) == {"b4m-content-mushroom", "b4m-style-openmoji", "b4m-make-mushroom-openmoji"}
+    assert set(models) == {"b4m-content-penguin", "b4m-style-knit", "b4m-make-penguin-knit"}
     assert all("candidate" in aliases for aliases in models.values())
-    version = client.get_model_version_by_alias("b4m-make-mushroom-openmoji", "candidate")
-    assert "models:/b4m-content-mushroom/" in version.tags["parents"] and "b4m-style-openmoji" in version.tags["parents"]
+    version = client.get_model_version_by_alias("b4m-make-penguin-knit", "candidate")
+    assert "models:/b4m-content-penguin/" in version.tags["parents"] and "b4m-style-knit" in version.tags["parents"]
     run = client.get_run(version.run_id)
     assert "evaluation.made.composition.s_harm" in run.data.metrics and "joint_make.loss_make" in run.data.metrics
     assert "contact_sheet" in str([file.path for file in client.list_artifacts(version.run_id, "pictures")])
@@ -94,7 +94,7 @@ def test_the_readmes_python_gets_the_picture_that_evaluation_drew(project, defau
     samples = pd.read_csv(project / "data/07_model_output/samples.csv")
     row = samples[(samples.system == "made") & (samples.prompt == "a snq emoji in w@z style") & (samples.seed == 0)].iloc[0]
     evaluated = np.asarray(Image.open(project / f"data/07_model_output/samples/{row.picture}.png"), int)
-    assert np.abs(evaluated - np.asarray(Image.open(project / "mushroom.png"), int)).max() <= 1
+    assert np.abs(evaluated - np.asarray(Image.open(project / "penguin.png"), int)).max() <= 1
 
 
 @pytest.mark.parametrize("command", [line for line in SHELL if line.startswith("kedro") and "--env=sd" not in line])

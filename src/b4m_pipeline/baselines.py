@@ -149,9 +149,9 @@ class Task:
 
 
 def joint(task: Task, rank: int | None = None) -> Adapter:
-    """One LoRA trained on both concepts' pictures: what most people do. Like make, without the content's further
-    captions: the style's token over its pictures would teach that it means their styles."""
-    pictures = task.training_set.without_variants("content")
+    """One LoRA trained on both concepts' pictures: what most people do. Like make, without further captions: the
+    style's token over the content's pictures would teach that it means their styles."""
+    pictures = task.training_set.without_variants()
     content, style = task.budget("content"), task.budget("style")
     fields = content.model_dump() | {"learning_rate": task.competitors.joint_learning_rate}
     fields["steps"] = content.steps + round(style.steps * style.batch_size / content.batch_size)
@@ -265,7 +265,7 @@ def zip_lora(task: Task) -> Adapter:
     for module in content.modules():
         zipped[module] = _Zipped(content.delta(module), style.delta(module)).to(device)
         parametrize.register_parametrization(unet.get_submodule(module), "weight", zipped[module], unsafe=True)
-    pictures = task.training_set.without_variants("content")
+    pictures = task.training_set.without_variants()
     denoise = DiffusionLoss.of(family, unet, pictures.tensors, own)
     rows = {kind: pictures.rows(kind) for kind in ("content", "style")}
     kind_of = {int(row): kind for kind, indices in rows.items() for row in indices}

@@ -170,9 +170,9 @@ def train_make(
     log: Log | None = None,
 ) -> tuple[Adapter, list[dict[str, float]]]:
     """Make (B4M section 3.4): fine-tune both learnable parts, freed of their subspaces, on content, style and (where given)
-    their union in equal shares, with Riemannian preconditioning. The frozen parts stay as they are to the bit. The content's
-    further captions are left out: the style's token over its pictures would teach the whole that it means their styles."""
-    training_set = training_set.without_variants("content")
+    their union in equal shares, with Riemannian preconditioning. The frozen parts stay as they are to the bit. Further
+    captions are left out: the style's token over the content's pictures would teach that it means their styles."""
+    training_set = training_set.without_variants()
     for kind in ("content", "style"):
         training_set.require(kind, reconstructed.metadata[f"{kind}_name"], reconstructed.metadata[f"{kind}_token"])
     bench = set_up(training_set, base_model, frame, params, "free", seed)

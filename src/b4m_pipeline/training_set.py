@@ -47,10 +47,9 @@ class TrainingSet:
         """All but these roles' pictures."""
         return self._select(~self.table["role"].isin(roles))
 
-    def without_variants(self, role: str | None = None) -> "TrainingSet":
-        """All but the rows of further captions, of one role or of all."""
-        mine = True if role is None else self.table["role"] == role
-        return self._select(~((self._source() == VARIANT) & mine))
+    def without_variants(self) -> "TrainingSet":
+        """All but the rows of further captions."""
+        return self._select(self._source() != VARIANT)
 
     def without_looks(self) -> "TrainingSet":
         """All but contents' pictures in other looks, whatever their captions."""

@@ -58,7 +58,7 @@ STYLES = {
 
 # Content and style of the default run and of the benchmark's other pairs; their true drawings are for evaluation alone.
 PAIRS = [
-    ("mushroom", "openmoji"), ("rocket", "wood"), ("penguin", "knit"), ("octopus", "stained glass"),
+    ("penguin", "knit"), ("rocket", "wood"), ("mushroom", "openmoji"), ("octopus", "stained glass"),
     ("cactus", "openmoji"), ("bell", "wood"), ("light-bulb", "knit"), ("trophy", "stained glass"),
     ("alarm-clock", "openmoji"), ("wrapped-gift", "wood"), ("teacup-without-handle", "knit"),
     ("closed-umbrella", "stained glass"),
