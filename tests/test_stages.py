@@ -223,3 +223,6 @@ def test_targets_and_rank_are_checked_without_weights(tiny_base):
         stages.check_targets(tiny_base, frame(targets=["to_quack"]))
     with pytest.raises(plp.TargetError, match="rank must be <="):
         stages.check_targets(tiny_base, frame(rank=512))
+    stages.check_targets(tiny_base, frame(targets=["to_out.0"]))
+    with pytest.raises(plp.TargetError, match="reads the prompt alone"):
+        stages.check_targets(tiny_base, frame(targets=["to_out.0"]), preserving=True)

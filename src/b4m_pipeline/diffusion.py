@@ -152,8 +152,12 @@ class Family(ABC):
         """Prompts -> prompt_embeds (N, T, D) and what else the UNet needs of them, float32 on the CPU."""
 
     @abstractmethod
+    def prompt_layers(self, unet: UNet2DConditionModel) -> list[str]:
+        """Names of the linear layers that read nothing but the prompt."""
+
+    @abstractmethod
     def prompt_inputs(self, unet: UNet2DConditionModel, prompts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """What the linear layers that read nothing but the prompt are given for encoded prompts: layer's name -> (N, n)."""
+        """What these layers are given for encoded prompts: name -> (N, n), a row a token or a prompt."""
 
     @abstractmethod
     def conditions(self, batch: dict[str, torch.Tensor]) -> dict:
@@ -174,8 +178,11 @@ class StableDiffusion(Family):
     def conditions(self, batch: dict[str, torch.Tensor]) -> dict:
         return {"encoder_hidden_states": batch["prompt_embeds"]}
 
+    def prompt_layers(self, unet: UNet2DConditionModel) -> list[str]:
+        return _cross_attention_layers(unet)
+
     def prompt_inputs(self, unet: UNet2DConditionModel, prompts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return _cross_attention_inputs(unet, prompts)
+        return dict.fromkeys(self.prompt_layers(unet), prompts["prompt_embeds"].flatten(0, 1).to(unet.device))
 
 
 class StableDiffusionXL(Family):
@@ -196,6 +203,9 @@ class StableDiffusionXL(Family):
         added = {"text_embeds": pooled, "time_ids": time_ids.expand(len(pooled), -1)}
         return {"encoder_hidden_states": batch["prompt_embeds"], "added_cond_kwargs": added}
 
+    def prompt_layers(self, unet: UNet2DConditionModel) -> list[str]:
+        return [*_cross_attention_layers(unet), "add_embedding.linear_1", "add_embedding.linear_2"]
+
     @torch.no_grad()
     def prompt_inputs(self, unet: UNet2DConditionModel, prompts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         added = self.conditions({key: value.to(unet.device, unet.dtype) for key, value in prompts.items()})["added_cond_kwargs"]
@@ -203,15 +213,14 @@ class StableDiffusionXL(Family):
         sizes = unet.add_time_proj(time_ids.flatten()).reshape(len(pooled), -1).to(pooled)
         first = torch.cat([pooled, sizes], dim=-1)
         second = unet.add_embedding.act(unet.add_embedding.linear_1(first))
+        tokens = prompts["prompt_embeds"].flatten(0, 1).to(unet.device)
         own = {"add_embedding.linear_1": first, "add_embedding.linear_2": second}
-        return _cross_attention_inputs(unet, prompts) | own
+        return dict.fromkeys(self.prompt_layers(unet), tokens) | own
 
 
-def _cross_attention_inputs(unet: UNet2DConditionModel, prompts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """All keys and values of cross-attention read one and the same: the encoded tokens, a row each."""
-    tokens = prompts["prompt_embeds"].flatten(0, 1).to(unet.device)
-    names = [name for name, _ in unet.named_modules() if name.endswith((".attn2.to_k", ".attn2.to_v"))]
-    return dict.fromkeys(names, tokens)
+def _cross_attention_layers(unet: UNet2DConditionModel) -> list[str]:
+    """Keys and values of cross-attention. All read one and the same: the encoded tokens."""
+    return [name for name, _ in unet.named_modules() if name.endswith((".attn2.to_k", ".attn2.to_v"))]
 
 
 FAMILIES: dict[str, type[Family]] = {

@@ -14,7 +14,7 @@ from kedro.pipeline.node import Node
 from kedro_mlflow.framework.hooks import MlflowHook
 from pydantic import BaseModel
 
-from b4m_pipeline.prerequisites import check_base_model, check_clip, check_devices, check_parameters
+from b4m_pipeline.prerequisites import check_base_model, check_clip, check_devices, check_parameters, check_preservation
 from b4m_pipeline.provenance import code_version
 from b4m_pipeline.tracking import check_store, limit_patience, resolve_store
 
@@ -78,7 +78,9 @@ class PrerequisitesHook:
         parameters = check_parameters(self._config_loader["parameters"], dict(pipelines))
         inputs = pipeline.inputs()
         if "params:base_model" in inputs:
-            check_base_model(parameters["base_model"], parameters["frame"] if "params:frame" in inputs else None)
+            breaks = [name for name in ("content_break", "style_break") if f"params:{name}" in inputs]
+            preserving = check_preservation(parameters, breaks)
+            check_base_model(parameters["base_model"], parameters["frame"] if "params:frame" in inputs else None, preserving)
             check_devices(parameters)
         for name in ("captioning", "evaluation"):
             if f"params:{name}" in inputs:

@@ -61,8 +61,20 @@ def check_clip(parameter: str, path: str | None) -> None:
             raise CaptioningError(f"{parameter}: there is no CLIP model {path!r} ({first}). Or set it to null.") from error
 
 
-def check_base_model(base_model: Any, frame: Any | None) -> None:
-    """Look for the base model and, given a frame, for its targets in it. Raises BaseModelError, TargetError."""
+def check_preservation(parameters: dict[str, Any], stages: list[str]) -> bool:
+    """Whether one of these breaks has a preservation weight. Raises WrongParameterError if it has, and no words are named."""
+    weighty = [name for name in stages if parameters[name].preservation_weight]
+    if weighty and not parameters["preservation"].contents:
+        raise WrongParameterError(
+            f"{weighty[0]}.preservation_weight needs words that the base model knows: name some in preservation.contents and "
+            "preservation.styles, or set the weight to 0"
+        )
+    return bool(weighty)
+
+
+def check_base_model(base_model: Any, frame: Any | None, preserving: bool = False) -> None:
+    """Look for the base model and, given a frame, for its targets in it; preserving: also for ones that read the prompt. Raises
+    BaseModelError, TargetError."""
     if frame is None:
         from b4m_pipeline.diffusion import load_family
 
@@ -70,4 +82,4 @@ def check_base_model(base_model: Any, frame: Any | None) -> None:
     else:
         from b4m_pipeline.stages import check_targets
 
-        check_targets(base_model, frame)
+        check_targets(base_model, frame, preserving)

@@ -24,6 +24,13 @@ class _Moments:
     """Of the frozen layer's output over them, summed over its m numbers."""
 
 
+def require_prompt_layers(targets: list[str], prompt_layers: list[str]) -> None:
+    """Raise TargetError if none of the adapted layers reads the prompt alone."""
+    if not set(targets) & set(prompt_layers):
+        ends = sorted({".".join(name.split(".")[-2:]) for name in prompt_layers})
+        raise TargetError(f"preservation_weight needs a target that reads the prompt alone; frame.targets name none of {ends}")
+
+
 class Preservation:
     """How much an adapter changes the layers' outputs for prompts that do not name its concept: E|dW x|^2 as a share of the
     variance of W x over the same prompts, mean over layers. In closed form: with C = E[x x'],
@@ -34,11 +41,7 @@ class Preservation:
 
     def __init__(self, layers: dict[str, PlpLayer], inputs: PromptInputs):
         self.layers = [layer for name, layer in layers.items() if name in inputs]
-        if not self.layers:
-            ends = sorted({".".join(name.split(".")[-2:]) for name in inputs})
-            raise TargetError(
-                f"preservation_weight needs a target that reads the prompt alone; frame.targets name none of {ends}"
-            )
+        require_prompt_layers(list(layers), list(inputs))
         moments: dict[int, torch.Tensor] = {}
         self.moments = []
         for layer in self.layers:

@@ -15,7 +15,7 @@ from b4m_pipeline.adapters import URI_KEY, Adapter
 from b4m_pipeline.config import BaseModelParams, BreakParams, ConceptParams, FrameParams, MakeParams, TrainParams
 from b4m_pipeline.devices import pick_device
 from b4m_pipeline.diffusion import DiffusionLoss, base_model_id, encoder_id, load_family
-from b4m_pipeline.preservation import Preservation
+from b4m_pipeline.preservation import Preservation, require_prompt_layers
 from b4m_pipeline.provenance import code_version, digest_of
 from b4m_pipeline.riemannian import RiemannianPreconditioner
 from b4m_pipeline.trainer import Log, Objective, fit, resolve_precision
@@ -70,14 +70,17 @@ def set_up(
     return Workbench(whole, adapted, loss, device, Preservation(adapted, inputs) if inputs else None)
 
 
-def check_targets(base_model: BaseModelParams, frame: FrameParams) -> None:
+def check_targets(base_model: BaseModelParams, frame: FrameParams, preserving: bool = False) -> None:
     """Build the frame from the base model's configuration alone, without weights: raises what `set_up` would raise for a
-    wrong target or rank, before any training starts."""
+    wrong target or rank, before any training starts. preserving: whether a break has a preservation weight."""
     family = load_family(base_model)
     family.check_parts()
     unet = family.empty_denoiser()
     drawn = frame.model_dump(include={"seed", "rank", "alpha", "split", "init", "scale"})
-    plp.Frame(**drawn, base_model="", layers=plp.find_layers(unet, frame.targets))
+    layers = plp.find_layers(unet, frame.targets)
+    plp.Frame(**drawn, base_model="", layers=layers)
+    if preserving:
+        require_prompt_layers(list(layers), family.prompt_layers(unet))
 
 
 def half_side(kind: Kind, frame: FrameParams) -> plp.Side:

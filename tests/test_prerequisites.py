@@ -1,0 +1,26 @@
+"""What is checked before a run starts; the rest of it is in test_hooks.py, by whole runs."""
+
+import pytest
+
+from b4m_pipeline import plp
+from b4m_pipeline.config import BreakParams, FrameParams, PreservationParams
+from b4m_pipeline.prerequisites import WrongParameterError, check_base_model, check_preservation
+
+BREAK = {"steps": 1, "batch_size": 1, "learning_rate": 1e-3, "counterpart_batch_size": 1, "counterpart_learning_rate": 1e-4}
+
+
+def test_preservation_needs_words_only_where_it_weighs_something():
+    plain, quiet = BreakParams(**BREAK), BreakParams(**BREAK, preservation_weight=0.1)
+    parameters = {"content_break": plain, "style_break": quiet, "preservation": PreservationParams()}
+    assert not check_preservation(parameters, ["content_break"]) and not check_preservation(parameters, [])
+    with pytest.raises(WrongParameterError, match=r"style_break\.preservation_weight needs words"):
+        check_preservation(parameters, ["content_break", "style_break"])
+    parameters["preservation"] = PreservationParams(contents=["cat"], styles=["oil"])
+    assert check_preservation(parameters, ["content_break", "style_break"])
+
+
+def test_preservation_needs_a_target_that_reads_the_prompt(tiny_base):
+    frame = FrameParams(rank=4, alpha=4, targets=["to_out.0"])
+    check_base_model(tiny_base, frame)
+    with pytest.raises(plp.TargetError, match="reads the prompt alone"):
+        check_base_model(tiny_base, frame, preserving=True)
