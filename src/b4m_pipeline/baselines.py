@@ -318,7 +318,7 @@ def break_for_make(
     quiet: bool = True,
 ) -> Adapter:
     """Ours. frame, make: parameters that an ablation changes; joined: the halves as they are, without the make stage; the rest:
-    whether the breaks have counterparts, the content's other looks, further captions, and a preservation weight."""
+    whether there are counterparts, the content's other looks (in make too), further captions, and a preservation weight."""
     framed = FrameParams(**task.frame.model_dump() | (frame or {}))
     data = task.training_set
     if not counterparts:
@@ -341,7 +341,7 @@ def break_for_make(
     if joined:
         return whole
     params = MakeParams(**task.make.model_dump() | (make or {}))
-    return stages.train_make(whole, task.training_set, task.base_model, framed, params, task.seed)[0]
+    return stages.train_make(whole, data, task.base_model, framed, params, task.seed)[0]
 
 
 def equal_parameters(task: Task) -> int:
