@@ -126,6 +126,41 @@ def tiny_sdxl(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_sd(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer) -> Path:
+    """Folder of a random StableDiffusionPipeline that predicts noise."""
+    import torch
+    from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    text = CLIPTextConfig(
+        vocab_size=len(tiny_tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=tiny_tokenizer.model_max_length, bos_token_id=tiny_tokenizer.bos_token_id,
+        eos_token_id=tiny_tokenizer.eos_token_id, pad_token_id=tiny_tokenizer.pad_token_id,
+    )  # fmt: skip
+    blocks = {"block_out_channels": (8, 8), "norm_num_groups": 4}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pipeline = StableDiffusionPipeline(
+            vae=AutoencoderKL(
+                down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, sample_size=32, **blocks
+            ),
+            text_encoder=CLIPTextModel(text),
+            tokenizer=tiny_tokenizer,
+            unet=UNet2DConditionModel(
+                sample_size=16, layers_per_block=1, cross_attention_dim=16, attention_head_dim=2,
+                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+                **blocks,
+            ),
+            scheduler=DDPMScheduler(),
+            safety_checker=None,
+            feature_extractor=None,
+        )  # fmt: skip
+    folder = tmp_path_factory.mktemp("tiny_sd")
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
 @pytest.fixture
 def tiny_adapter(tiny_sdxl: Path):
     """A made Adapter of rank 4 for `tiny_sdxl`, with random weights in every to_q, to_k, to_v and to_out.0."""

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from b4m_pipeline.config import ConceptParams, CounterpartParams, IngestionParams
-from b4m_pipeline.pictures import Folder, PicturesError, check_folders, list_folders
+from b4m_pipeline.pictures import Folder, PicturesError, check_folders, list_folders, load_picture
 
 
 def draw(seed, size=48):
@@ -199,3 +199,39 @@ def test_a_concept_is_named_after_its_folder_as_a_registry_allows(folder, name, 
 def test_names_that_no_registry_takes_are_refused(name):
     with pytest.raises(ValueError, match="letters, digits"):
         ConceptParams(path="x", token="snq", name=name)
+
+
+def test_alpha_and_mask_files_become_masks_cut_like_the_picture(folder):
+    cut_out = draw(5).convert("RGBA")
+    cut_out.putalpha(Image.new("L", (48, 48), 0))
+    cut_out.paste(draw(5).crop((0, 0, 24, 48)), (0, 0, 24, 48))  # the left half is opaque
+    cut_out.save(folder / "cut out.png")
+    wide = Image.new("L", (96, 48), 0)
+    wide.paste(255, (48, 0, 96, 48))  # white on the right; the square in the middle has it from its own middle on
+    wide.save(folder / "wide.mask.png")
+    draw(7, 96).crop((0, 0, 96, 48)).save(folder / "wide.jpg")
+    checked = check(content(folder))
+    assert len(checked.manifest) == 5 and not len(checked.quarantine)
+    squares = {key.rsplit("/", 1)[1]: square for key, square in checked.squares.items()}
+    assert squares["toy-0"].mode == "RGB"
+    for name, inside, outside in (("cut-out", (3, 8), (12, 8)), ("wide", (12, 8), (3, 8))):
+        alpha = squares[name].getchannel("A")
+        assert alpha.getpixel(inside) == 255 and alpha.getpixel(outside) == 0
+    assert load_picture(squares["cut-out"]).getpixel((12, 8)) == (255, 255, 255)  # laid on the ground all the same
+    assert load_picture(squares["wide"]).mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("mask", "reason"),
+    [
+        (Image.new("L", (48, 20), 255), "its mask toy 1.mask.png is 48 x 20 pixels, the picture 48 x 48"),
+        (Image.new("L", (48, 48), 0), "its mask toy 1.mask.png is black"),
+        (None, "its mask toy 1.mask.png: empty file"),
+    ],
+)
+def test_a_picture_with_a_wrong_mask_is_put_aside(folder, mask, reason):
+    path = folder / "toy 1.mask.png"
+    mask.save(path) if mask else path.write_bytes(b"")
+    checked = check(content(folder))
+    assert len(checked.manifest) == 2
+    assert checked.quarantine.file.tolist() == ["toy 1.png"] and checked.quarantine.reason[0].startswith(reason)

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from b4m_pipeline import plp, stages
-from b4m_pipeline.config import BreakParams, ConceptParams, FrameParams, MakeParams
+from b4m_pipeline.config import BaseModelParams, BreakParams, ConceptParams, FrameParams, MakeParams
+from b4m_pipeline.diffusion import MaskError
 from b4m_pipeline.training_set import TrainingSet, TrainingSetError, encode_training_set
 from tests.conftest import TINY_FRAME
 
@@ -32,7 +34,7 @@ def frame(**changes) -> FrameParams:
 
 def train_half(kind, data, base, frame_params=None, seed=0, **changes):
     concept = CONTENT if kind == "content" else STYLE
-    keywords = {k: changes.pop(k) for k in ("checkpoint", "log") if k in changes}
+    keywords = {k: changes.pop(k) for k in ("checkpoint", "log", "known") if k in changes}
     params = BreakParams(**(BREAK | changes))
     return stages.train_half(kind, data, base, frame_params or frame(), concept, params, seed, **keywords)
 
@@ -226,3 +228,147 @@ def test_targets_and_rank_are_checked_without_weights(tiny_base):
     stages.check_targets(tiny_base, frame(targets=["to_out.0"]))
     with pytest.raises(plp.TargetError, match="reads the prompt alone"):
         stages.check_targets(tiny_base, frame(targets=["to_out.0"]), preserving=True)
+
+
+def test_held_back_pictures_are_measured_and_not_trained_on(tiny_training_set, tiny_base):
+    trained, held = tiny_training_set.hold_back("content", 1)
+    assert trained.tolist() == [0, 1] and held.tolist() == [2]
+    changed = {key: value.clone() for key, value in tiny_training_set.tensors.items()}
+    changed["latents_mean"][2] += 5
+    other = dataclasses.replace(tiny_training_set, tensors=changed)
+    options = {"validation": {"pictures": 1, "every": 2, "timesteps": 3}}
+    first, history = train_half("content", tiny_training_set, tiny_base, **options)
+    second, others = train_half("content", other, tiny_base, **options)
+    assert all(torch.equal(first.tensors[key], second.tensors[key]) for key in first.tensors)
+    losses = [[entry["validation_loss"] for entry in entries if "validation_loss" in entry] for entries in (history, others)]
+    assert len(losses[0]) == 2 and losses[0] != losses[1] and losses[0][0] != losses[0][1]
+    with pytest.raises(TrainingSetError, match="validation.pictures is 3, and content has 3"):
+        train_half("content", tiny_training_set, tiny_base, validation={"pictures": 3})
+
+
+def test_looks_and_further_captions_of_a_held_back_picture_are_held_back_too(tiny_training_set):
+    table = tiny_training_set.table
+    look = table.loc[[2]].assign(picture=table.picture[2] + "+comic", caption_source="look")
+    variant = table.loc[[2]].assign(caption_source="variant")
+    more = dataclasses.replace(
+        tiny_training_set, table=pd.concat([table.assign(caption_source="tags"), look, variant], ignore_index=True)
+    )
+    trained, held = more.hold_back("content", 1)
+    assert trained.tolist() == [0, 1] and held.tolist() == [2]
+
+
+def test_validation_is_the_same_for_the_same_weights(tiny_training_set, tiny_base):
+    bench = stages.set_up(tiny_training_set, tiny_base, frame(), BreakParams(**BREAK), "free", 0)
+    rows = torch.tensor([0, 1, 4])
+    measure = bench.validation(rows, BreakParams(**BREAK), 0)
+    assert measure() == measure()
+    at = (torch.arange(8) + 0.5) * 1000 / 8
+    generator = stages.torch_generator(0, "validation")
+    each, times = rows.repeat_interleave(8), at.long().repeat(3)
+    parts = []
+    for part, steps in zip(each.split(8), times.split(8), strict=True):
+        prediction, target, used = bench.loss.predict(part, generator, steps)
+        assert torch.equal(used, steps)
+        parts.append((prediction - target).square().flatten(1).mean(1))
+    assert measure() == pytest.approx(float(torch.cat(parts).mean()), rel=1e-5)
+
+
+def test_a_masked_loss_counts_where_the_mask_is_white(tiny_training_set, tiny_base):
+    with pytest.raises(MaskError, match="no picture has a mask"):
+        train_half("content", tiny_training_set, tiny_base, masked_loss=True)
+    mask = torch.zeros(len(tiny_training_set.table), 1, 16, 16)
+    mask[..., :8] = 1
+    masked = dataclasses.replace(tiny_training_set, tensors=tiny_training_set.tensors | {"mask": mask})
+    options = {"masked_loss": True, "mask_floor": 0.0}
+    bench = stages.set_up(masked, tiny_base, frame(), BreakParams(**(BREAK | options)), "free", 0)
+    rows = torch.tensor([0, 1])
+    prediction, target, _ = bench.loss.predict(rows, stages.torch_generator(0, "x"))
+    expected = (prediction - target)[..., :8].square().flatten(1).mean(1)
+    assert torch.allclose(bench.loss(rows, stages.torch_generator(0, "x")), expected, rtol=1e-5)
+    unmasked, _ = train_half("content", masked, tiny_base)
+    plain, _ = train_half("content", tiny_training_set, tiny_base)
+    assert all(torch.equal(unmasked.tensors[key], plain.tensors[key]) for key in plain.tensors)  # off: not looked at
+
+
+@pytest.mark.parametrize("family", ["tiny_sdxl", "tiny_sd"])
+def test_pictures_are_shown_while_training_and_change_nothing(family, tiny_manifest, request):
+    base = BaseModelParams(path=str(request.getfixturevalue(family)), resolution=32)
+    data = encode_training_set(*tiny_manifest, base)
+    shown = []
+    targets = {"targets": ["to_q", "to_k", "to_v"]}
+    options = {"samples": {"every": 2, "steps": 2}, "learning_rate": 0.3}
+    drawn, _ = stages.train_half(
+        "content",
+        data,
+        base,
+        frame(**targets),
+        CONTENT,
+        BreakParams(**(BREAK | options)),
+        0,
+        show=lambda picture, name: shown.append((name, picture)),
+    )
+    assert [name for name, _ in shown] == ["content_break/0-step-000002", "content_break/0-step-000004"]
+    assert shown[0][1].size == (32, 32) and shown[0][1].tobytes() != shown[1][1].tobytes()
+    plain = stages.train_half(
+        "content", data, base, frame(**targets), CONTENT, BreakParams(**(BREAK | {"learning_rate": 0.3})), 0
+    )[0]
+    assert all(torch.equal(drawn.tensors[key], plain.tensors[key]) for key in plain.tensors)
+
+
+def test_what_is_shown_is_what_the_stock_pipeline_draws(tiny_base, tiny_training_set):
+    from b4m_pipeline.config import SampleParams
+    from b4m_pipeline.diffusion import load_family
+    from b4m_pipeline.previews import Previews
+
+    family = load_family(tiny_base)
+    previews = Previews(family, ["a snq toy", "a hat"], SampleParams(every=1, steps=3), 4, "cpu")
+    drawn = previews.draw(family.load_denoiser())
+    stock = family.load_pipeline()(
+        ["a snq toy", "a hat"],
+        num_inference_steps=3,
+        guidance_scale=3.0,
+        height=32,
+        width=32,
+        generator=[torch.Generator().manual_seed(4 + index) for index in range(2)],
+    ).images
+    for ours, theirs in zip(drawn, stock, strict=True):
+        assert np.abs(np.asarray(ours, dtype=int) - np.asarray(theirs, dtype=int)).max() <= 1
+
+
+def test_compiled_blocks_train_alike(tiny_training_set, tiny_base):
+    plain, _ = train_half("content", tiny_training_set, tiny_base, steps=2)
+    bench = stages.set_up(tiny_training_set, tiny_base, frame(), BreakParams(**(BREAK | {"compile": "eager"})), "free", 0)
+    blocks = [module for module in bench.loss.unet.modules() if type(module).__name__ == "BasicTransformerBlock"]
+    assert blocks and all(block._compiled_call_impl is not None for block in blocks)
+    compiled, _ = train_half("content", tiny_training_set, tiny_base, steps=2, compile="eager")
+    assert all(torch.allclose(compiled.tensors[key], plain.tensors[key], atol=1e-5) for key in plain.tensors)
+
+
+def test_what_was_made_from_the_same_is_not_trained_again(halves, joined, tiny_training_set, tiny_base, monkeypatch):
+    asked = []
+
+    def known(kind, name, digest):
+        asked.append((kind, name, digest))
+        return halves[0] if digest == halves[0].metadata["recipe_digest"] else None
+
+    def never(*args, **keys):
+        pytest.fail("a training began")
+
+    again = train_half("content", tiny_training_set, tiny_base, known=known, checkpoint_every=3)
+    assert again == (halves[0], None)  # how often it is saved does not matter
+    made, _ = stages.train_make(joined, tiny_training_set, tiny_base, frame(), MakeParams(**MAKE), 0)
+    monkeypatch.setattr(stages, "fit", never)
+    for change in ({"steps": 5}, {"learning_rate": 0.02}, {"seed": 1}, {"frame_params": frame(seed=3)}):
+        with pytest.raises(pytest.fail.Exception):
+            train_half("content", tiny_training_set, tiny_base, known=known, **change)
+    assert len({digest for _, _, digest in asked}) == 5
+    found = stages.train_make(
+        joined,
+        tiny_training_set,
+        tiny_base,
+        frame(),
+        MakeParams(**MAKE),
+        0,
+        known=lambda *about: asked.append(about) or made,
+    )
+    assert found == (made, None) and asked[-1] == ("made", "cup-ink", made.metadata["recipe_digest"])

@@ -4,12 +4,21 @@ import time
 from pathlib import Path
 
 import mlflow
+import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from b4m_pipeline import tracking as module
-from b4m_pipeline.tracking import MetricLogger, TrackingError, check_store, limit_patience, log_picture, resolve_store
+from b4m_pipeline.tracking import (
+    MetricLogger,
+    TrackingError,
+    check_store,
+    limit_patience,
+    log_picture,
+    loss_curve,
+    resolve_store,
+)
 
 
 @pytest.fixture
@@ -143,3 +152,21 @@ def test_the_users_own_patience_counts(monkeypatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
     limit_patience()
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
+
+
+def test_a_found_adapters_loss_curve_is_that_of_the_run_that_made_it(tracking, tiny_adapter, tmp_path) -> None:
+    from b4m_pipeline.datasets.registry import RegisteredAdapterDataset
+
+    history = [{"loss": 0.5, "norm": 1.0}, {"loss": 0.25, "norm": 2.0, "validation_loss": 0.75}]
+    with mlflow.start_run(), MetricLogger("joint_make") as log:
+        for step, entry in enumerate(history):
+            log(entry, step)
+            log({"other": 1.0}, step)
+        RegisteredAdapterDataset(filepath=str(tmp_path / "made")).save(tiny_adapter)
+    MetricLogger("content_break")({"loss": 9.0}, 0)
+    tiny_adapter.metadata["registry_uri"] = "models:/b4m-make-cup-ink/1"
+    curve = loss_curve(None, tiny_adapter, "joint_make")
+    fresh = loss_curve(history, tiny_adapter, "joint_make")
+    pd.testing.assert_frame_equal(curve[fresh.columns], fresh)
+    tiny_adapter.metadata["registry_uri"] = "models:/b4m-make-cup-ink/7"
+    assert loss_curve(None, tiny_adapter, "joint_make").empty

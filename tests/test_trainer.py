@@ -236,3 +236,91 @@ def test_a_penalty_counts_once_a_step_and_is_no_part_of_the_loss():
     once, loss = pulled(1, 2.0)
     assert torch.allclose(once - plain, torch.full((2,), -200.0)) and loss == own_loss
     assert torch.allclose(pulled(4, 2.0)[0] - pulled(4, 0.0)[0], torch.full((2,), -200.0))
+
+
+def test_prodigy_trains_and_goes_on_after_a_stop(tmp_path):
+    def stop(entry, step):
+        if step == 17:
+            raise KeyboardInterrupt
+
+    whole = run(optimizer="prodigy", learning_rate=1.0)
+    assert whole.x.abs().sum() > 1e-3 and not torch.equal(whole.x, run().x)
+    with pytest.raises(KeyboardInterrupt):
+        run(optimizer="prodigy", learning_rate=1.0, checkpoint=tmp_path / "x", fingerprint="f", log=stop)
+    assert torch.equal(run(optimizer="prodigy", learning_rate=1.0, checkpoint=tmp_path / "x", fingerprint="f").x, whole.x)
+
+
+def test_the_average_is_kept_in_the_end_and_training_does_not_see_it():
+    seen = []
+    problem = Problem()
+    fit(
+        problem.loss,
+        problem.objectives(),
+        params(ema_decay=0.5, steps=12),
+        seed=0,
+        log=lambda entry, step: seen.append(problem.x.detach().clone()),
+    )
+    plain = run(steps=12)
+    assert torch.equal(seen[-1], plain.x)  # the weights went the same way
+    average = torch.zeros(2)
+    for step, weights in enumerate(seen, start=1):
+        average = average.lerp(weights, 1 - min(0.5, step / (10 + step)))
+    assert torch.allclose(problem.x, average, atol=1e-6) and not torch.allclose(problem.x, plain.x, atol=1e-3)
+
+
+def validated(losses: list[float], checkpoint=None, log=None, **changes) -> tuple[Problem, list[dict], list[torch.Tensor]]:
+    """A run that measures these losses, one a validation; also the weights that were there then."""
+    problem, weights = Problem(), []
+
+    def validate() -> float:
+        weights.append(problem.x.detach().clone())
+        return losses[len(weights) - 1]
+
+    wanted = params(validation={"pictures": 1, "every": 5} | changes.pop("validation", {}), **changes)
+    keys = {"seed": 0, "validate": validate, "checkpoint": checkpoint, "fingerprint": "f", "log": log}
+    history = fit(problem.loss, problem.objectives(), wanted, **keys)
+    return problem, history, weights
+
+
+def test_validation_is_measured_and_the_best_kept():
+    losses = [5.0, 2.0, 3.0, 4.0, 2.5, 6.0, 7.0, 8.0]
+    problem, history, weights = validated(losses, validation={"keep": "best"})
+    assert [entry["validation_loss"] for entry in history if "validation_loss" in entry] == losses
+    assert [step for step, entry in enumerate(history, start=1) if "validation_loss" in entry] == list(range(5, 41, 5))
+    assert torch.equal(problem.x, weights[1])
+    last, _, _ = validated(losses)
+    assert torch.equal(last.x, run().x) and not torch.equal(last.x, weights[1])
+
+
+def test_patience_stops_early_and_a_resumed_run_stays_stopped(tmp_path):
+    losses = [5.0, 2.0, 3.0, 1.0, 2.5, 1.5, 7.0, 0.0]
+    _, history, _ = validated(losses, checkpoint=tmp_path / "x", validation={"patience": 2})
+    assert len(history) == 30  # best at 20, none lower at 25 and 30
+    _, again, measured = validated([], checkpoint=tmp_path / "x", validation={"patience": 2})
+    assert again == history and not measured
+
+
+def test_best_and_average_survive_a_stop(tmp_path):
+    losses = [5.0, 2.0, 3.0, 4.0, 2.5, 6.0, 7.0, 8.0]
+    options = {"validation": {"keep": "best"}, "ema_decay": 0.9}
+
+    def stop(entry, step):
+        if step == 17:
+            raise KeyboardInterrupt
+
+    whole, _, weights = validated(losses, **options)
+    with pytest.raises(KeyboardInterrupt):
+        validated(losses, checkpoint=tmp_path / "x", log=stop, **options)
+    resumed, history, rest = validated(losses[3:], checkpoint=tmp_path / "x", **options)
+    assert torch.equal(resumed.x, whole.x) and len(rest) == 5 and len(history) == 40
+    assert torch.equal(whole.x, weights[1])
+
+
+def test_pictures_are_drawn_when_due_with_averaged_weights():
+    problem, seen = Problem(), []
+    wanted = params(samples={"every": 15}, ema_decay=0.9, steps=31)
+    fit(problem.loss, problem.objectives(), wanted, seed=0, draw=lambda step: seen.append((step, problem.x.clone())))
+    assert [step for step, _ in seen] == [15, 30]
+    plain = {step: run(steps=step).x for step, _ in seen}
+    assert all(not torch.allclose(weights, plain[step], atol=1e-4) for step, weights in seen)
+    assert torch.equal(seen[0][1], run(steps=15, ema_decay=0.9).x)

@@ -59,7 +59,8 @@ def save_adapter(adapter: Adapter, folder: Path) -> Path:
     path = folder / WEIGHTS_NAME
     config = {f"{_PREFIX}{key}": value for key, value in adapter.lora_config.items()}
     metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(config, sort_keys=True)}
-    metadata["b4m"] = json.dumps(adapter.metadata, sort_keys=True)
+    own = {key: value for key, value in adapter.metadata.items() if key != URI_KEY}  # where it lies is no part of it
+    metadata["b4m"] = json.dumps(own, sort_keys=True)
     tensors = {_PREFIX + key: tensor.detach().cpu().float().contiguous() for key, tensor in adapter.tensors.items()}
     partial = path.with_name(path.name + ".partial")
     save_file(tensors, partial, metadata=metadata)

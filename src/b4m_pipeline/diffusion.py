@@ -28,6 +28,10 @@ from b4m_pipeline.config import BaseModelParams, TrainParams
 logger = logging.getLogger(__name__)
 
 
+class MaskError(ValueError):
+    """A masked loss is wanted, and there are no masks."""
+
+
 class BaseModelError(ValueError):
     """The base model is not there, or of a family that is not supported."""
 
@@ -147,6 +151,23 @@ class Family(ABC):
         pipeline.set_progress_bar_config(disable=True)
         return pipeline.to(device)
 
+    def drawing_pipeline(self, unet: UNet2DConditionModel) -> DiffusionPipeline:
+        """What draws from encoded prompts with this UNet: the family's pipeline without text encoders; the VAE is float32."""
+        p = self.params
+        absent = dict.fromkeys((*self._unused_parts, *self._text_parts))
+        pipeline = self.pipeline_class.from_pretrained(
+            p.path, revision=p.revision, use_safetensors=True, unet=unet, vae=self.load_vae(), **absent
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    _text_parts: tuple[str, ...] = ("text_encoder", "tokenizer")
+
+    @abstractmethod
+    def encode_guided(self, prompts: list[str], device: str = "cpu") -> dict[str, torch.Tensor]:
+        """Prompts -> arguments of the family's pipeline, those of the empty prompt for guidance among them, (N, ...) each,
+        float32 on the CPU."""
+
     @abstractmethod
     def encode_prompts(self, prompts: list[str], device: str = "cpu") -> dict[str, torch.Tensor]:
         """Prompts -> prompt_embeds (N, T, D) and what else the UNet needs of them, float32 on the CPU."""
@@ -175,6 +196,11 @@ class StableDiffusion(Family):
         embeds, _ = self._text_pipeline(device).encode_prompt(prompts, device, 1, False)
         return {"prompt_embeds": embeds.cpu()}
 
+    @torch.no_grad()
+    def encode_guided(self, prompts: list[str], device: str = "cpu") -> dict[str, torch.Tensor]:
+        embeds, negative = self._text_pipeline(device).encode_prompt(prompts, device, 1, True)
+        return {"prompt_embeds": embeds.cpu(), "negative_prompt_embeds": negative.cpu()}
+
     def conditions(self, batch: dict[str, torch.Tensor]) -> dict:
         return {"encoder_hidden_states": batch["prompt_embeds"]}
 
@@ -195,6 +221,14 @@ class StableDiffusionXL(Family):
         pipeline = self._text_pipeline(device)
         embeds, _, pooled, _ = pipeline.encode_prompt(prompts, device=device, do_classifier_free_guidance=False)
         return {"prompt_embeds": embeds.cpu(), "pooled_prompt_embeds": pooled.cpu()}
+
+    _text_parts = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+
+    @torch.no_grad()
+    def encode_guided(self, prompts: list[str], device: str = "cpu") -> dict[str, torch.Tensor]:
+        names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+        encoded = self._text_pipeline(device).encode_prompt(prompts, device=device, do_classifier_free_guidance=True)
+        return dict(zip(names, (tensor.cpu() for tensor in encoded), strict=True))
 
     def conditions(self, batch: dict[str, torch.Tensor]) -> dict:
         side, pooled = self.params.resolution, batch["pooled_prompt_embeds"]
@@ -287,11 +321,21 @@ class DiffusionLoss:
         noisy_bias: float = 1.0,
         min_snr_gamma: float | None = None,
         noise_offset: float = 0.0,
+        mask_floor: float | None = None,
     ):
         self.family, self.unet, self.noisy_bias, self.noise_offset = family, unet, noisy_bias, noise_offset
         self.schedule = family.load_noise_schedule()
         self.device = unet.device
         self.tensors = {key: value.to(self.device) for key, value in tensors.items()}
+        mask = self.tensors.pop("mask", None)  # (N, 1, h, w), no input of the UNet
+        self.masks = None
+        if mask_floor is not None:
+            if mask is None:
+                raise MaskError(
+                    "masked_loss: true, and no picture has a mask: use pictures with an alpha channel, lay NAME.mask.png "
+                    "beside them, or set it to false"
+                )
+            self.masks = mask_floor + (1 - mask_floor) * mask
         if (kind := self.schedule.config.prediction_type) not in ("epsilon", "v_prediction"):
             raise BaseModelError(f"prediction type {kind} is not supported: epsilon and v_prediction are")
         self.weights = torch.ones(self.schedule.config.num_train_timesteps)
@@ -307,26 +351,54 @@ class DiffusionLoss:
     def of(
         cls, family: Family, unet: UNet2DConditionModel, tensors: dict[str, torch.Tensor], params: TrainParams
     ) -> "DiffusionLoss":
-        """With the parameters of a training stage, which also say whether the UNet keeps its activations."""
+        """With the parameters of a training stage, which also say whether the UNet keeps its activations and is compiled."""
         if params.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        return cls(family, unet, tensors, params.noisy_bias, params.min_snr_gamma, params.noise_offset)
+        if params.compile:
+            unet.compile_repeated_blocks(backend=params.compile)
+        floor = params.mask_floor if params.masked_loss else None
+        return cls(family, unet, tensors, params.noisy_bias, params.min_snr_gamma, params.noise_offset, floor)
 
     def __call__(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Rows (B,) of the training set -> mean squared error of each image, weighed by its timestep, (B,)."""
-        prediction, target, timesteps = self.predict(rows, generator)
-        return F.mse_loss(prediction, target, reduction="none").flatten(1).mean(1) * self.weights[timesteps]
+        """Rows (B,) of the training set -> mean squared error of each image, weighed by its mask, where masks are used, and by
+        its timestep, (B,)."""
+        return self._measure(rows, *self.predict(rows, generator))
 
-    def predict(self, rows: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    @torch.no_grad()
+    def validation(self, rows: torch.Tensor, timesteps: int, generator: torch.Generator, batch_size: int = 8) -> float:
+        """Mean loss of rows (M,) at so many evenly spaced timesteps each: with the same generator, the same noise."""
+        total = self.schedule.config.num_train_timesteps
+        spaced = ((torch.arange(timesteps) + 0.5) * total / timesteps).long()
+        each, times = rows.repeat_interleave(timesteps), spaced.repeat(len(rows))
+        parts = []
+        for part, at in zip(each.split(batch_size), times.split(batch_size), strict=True):
+            parts.append(self._measure(part, *self.predict(part, generator, at)))
+        return float(torch.cat(parts).mean())
+
+    def _measure(
+        self, rows: torch.Tensor, prediction: torch.Tensor, target: torch.Tensor, timesteps: torch.Tensor
+    ) -> torch.Tensor:
+        error = F.mse_loss(prediction, target, reduction="none")
+        if self.masks is not None:
+            mask = self.masks[rows.to(self.device)]
+            error = error * mask / mask.mean((1, 2, 3), keepdim=True)
+        return error.flatten(1).mean(1) * self.weights[timesteps]
+
+    def predict(
+        self, rows: torch.Tensor, generator: torch.Generator, timesteps: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The UNet's output for noisy latents of `rows` and what it should have been, (B, C, h, w) each, float32, and the
-        timesteps (B,). All randomness is drawn from `generator` on the CPU, so that it is the same on every device."""
+        timesteps (B,), drawn by lot unless given. All randomness is drawn from `generator` on the CPU, so that it is the same
+        on every device."""
         rows = rows.to(self.device)
         batch = {key: value[rows] for key, value in self.tensors.items()}
         mean, deviation = batch.pop("latents_mean"), batch.pop("latents_std")
         jitter, noise = (torch.randn(mean.shape, generator=generator).to(self.device) for _ in range(2))
         uniform = torch.rand(len(rows), generator=generator)
         total = self.schedule.config.num_train_timesteps
-        timesteps = (total * uniform ** (1 / self.noisy_bias)).long().clamp(max=total - 1).to(self.device)
+        if timesteps is None:
+            timesteps = (total * uniform ** (1 / self.noisy_bias)).long().clamp(max=total - 1)
+        timesteps = timesteps.to(self.device)
         if self.noise_offset:
             noise = noise + self.noise_offset * torch.randn((*mean.shape[:2], 1, 1), generator=generator).to(self.device)
         latents = mean + deviation * jitter  # a fresh draw from the VAE's posterior (B, C, h, w)

@@ -14,7 +14,14 @@ from kedro.pipeline.node import Node
 from kedro_mlflow.framework.hooks import MlflowHook
 from pydantic import BaseModel
 
-from b4m_pipeline.prerequisites import check_base_model, check_clip, check_devices, check_parameters, check_preservation
+from b4m_pipeline.prerequisites import (
+    check_base_model,
+    check_clip,
+    check_devices,
+    check_optimizers,
+    check_parameters,
+    check_preservation,
+)
 from b4m_pipeline.provenance import code_version
 from b4m_pipeline.tracking import check_store, limit_patience, resolve_store
 
@@ -82,6 +89,7 @@ class PrerequisitesHook:
             preserving = check_preservation(parameters, breaks)
             check_base_model(parameters["base_model"], parameters["frame"] if "params:frame" in inputs else None, preserving)
             check_devices(parameters)
+            check_optimizers(parameters, [name for name in (*breaks, "make") if f"params:{name}" in inputs])
         for name in ("captioning", "evaluation"):
             if f"params:{name}" in inputs:
                 check_clip(f"{name}.clip", parameters[name].clip)

@@ -14,13 +14,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from b4m_pipeline.config import ConceptParams, CounterpartParams, IngestionParams
-from b4m_pipeline.squares import UnusablePictureError, read_square
+from b4m_pipeline.squares import Square, UnusablePictureError, read_square
 
 logger = logging.getLogger(__name__)
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 _CONVERT_FIRST = (".heic", ".heif", ".svg", ".psd", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw")
 ATTRIBUTION = "attribution.csv"
+MASK = ".mask.png"
+"""Ending of the file that says where a picture counts: cat.mask.png beside cat.jpg."""
 _SIDECAR_BYTES = 65536
 
 MANIFEST_COLUMNS = (
@@ -56,8 +58,8 @@ class Folder:
 
 @dataclass
 class Checked:
-    """squares by key "<role>/<concept>/<stem>"; manifest, a row for each, has MANIFEST_COLUMNS and `sidecar` (the
-    text file's content or ""); quarantine has QUARANTINE_COLUMNS."""
+    """squares by key "<role>/<concept>/<stem>", RGB, or RGBA with the mask as alpha; manifest, a row for each, has
+    MANIFEST_COLUMNS and `sidecar` (the text file's content or ""); quarantine has QUARANTINE_COLUMNS."""
 
     squares: dict[str, Image.Image] = field(repr=False)
     manifest: pd.DataFrame = field(repr=False)
@@ -65,8 +67,9 @@ class Checked:
 
 
 def load_picture(picture: Picture) -> Image.Image:
-    """A picture that may come as a function that reads it (Kedro's partitions)."""
-    return picture() if callable(picture) else picture
+    """An RGB picture that may come as a function that reads it (Kedro's partitions), without its mask."""
+    image = picture() if callable(picture) else picture
+    return image.convert("RGB") if image.mode == "RGBA" else image
 
 
 def list_folders(
@@ -141,6 +144,7 @@ def _check_folder(folder: Folder, resolution: int, params: IngestionParams) -> t
         try:
             _require_inside(path, folder.path)
             square = read_square(path, resolution, params.background, params.crop, params.max_pixels)
+            mask = _read_mask(path, square, folder.path, params) or square.mask
         except UnusablePictureError as error:
             put_aside(name, str(error))
             continue
@@ -154,7 +158,7 @@ def _check_folder(folder: Folder, resolution: int, params: IngestionParams) -> t
             "picture": _unique_key(f"{folder.role}/{folder.name}/", name, keys),
             "role": folder.role, "concept": folder.name, "token": folder.token, "noun": folder.noun, "file": name,
             "sha256": square.sha256, "width": square.width, "height": square.height,
-            "licence": licence, "source": source, "sidecar": sidecar, "square": square.image,
+            "licence": licence, "source": source, "sidecar": sidecar, "square": _masked(square.image, mask),
         })  # fmt: skip
     if not files:
         raise PicturesError(
@@ -181,6 +185,7 @@ def _walk(root: Path) -> Iterator[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         linked = [name for name in folders if os.path.islink(os.path.join(parent, name))]
         pictures = [name for name in files if name.lower().endswith((*EXTENSIONS, *_CONVERT_FIRST))]
+        pictures = [name for name in pictures if not name.lower().endswith(MASK)]
         found += [Path(parent, name) for name in [*linked, *pictures] if not name.startswith(".")]
     return iter(sorted(found, key=lambda path: path.as_posix()))
 
@@ -196,6 +201,35 @@ def _require_inside(path: Path, root: Path) -> None:
         raise UnusablePictureError("no regular file")
     if path.suffix.lower() in _CONVERT_FIRST:
         raise UnusablePictureError(f"format {path.suffix} is not supported: convert it to PNG or JPEG")
+
+
+def _read_mask(path: Path, square: Square, root: Path, params: IngestionParams) -> Image.Image | None:
+    """The mask beside a picture (NAME.mask.png), cut like it: L, white counts. None if there is none. Raises
+    UnusablePictureError if it is unreadable or not of the picture's size."""
+    beside = path.with_name(path.stem + MASK)
+    if not beside.is_file():
+        return None
+    _require_inside(beside, root)
+    try:
+        mask = read_square(beside, square.image.width, (0, 0, 0), params.crop, params.max_pixels)
+    except UnusablePictureError as error:
+        raise UnusablePictureError(f"its mask {beside.name}: {error}") from error
+    if (mask.width, mask.height) != (square.width, square.height):
+        raise UnusablePictureError(
+            f"its mask {beside.name} is {mask.width} x {mask.height} pixels, the picture {square.width} x {square.height}"
+        )
+    if (grey := mask.image.convert("L")).getextrema()[1] == 0:
+        raise UnusablePictureError(f"its mask {beside.name} is black: nothing would count")
+    return grey
+
+
+def _masked(image: Image.Image, mask: Image.Image | None) -> Image.Image:
+    """The RGB square with its mask as alpha channel; PNG keeps the colours under it."""
+    if mask is None:
+        return image
+    masked = image.copy()
+    masked.putalpha(mask)
+    return masked
 
 
 def _read_sidecar(path: Path, root: Path) -> str:

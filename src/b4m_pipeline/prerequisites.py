@@ -35,6 +35,8 @@ def check_parameters(parameters: dict[str, Any], pipelines: dict[str, "Pipeline"
     seed = parameters.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
         raise WrongParameterError(f"seed must be a whole number from 0 to 2147483647, got {seed!r}")
+    if not isinstance(reuse := parameters.get("reuse", True), bool):
+        raise WrongParameterError(f"reuse must be true or false, got {reuse!r}")
     return ParameterValidator(pipelines).validate_raw_params(parameters)
 
 
@@ -45,6 +47,14 @@ def check_devices(parameters: dict[str, Any]) -> None:
     for name, stage in parameters.items():
         if getattr(stage, "device", None) == "cuda" and not torch.cuda.is_available():
             raise WrongParameterError(f"{name}.device is cuda, and torch finds no such device here: use auto or cpu")
+
+
+def check_optimizers(parameters: dict[str, Any], stages: list[str]) -> None:
+    """Raise OptimizerError, naming the package, if one of these stages wants an optimizer that is not installed."""
+    from b4m_pipeline.optimizers import check_optimizer
+
+    for name in stages:
+        check_optimizer(parameters[name].optimizer.removeprefix("riemannian_"))
 
 
 def check_clip(parameter: str, path: str | None) -> None:

@@ -23,12 +23,14 @@ class UnusablePictureError(ValueError):
 
 @dataclass(frozen=True)
 class Square:
-    """image: RGB, resolution x resolution; sha256: of the file's bytes; width, height: the original's, upright."""
+    """image: RGB, resolution x resolution; sha256: of the file's bytes; width, height: the original's, upright; mask: L, its
+    alpha channel, cut like the picture, None where all of it is opaque."""
 
     image: Image.Image = field(repr=False)
     sha256: str
     width: int
     height: int
+    mask: Image.Image | None = field(default=None, repr=False)
 
 
 def read_square(path: Path, resolution: int, background: tuple[int, int, int], crop: str, max_pixels: int) -> Square:
@@ -45,6 +47,7 @@ def read_square(path: Path, resolution: int, background: tuple[int, int, int], c
             image = _decode(handle, max_pixels)
         image = ImageOps.exif_transpose(image)
         square = to_square(image, resolution, background, crop)
+        mask = _alpha(image, resolution, crop)
     except UnusablePictureError:
         raise
     except UnidentifiedImageError as error:
@@ -53,7 +56,7 @@ def read_square(path: Path, resolution: int, background: tuple[int, int, int], c
         raise UnusablePictureError(f"too large to decode ({error})") from error
     except _DAMAGE as error:
         raise UnusablePictureError(f"unreadable: {error}") from error
-    return Square(square, sha256, *image.size)
+    return Square(square, sha256, *image.size, mask)
 
 
 def _decode(handle, max_pixels: int) -> Image.Image:
@@ -100,6 +103,14 @@ def to_square(image: Image.Image, resolution: int, background: tuple[int, int, i
         ground = Image.new("RGBA", square.size, (*background, 255))
         square = Image.alpha_composite(ground, square.convert("RGBA")).convert("RGB")
     return square
+
+
+def _alpha(image: Image.Image, resolution: int, crop: str) -> Image.Image | None:
+    """The alpha channel of a picture of any mode, as a square."""
+    if not image.has_transparency_data:
+        return None
+    alpha = to_square(_rgb_or_rgba(image).getchannel("A"), resolution, (0, 0, 0), crop).convert("L")
+    return alpha if alpha.getextrema()[0] < 255 else None
 
 
 def _rgb_or_rgba(image: Image.Image) -> Image.Image:

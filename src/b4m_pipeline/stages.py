@@ -4,25 +4,38 @@ They take an encoded training set and parameters and return adapters; they know 
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
+from PIL import Image
 
 from b4m_pipeline import plp
 from b4m_pipeline.adapters import URI_KEY, Adapter
+from b4m_pipeline.captioning import article
 from b4m_pipeline.config import BaseModelParams, BreakParams, ConceptParams, FrameParams, MakeParams, TrainParams
 from b4m_pipeline.devices import pick_device
 from b4m_pipeline.diffusion import DiffusionLoss, base_model_id, encoder_id, load_family
 from b4m_pipeline.preservation import Preservation, require_prompt_layers
+from b4m_pipeline.previews import Previews
 from b4m_pipeline.provenance import code_version, digest_of
 from b4m_pipeline.riemannian import RiemannianPreconditioner
+from b4m_pipeline.seeding import torch_generator
 from b4m_pipeline.trainer import Log, Objective, fit, resolve_precision
 from b4m_pipeline.training_set import TrainingSet, TrainingSetError
 
 Kind = Literal["content", "style"]
+Known = Callable[[str, str, str], Adapter | None]
+"""(kind, name, recipe digest) -> an adapter that was made from the same, if there is one."""
+Show = Callable[[Image.Image, str], None]
+"""Takes a picture drawn during a training, and a name for it."""
+History = list[dict[str, float]]
 
+RECIPE_KEY = "recipe_digest"
+"""Metadata of a trained adapter: digest of all that it was made from."""
+_WITHOUT_EFFECT = ("checkpoint_every", "samples")
 _KEPT = ("noun", "style_noun", "content_name", "style_name", "content_token", "style_token", "content_side", "parents")
 
 
@@ -35,10 +48,29 @@ class Workbench:
     loss: DiffusionLoss
     device: str
     preservation: Preservation | None = None
+    previews: Previews | None = None
 
     def side(self, side: plp.Side) -> list[torch.nn.Parameter]:
         """The learnable parts of all lora_A or of all lora_B."""
         return [layer.a if side == "lora_A" else layer.b for layer in self.layers.values()]
+
+    def drawing(self, stage: str, show: Show | None) -> Callable[[int], None] | None:
+        """What `fit` calls to have pictures drawn."""
+        if self.previews is None or show is None:
+            return None
+        previews, unet = self.previews, self.loss.unet
+
+        def draw(step: int) -> None:
+            for index, picture in enumerate(previews.draw(unet)):
+                show(picture, f"{stage}/{index}-step-{step:06d}")
+
+        return draw
+
+    def validation(self, rows: torch.Tensor, params: TrainParams, seed: int) -> Callable[[], float] | None:
+        """What `fit` calls to measure held-back rows; None if there are none."""
+        if not len(rows):
+            return None
+        return lambda: self.loss.validation(rows, params.validation.timesteps, torch_generator(seed, "validation"))
 
 
 def set_up(
@@ -49,15 +81,14 @@ def set_up(
     halves: plp.Halves,
     seed: int,
     others: dict[str, torch.Tensor] | None = None,
+    prompts: list[str] | None = None,
 ) -> Workbench:
-    """Load the UNet, make the frame for its layers, inject. others: encoded prompts that are to be left as they are. Raises if
-    training set and base model do not belong together."""
+    """Load the UNet, make the frame for its layers, inject. others: encoded prompts that are to be left as they are; prompts:
+    those to draw while training, unless the parameters name some."""
     family, device = load_family(base_model), pick_device(params.device)
-    if training_set.encoder != encoder_id(base_model):
-        raise TrainingSetError(
-            f"the training set was encoded by {training_set.encoder}, this run's base model is {encoder_id(base_model)}: "
-            "run the ingestion pipeline again"
-        )
+    previews = None
+    if params.samples.every:
+        previews = Previews(family, params.samples.prompts or prompts or [], params.samples, seed, device)
     dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     unet = family.load_denoiser(device, dtype[resolve_precision(params.precision, device)])
     layers = plp.find_layers(unet, frame.targets)
@@ -67,7 +98,23 @@ def set_up(
     adapted = plp.inject(unet, whole, halves, seed)
     unet.to(device).eval()
     loss = DiffusionLoss.of(family, unet, training_set.tensors, params)
-    return Workbench(whole, adapted, loss, device, Preservation(adapted, inputs) if inputs else None)
+    return Workbench(whole, adapted, loss, device, Preservation(adapted, inputs) if inputs else None, previews)
+
+
+def make_frame(base_model: BaseModelParams, frame: FrameParams) -> plp.Frame:
+    """The frame for a base model's layers, from its configuration alone, without weights."""
+    drawn = frame.model_dump(include={"seed", "rank", "alpha", "split", "init", "scale"})
+    layers = plp.find_layers(load_family(base_model).empty_denoiser(), frame.targets)
+    return plp.Frame(**drawn, base_model=base_model_id(base_model), layers=layers)
+
+
+def _require_encoded_by(base_model: BaseModelParams, training_set: TrainingSet) -> None:
+    """Raise if training set and base model do not belong together."""
+    if training_set.encoder != encoder_id(base_model):
+        raise TrainingSetError(
+            f"the training set was encoded by {training_set.encoder}, this run's base model is {encoder_id(base_model)}: "
+            "run the ingestion pipeline again"
+        )
 
 
 def check_targets(base_model: BaseModelParams, frame: FrameParams, preserving: bool = False) -> None:
@@ -75,12 +122,9 @@ def check_targets(base_model: BaseModelParams, frame: FrameParams, preserving: b
     wrong target or rank, before any training starts. preserving: whether a break has a preservation weight."""
     family = load_family(base_model)
     family.check_parts()
-    unet = family.empty_denoiser()
-    drawn = frame.model_dump(include={"seed", "rank", "alpha", "split", "init", "scale"})
-    layers = plp.find_layers(unet, frame.targets)
-    plp.Frame(**drawn, base_model="", layers=layers)
+    whole = make_frame(base_model, frame)
     if preserving:
-        require_prompt_layers(list(layers), family.prompt_layers(unet))
+        require_prompt_layers(list(whole.layers), family.prompt_layers(family.empty_denoiser()))
 
 
 def half_side(kind: Kind, frame: FrameParams) -> plp.Side:
@@ -100,29 +144,35 @@ def train_half(
     seed: int,
     checkpoint: Path | None = None,
     log: Log | None = None,
-) -> tuple[Adapter, list[dict[str, float]]]:
+    known: Known | None = None,
+    show: Show | None = None,
+) -> tuple[Adapter, History | None]:
     """Break (B4M section 3.2): the concept's half learns the concept at the main rate, the other half learns counterparts at
     a lower one, so that the half works with many partners. Each loss touches its own half alone. Without counterparts
-    the other half stays as it is. Returns the half as an adapter and the training history."""
+    the other half stays as it is. Returns the half as an adapter and the training history, None if `known` had the adapter."""
     training_set.require(kind, concept.name, concept.token)
+    _require_encoded_by(base_model, training_set)
     weight, prompts, others = params.preservation_weight, [], None
     if weight:
         prompts, others = training_set.others_without(concept.token)
-    bench = set_up(training_set, base_model, frame, params, frame.halves, seed, others)
-    own = half_side(kind, frame)
-    other: plp.Side = "lora_B" if own == "lora_A" else "lora_A"
-    rows = [training_set.rows(kind)]
-    penalty = (lambda: weight * bench.preservation()) if bench.preservation else None
-    objectives = [Objective(kind, bench.side(own), rows, params.batch_size, params.learning_rate, penalty)]
     counterparts = "counterpart_style" if kind == "content" else "counterpart_content"
-    if training_set.has(counterparts):
-        rows = [training_set.rows(counterparts)]
-        rate, size = params.counterpart_learning_rate, params.counterpart_batch_size
-        objectives.append(Objective(counterparts, bench.side(other), rows, size, rate))
     data = training_set.digest(kind, counterparts)
     if prompts:
         data = digest_of(data, prompts)
     recipe = {"frame": frame.model_dump(), "train": params.model_dump(), "seed": seed}
+    identity = _identity(kind, concept.name, make_frame(base_model, frame).fingerprint, data, recipe)
+    if known and (found := known(kind, concept.name, identity)):
+        return found, None
+    rows, held_back = training_set.hold_back(kind, params.validation.pictures)
+    captions = training_set.table.loc[training_set.rows(kind).tolist(), "caption"]
+    bench = set_up(training_set, base_model, frame, params, frame.halves, seed, others, [captions.iloc[0]])
+    own = half_side(kind, frame)
+    other: plp.Side = "lora_B" if own == "lora_A" else "lora_A"
+    penalty = (lambda: weight * bench.preservation()) if bench.preservation else None
+    objectives = [Objective(kind, bench.side(own), [rows], params.batch_size, params.learning_rate, penalty)]
+    if training_set.has(counterparts):
+        rate, size = params.counterpart_learning_rate, params.counterpart_batch_size
+        objectives.append(Objective(counterparts, bench.side(other), [training_set.rows(counterparts)], size, rate))
     history = fit(
         bench.loss,
         objectives,
@@ -131,12 +181,13 @@ def train_half(
         device=bench.device,
         checkpoint=checkpoint,
         fingerprint=digest_of(kind, concept.name, bench.frame.fingerprint, data, _but_length(recipe)),
+        validate=bench.validation(held_back, params, seed),
+        draw=bench.drawing(f"{kind}_break", show),
         log=log,
         description=f"{kind} break",
     )
-    metadata = _metadata(kind, concept.name, base_model, data, recipe)
+    metadata = _metadata(kind, concept.name, base_model, data, recipe, identity)
     metadata |= {"token": concept.token, "noun": concept.noun}
-    captions = training_set.table.loc[training_set.rows(kind).tolist(), "caption"]
     return plp.export(bench.layers, bench.frame, metadata | {"example_prompt": captions.iloc[0]}, only=own), history
 
 
@@ -171,24 +222,38 @@ def train_make(
     seed: int,
     checkpoint: Path | None = None,
     log: Log | None = None,
-) -> tuple[Adapter, list[dict[str, float]]]:
+    known: Known | None = None,
+    show: Show | None = None,
+) -> tuple[Adapter, History | None]:
     """Make (B4M section 3.4): fine-tune both learnable parts, freed of their subspaces, on content, style and (where given)
     their union in equal shares, with Riemannian preconditioning. The frozen parts stay as they are to the bit. Further
-    captions are left out: the style's token over the content's pictures would teach that it means their styles."""
+    captions are left out: the style's token over the content's pictures would teach that it means their styles. Returns the
+    adapter and the training history, None if `known` had the adapter."""
     training_set = training_set.without_variants()
     for kind in ("content", "style"):
         training_set.require(kind, reconstructed.metadata[f"{kind}_name"], reconstructed.metadata[f"{kind}_token"])
-    bench = set_up(training_set, base_model, frame, params, "free", seed)
-    plp.load_halves(bench.layers, reconstructed, bench.frame)
+    _require_encoded_by(base_model, training_set)
     roles = [role for role in ("content", "style", "union") if role != "union" or training_set.has("union")]
-    strata = [training_set.rows(role) for role in roles]
+    data = training_set.digest(*roles)
+    recipe = {"frame": frame.model_dump(), "train": params.model_dump(), "seed": seed}
+    parents = [digest_of({k: v.double().sum().item() for k, v in reconstructed.tensors.items()})]
+    name = reconstructed.metadata["name"]
+    identity = _identity("made", name, make_frame(base_model, frame).fingerprint, [parents, data], recipe)
+    if known and (found := known("made", name, identity)):
+        return found, None
+    strata, held_back = [], []
+    for role in roles:
+        trained, held = training_set.hold_back(role, params.validation.pictures if role != "union" else 0)
+        strata.append(trained)
+        held_back.append(held)
+    content, style = (reconstructed.metadata[f"{kind}_token"] for kind in ("content", "style"))
+    both = f"{article(content)} {content} {reconstructed.metadata['noun']} in {style} style"
+    bench = set_up(training_set, base_model, frame, params, "free", seed, prompts=[both])
+    plp.load_halves(bench.layers, reconstructed, bench.frame)
     whole = bench.side("lora_A") + bench.side("lora_B")
     precondition = None
     if params.optimizer == "riemannian_adamw":
         precondition = RiemannianPreconditioner(bench.layers, params.damping)
-    data = training_set.digest(*roles)
-    recipe = {"frame": frame.model_dump(), "train": params.model_dump(), "seed": seed}
-    parents = [digest_of({k: v.double().sum().item() for k, v in reconstructed.tensors.items()})]
     history = fit(
         bench.loss,
         [Objective("make", whole, strata, params.batch_size, params.learning_rate)],
@@ -198,16 +263,24 @@ def train_make(
         checkpoint=checkpoint,
         fingerprint=digest_of("make", parents, bench.frame.fingerprint, data, _but_length(recipe)),
         precondition=precondition,
+        validate=bench.validation(torch.cat(held_back), params, seed),
+        draw=bench.drawing("make", show),
         log=log,
         description="make",
     )
     metadata = {key: reconstructed.metadata[key] for key in _KEPT}
-    metadata |= _metadata("made", reconstructed.metadata["name"], base_model, data, recipe)
+    metadata |= _metadata("made", name, base_model, data, recipe, identity)
     return plp.export(bench.layers, bench.frame, metadata), history
 
 
-def _metadata(kind: str, name: str, base_model: BaseModelParams, data: str, recipe: dict) -> dict[str, str]:
-    own = {"kind": kind, "name": name, "base_model": base_model.path, "data_digest": data}
+def _identity(kind: str, name: str, frame: str, data: object, recipe: dict) -> str:
+    """Digest of all that an adapter is made from, the code's version included: equal ones need not be trained twice."""
+    train = {key: value for key, value in recipe["train"].items() if key not in _WITHOUT_EFFECT}
+    return digest_of(kind, name, frame, data, recipe | {"train": train}, code_version())
+
+
+def _metadata(kind: str, name: str, base_model: BaseModelParams, data: str, recipe: dict, identity: str) -> dict[str, str]:
+    own = {"kind": kind, "name": name, "base_model": base_model.path, "data_digest": data, RECIPE_KEY: identity}
     own["resolution"] = str(base_model.resolution)
     further = base_model.model_dump(include={"revision", "vae", "variant"}, exclude_none=True)
     own |= {f"base_{key}": value for key, value in further.items()}
@@ -216,5 +289,5 @@ def _metadata(kind: str, name: str, base_model: BaseModelParams, data: str, reci
 
 def _but_length(recipe: dict) -> dict:
     """A recipe without what may change when a run goes on: the number of steps and how often it is saved."""
-    train = {k: v for k, v in recipe["train"].items() if k not in ("steps", "checkpoint_every")}
+    train = {k: v for k, v in recipe["train"].items() if k not in ("steps", *_WITHOUT_EFFECT)}
     return recipe | {"train": train | ({"steps": recipe["train"]["steps"]} if train["schedule"] != "constant" else {})}

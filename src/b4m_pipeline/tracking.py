@@ -8,9 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 from PIL import Image
+
+if TYPE_CHECKING:
+    from b4m_pipeline.adapters import Adapter
 
 logger = logging.getLogger(__name__)
 
@@ -140,6 +144,28 @@ class MetricLogger:
                 len(self._waiting),
                 self._prefix,
             )
+
+
+def loss_curve(history: list[dict[str, float]] | None, adapter: "Adapter", prefix: str) -> pd.DataFrame:
+    """A training's history as a table with a row a step. Without a history the adapter was found in the registry: its curve is
+    the one that the run which made it logged as "<prefix>.<name>"."""
+    if history is not None:
+        return pd.DataFrame(history).rename_axis("step").reset_index()
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    curve = pd.DataFrame({"step": pd.Series(dtype=int)})
+    try:
+        client = mlflow.MlflowClient()
+        run_id = client.get_model_version(*adapter.metadata["registry_uri"].removeprefix("models:/").rsplit("/", 1)).run_id
+        for key in client.get_run(run_id).data.metrics:
+            if key.startswith(f"{prefix}."):
+                values = {point.step: point.value for point in client.get_metric_history(run_id, key)}
+                column = pd.DataFrame({"step": list(values), key.removeprefix(f"{prefix}."): list(values.values())})
+                curve = curve.merge(column, on="step", how="outer")
+    except MlflowException as error:
+        logger.warning("The loss curve of %s cannot be had: %s", adapter.metadata["name"], error)
+    return curve.sort_values("step", ignore_index=True)
 
 
 def log_picture(image: Image.Image, name: str) -> None:

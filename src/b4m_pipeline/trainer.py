@@ -7,7 +7,8 @@ seeded by (seed, objective, step), so a run that was killed goes on as if it had
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,11 +20,14 @@ from tqdm import tqdm
 from b4m_pipeline.checkpoints import load_checkpoint, save_checkpoint
 from b4m_pipeline.config import TrainParams
 from b4m_pipeline.devices import has_fast_bf16
+from b4m_pipeline.optimizers import make_optimizer
 from b4m_pipeline.schedules import warm_cosine, warm_up
 from b4m_pipeline.seeding import torch_generator
 
 logger = logging.getLogger(__name__)
 
+VALIDATION = "validation_loss"
+"""Name of a history's entries, at the steps that were measured."""
 DONE = ".done"
 """Before the suffix of a finished training's checkpoint."""
 
@@ -106,10 +110,17 @@ class Trainer:
         precision = resolve_precision(params.precision, device)
         self.accelerator = Accelerator(mixed_precision=precision, cpu=device == "cpu")
         groups = _parameter_groups(objectives)
-        adamw = torch.optim.AdamW(groups, weight_decay=params.weight_decay)
-        self.optimizer = self.accelerator.prepare(adamw)
+        name = params.optimizer.removeprefix("riemannian_")  # the preconditioner is the caller's
+        # Prodigy estimates one rate for all its groups: each objective gets an estimate of its own.
+        shares = [[group] for group in groups] if name == "prodigy" else [groups]
+        optimizers = [make_optimizer(name, share, params.weight_decay) for share in shares]
+        self.optimizers = [self.accelerator.prepare(optimizer) for optimizer in optimizers]
         self.step = 0
         self.history: list[dict[str, float]] = []
+        self.average = [p.detach().clone() for p in self._parameters()] if params.ema_decay else None
+        self.best: dict | None = None
+        """Of validation: loss, step and parameters (those of the average, where there is one)."""
+        self.stopped = False
 
     def _accumulate(self, objective: Objective) -> float:
         """Add the gradients of an objective's loss, and of its penalty, to its own parameters; returns the loss alone."""
@@ -133,11 +144,12 @@ class Trainer:
 
     def train_step(self, precondition: Callable[[], None] | None) -> dict[str, float]:
         """One optimizer step on all objectives; returns losses and gradient norms before clipping."""
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         entry = {f"loss_{o.name}": self._accumulate(o) for o in self.objectives}
         self.accelerator.unscale_gradients()
         # All gradients exist now. Each group is clipped by its own norm: one concept's must not scale the other's.
-        for group in self.optimizer.param_groups:
+        for group in self._groups():
             norm = float(torch.nn.utils.clip_grad_norm_(group["params"], self.params.max_grad_norm))
             entry[f"grad_norm_{group['name']}"] = norm
             if not math.isfinite(norm) and not self.accelerator.scaler:  # a scaler skips such a step and goes on more carefully
@@ -148,18 +160,67 @@ class Trainer:
             group["lr"] = group["peak"] * learning_rate_factor(self.step, self.params)
         if precondition:
             precondition()
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.step += 1
+        if self.average:
+            # Young averages would hold on to the start: the decay grows with the steps done.
+            decay = min(self.params.ema_decay, self.step / (10 + self.step))
+            with torch.no_grad():
+                torch._foreach_lerp_(self.average, self._parameters(), 1 - decay)
         return entry
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The averaged weights in the parameters' place, where there is an average."""
+        kept = [parameter.detach().clone() for parameter in self._parameters()] if self.average else None
+        self._put(self.average)
+        try:
+            yield
+        finally:
+            self._put(kept)
+
+    @torch.no_grad()
+    def _put(self, values: list[torch.Tensor] | None) -> None:
+        if values:
+            for parameter, value in zip(self._parameters(), values, strict=True):
+                parameter.copy_(value)
+
+    def validate(self, loss: Callable[[], float]) -> float:
+        """Measure, keep the best, and decide whether to stop."""
+        p = self.params.validation
+        with self.averaged(), self.accelerator.autocast(), torch.no_grad():
+            value = loss()
+            if self.best is None or value < self.best["loss"]:
+                weights = [parameter.detach().clone() for parameter in self._parameters()] if p.keep == "best" else []
+                self.best = {"loss": value, "step": self.step, "parameters": weights}
+        measured = [index for index, entry in enumerate(self.history, start=1) if VALIDATION in entry]
+        since = sum(step > self.best["step"] for step in measured) + (self.step > self.best["step"])
+        if p.patience and since >= p.patience:
+            logger.info("No lower validation loss since step %d: stopping at step %d", self.best["step"], self.step)
+            self.stopped = True
+        return value
+
+    def finish(self) -> None:
+        """Put the weights that are to be kept into the parameters: the best, or the averaged, or what is there."""
+        if self.best and self.best["parameters"]:
+            logger.info("Keeping step %d, validation loss %.4f", self.best["step"], self.best["loss"])
+            self._put(self.best["parameters"])
+        else:
+            self._put(self.average)
+
     def _parameters(self) -> list[torch.nn.Parameter]:
-        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        return [parameter for group in self._groups() for parameter in group["params"]]
+
+    def _groups(self) -> list[dict]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def save(self, path: Path) -> None:
         state = {"fingerprint": self.fingerprint, "step": self.step, "history": self.history}
         scaler = self.accelerator.scaler
         state["scaler"] = scaler.state_dict() if scaler else None
-        state["optimizer"] = self.optimizer.state_dict()
+        state["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
+        state |= {"average": self.average, "best": self.best, "stopped": self.stopped}
         save_checkpoint(path, {**state, "parameters": list(self._parameters())})
 
     def resume(self, path: Path) -> None:
@@ -170,10 +231,13 @@ class Trainer:
         if state["fingerprint"] != self.fingerprint or state["step"] > self.params.steps:
             logger.warning("%s is at step %d of another run: training starts anew", path.name, state["step"])
             return
-        with torch.no_grad():
-            for parameter, saved in zip(self._parameters(), state["parameters"], strict=True):
-                parameter.copy_(saved)
-        self.optimizer.load_state_dict(state["optimizer"])
+        self._put(state["parameters"])
+        if self.average:
+            for own, saved in zip(self.average, state["average"], strict=True):
+                own.copy_(saved)
+        self.best, self.stopped = state["best"], state["stopped"]
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.history = state["step"], state["history"]
@@ -196,12 +260,16 @@ def fit(
     checkpoint: Path | None = None,
     fingerprint: str = "",
     precondition: Callable[[], None] | None = None,
+    validate: Callable[[], float] | None = None,
+    draw: Callable[[int], None] | None = None,
     log: Log | None = None,
     description: str = "training",
 ) -> list[dict[str, float]]:
     """Train the objectives' parameters in place for `params.steps` optimizer steps.
 
-    loss: (rows (B,), generator) -> losses (B,). precondition: changes the clipped gradients in place before a step.
+    loss: (rows (B,), generator) -> losses (B,). precondition: changes the clipped gradients in place before a step. validate:
+    gives the validation loss of the weights as they are, draw: shows them, given the step; both come when `params.validation`
+    and `params.samples` say so, and see averaged weights where there is an average.
     checkpoint: file to write every `checkpoint_every` steps and to resume from. The fingerprint becomes part of its name, so
     runs of other inputs keep theirs. A finished training's is kept, marked as done (see `DONE`), until whoever needs the
     result has stored it: until then the same call gives the same result at once. log: called with the entries of the history
@@ -217,17 +285,23 @@ def fit(
         if log:
             log(entry, step)
     bar = tqdm(total=params.steps, initial=trainer.step, desc=description, mininterval=1.0)
-    while trainer.step < params.steps:
+    while trainer.step < params.steps and not trainer.stopped:
         entry = trainer.train_step(precondition)
+        if validate and trainer.step % params.validation.every == 0:
+            entry[VALIDATION] = trainer.validate(validate)
+        if draw and params.samples.every and trainer.step % params.samples.every == 0:
+            with trainer.averaged(), trainer.accelerator.autocast(), torch.no_grad():
+                draw(trainer.step)
         trainer.history.append(entry)
         if log:
             log(entry, trainer.step - 1)
         bar.update()
         bar.set_postfix({k.removeprefix("loss_"): f"{v:.4f}" for k, v in entry.items() if k.startswith("loss_")})
-        if checkpoint and trainer.step % params.checkpoint_every == 0 and trainer.step < params.steps:
+        if checkpoint and trainer.step % params.checkpoint_every == 0 and trainer.step < params.steps and not trainer.stopped:
             trainer.save(checkpoint)
     bar.close()
     if checkpoint:
         trainer.save(checkpoint)
         checkpoint.replace(done)
+    trainer.finish()
     return trainer.history

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
@@ -23,9 +24,9 @@ class TrainingSetError(ValueError):
 
 @dataclass
 class TrainingSet:
-    """table: the manifest's rows; tensors: latents_mean, latents_std (N, C, h, w), prompt_embeds (N, T, D) and, for SDXL,
-    pooled_prompt_embeds (N, P), aligned with the table; encoder: what made them (see encoder_id); others: prompts without
-    pictures, for preservation, and how they are encoded."""
+    """table: the manifest's rows; tensors: latents_mean, latents_std (N, C, h, w), prompt_embeds (N, T, D), for SDXL
+    pooled_prompt_embeds (N, P), and mask (N, 1, h, w) where a picture has one, aligned with the table; encoder: what made them
+    (see encoder_id); others: prompts without pictures, for preservation, and how they are encoded."""
 
     table: pd.DataFrame
     tensors: dict[str, torch.Tensor] = field(repr=False)
@@ -39,6 +40,23 @@ class TrainingSet:
         if not mask.any():
             raise TrainingSetError(f"no pictures in the role {role!r}: check the folders in the parameters")
         return torch.from_numpy(mask).nonzero().squeeze(1)
+
+    def hold_back(self, role: str, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A role's rows to train on, and those of its last `number` pictures, which are held back: nothing that shows these
+        is trained on, and of them only the pictures themselves with their own captions are measured. Raises TrainingSetError
+        if no picture would be left."""
+        rows = self.rows(role)
+        keys = self.table["picture"].str.split("+").str[0]  # a picture in another look is named after it
+        pictures = list(dict.fromkeys(keys[rows.tolist()]))
+        if number >= len(pictures):
+            raise TrainingSetError(
+                f"validation.pictures is {number}, and {role} has {len(pictures)}: at least one must be left to train on"
+            )
+        held = set(pictures[len(pictures) - number :])
+        trained = [row for row in rows.tolist() if keys[row] not in held]
+        source = self._source()
+        measured = [row for row in rows.tolist() if keys[row] in held and source[row] not in (VARIANT, LOOK)]
+        return torch.tensor(trained), torch.tensor(measured, dtype=torch.long)
 
     def has(self, role: str) -> bool:
         return bool((self.table["role"] == role).any())
@@ -111,14 +129,28 @@ def encode_training_set(
     images = [picture() if callable(picture) else picture for picture in (pictures[key] for key in table["picture"])]
     table["pixels"] = [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in images]
     mean, deviation = family.encode_pictures(images, device)
+    masks = encode_masks(images, mean.shape[-2:])
     captions = list(dict.fromkeys(table["caption"]))
     place = torch.tensor([captions.index(caption) for caption in table["caption"]])
     encoded = family.encode_prompts([*captions, *others], device)
     prompts = {key: value[place] for key, value in encoded.items()}
     other_tensors = {key: value[len(captions) :].clone() for key, value in encoded.items()} if others else {}
     logger.info("Encoded %d pictures and %d distinct captions", len(images), len(captions))
-    tensors = {"latents_mean": mean, "latents_std": deviation, **prompts}
+    tensors = {"latents_mean": mean, "latents_std": deviation, **prompts} | ({} if masks is None else {"mask": masks})
     return TrainingSet(table, tensors, encoder_id(base_model), list(others), other_tensors)
+
+
+def encode_masks(images: Sequence[Image.Image], size: tuple[int, int]) -> torch.Tensor | None:
+    """Alpha channels of squares, shrunk to the latents' size (h, w) -> (N, 1, h, w) in 0 to 1, 1 for pictures without. None if
+    none has one."""
+    if all(image.mode != "RGBA" for image in images):
+        return None
+    masks = torch.ones(len(images), 1, *size)
+    for index, image in enumerate(images):
+        if image.mode == "RGBA":
+            small = image.getchannel("A").resize(size[::-1], Image.Resampling.BOX)
+            masks[index, 0] = torch.from_numpy(np.asarray(small, dtype=np.float32) / 255)
+    return masks
 
 
 def _require_tokens_read(table: pd.DataFrame, tokenizer) -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ import torch
 from kedro.io import DatasetError
 from mlflow.exceptions import MlflowException
 from PIL import Image
+from safetensors import safe_open
 
 from b4m_pipeline.adapters import WEIGHTS_NAME, AdapterError, load_adapter
 from b4m_pipeline.datasets import adapter as local
@@ -20,6 +22,7 @@ from b4m_pipeline.datasets.registry import (
     RegisteredAdapterDataset,
     RegistrationError,
     adapter_uri,
+    find_trained,
     predict_signature,
     register_adapter,
     registered_name,
@@ -183,3 +186,31 @@ def test_kedro_describes_and_finds_it(dataset, tiny_adapter, tmp_path) -> None:
     assert str(tmp_path) in str(dataset)
     assert not dataset.exists()
     assert local.WEIGHTS_NAME == WEIGHTS_NAME
+
+
+def test_an_adapter_of_the_same_recipe_is_found_and_not_registered_twice(dataset, tiny_adapter, tracking, tmp_path) -> None:
+    tiny_adapter.metadata["recipe_digest"] = "one"
+    dataset.save(tiny_adapter)
+    other = dataclasses.replace(tiny_adapter, metadata=tiny_adapter.metadata | {"recipe_digest": "two"})
+    dataset.save(other)
+    assert tracking.get_model_version_by_alias("b4m-make-cup-ink", "candidate").version == 2
+    assert find_trained("made", "three") is None and find_trained("content", "one") is None
+    found = find_trained("made", "one")
+    assert found.metadata[URI_KEY] == "models:/b4m-make-cup-ink/1"
+    with mlflow.start_run() as run:
+        dataset.save(found)
+    assert len(tracking.search_model_versions("name='b4m-make-cup-ink'")) == 2
+    assert tracking.get_model_version_by_alias("b4m-make-cup-ink", "candidate").version == 1
+    assert tracking.get_run(run.info.run_id).data.tags["reused.b4m-make-cup-ink"] == "models:/b4m-make-cup-ink/1"
+    assert adapter_uri(tmp_path / "made") == "models:/b4m-make-cup-ink/1"
+    assert URI_KEY not in json.loads(safe_open(tmp_path / "made" / WEIGHTS_NAME, "pt").metadata()["b4m"])
+
+
+def test_a_found_adapter_whose_file_is_damaged_is_passed_over(dataset, tiny_adapter, tracking, tmp_path, caplog) -> None:
+    tiny_adapter.metadata["recipe_digest"] = "one"
+    dataset.save(tiny_adapter)
+    dataset.save(tiny_adapter)
+    newest = mlflow.diffusers.load_model("models:/b4m-make-cup-ink/2").adapter_path
+    (Path(newest) / WEIGHTS_NAME).write_bytes(b"no weights")
+    assert find_trained("made", "one").metadata[URI_KEY] == "models:/b4m-make-cup-ink/1"
+    assert "models:/b4m-make-cup-ink/2 was made from the same, and cannot be used" in caplog.text

@@ -78,11 +78,7 @@ def register_adapter(
             f"{name} could not be registered in MLflow: {error}\n"
             f"The weights are kept in {folder}. When MLflow can be used again: kedro register {folder}"
         ) from error
-    record = {"name": name, "version": str(number), "uri": f"models:/{name}/{number}", "run_id": run.info.run_id}
-    record["sha256"] = _sha256(weights)
-    partial = weights.with_name(RECORD_NAME + ".partial")
-    partial.write_text(json.dumps(record, indent=2) + "\n")
-    partial.replace(weights.with_name(RECORD_NAME))
+    record = _record(folder, name, number, run.info.run_id)
     logger.info("Registered %s as %s", record["uri"], alias)
     return record
 
@@ -107,6 +103,60 @@ def fetch_adapter(source: str) -> "Adapter":
     if uri:
         adapter.metadata[URI_KEY] = uri
     return adapter
+
+
+def find_trained(kind: str, recipe_digest: str) -> "Adapter | None":
+    """The newest registered adapter of this kind that was made from the same pictures, parameters, base model and code, with
+    its version under "registry_uri". None if there is none, or if it cannot be had any more, which is said aloud."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    from b4m_pipeline.adapters import AdapterError
+
+    wanted = f"tags.`recipe_digest` = '{recipe_digest}' and tags.`kind` = '{kind}'"
+    try:
+        versions = MlflowClient().search_model_versions(wanted)
+    except MlflowException as error:
+        logger.warning("The registry cannot be asked for an adapter of the same recipe: %s", error)
+        return None
+    for found in sorted(versions, key=lambda version: version.creation_timestamp, reverse=True):
+        uri = f"models:/{found.name}/{found.version}"
+        try:
+            adapter = fetch_adapter(uri)
+        except (RegistrationError, AdapterError, OSError) as error:
+            logger.warning("%s was made from the same, and cannot be used: %s", uri, error)
+            continue
+        logger.info("%s was made from the same pictures, parameters and code: it is used, nothing is trained anew", uri)
+        return adapter
+    return None
+
+
+def keep_registered(folder: Path, uri: str, alias: str) -> None:
+    """Note beside the weights in `folder` that they are the registry's version "models:/NAME/VERSION", and move the alias to
+    it. Raises RegistrationError."""
+    import mlflow
+
+    name, number = uri.removeprefix("models:/").rsplit("/", 1)
+    client = mlflow.MlflowClient()
+    try:
+        version = client.get_model_version(name, number)
+        client.set_registered_model_alias(name, alias, number)
+        if mlflow.active_run():
+            mlflow.set_tag(f"reused.{name}", uri)
+    except Exception as error:  # as in register_adapter
+        raise RegistrationError(f"{uri} could not be made {alias} in MLflow: {error}") from error
+    _record(folder, name, number, version.run_id)
+
+
+def _record(folder: Path, name: str, number: str, run_id: str) -> dict[str, str]:
+    """Write registered.json beside the weights."""
+    weights = Path(folder) / WEIGHTS_NAME
+    record = {"name": name, "version": str(number), "uri": f"models:/{name}/{number}", "run_id": run_id}
+    record["sha256"] = _sha256(weights)
+    partial = weights.with_name(RECORD_NAME + ".partial")
+    partial.write_text(json.dumps(record, indent=2) + "\n")
+    partial.replace(weights.with_name(RECORD_NAME))
+    return record
 
 
 def predict_signature(inference: dict[str, Any]) -> "ModelSignature":
@@ -198,7 +248,8 @@ def _sha256(file: Path) -> str:
 
 
 class RegisteredAdapterDataset(AdapterDataset):
-    """Saves an adapter to a folder, then logs and registers it, see `register_adapter`. Loads the folder, or where it
+    """Saves an adapter to a folder, then logs and registers it, see `register_adapter`; one that the registry has already is
+    not registered twice, see `keep_registered`. Loads the folder, or where it
     has no weights the version that `load_args` names. A loaded adapter's metadata has its version under "registry_uri".
 
     Args:
@@ -222,7 +273,10 @@ class RegisteredAdapterDataset(AdapterDataset):
     def save(self, data: "Adapter") -> None:
         (self._folder / RECORD_NAME).unlink(missing_ok=True)  # of the weights before these
         super().save(data)
-        register_adapter(self._folder, **self._save_args)
+        if uri := data.metadata.get(URI_KEY):  # fetched, not trained
+            keep_registered(self._folder, uri, self._save_args.get("alias", "candidate"))
+        else:
+            register_adapter(self._folder, **self._save_args)
 
     def load(self) -> "Adapter":
 

@@ -1,10 +1,10 @@
 """One template for both breaks: they differ by data and by the half that they train."""
 
+from collections.abc import Callable
 from functools import partial, update_wrapper
 from pathlib import Path
 from typing import Literal
 
-import pandas as pd
 from kedro.pipeline import Node, Pipeline
 
 from b4m_pipeline.config import BaseModelParams, BreakParams, ConceptParams, FrameParams
@@ -18,17 +18,28 @@ def train_half(
     training: BreakParams,
     seed: int,
     checkpoints: str,
+    reuse: bool,
     *,
     kind: Literal["content", "style"],
 ):
-    """Train the half of `kind`; returns the half and its loss curve (a row a step)."""
+    """Train the half of `kind`, unless the registry has one that was made from the same; returns the half and its loss curve
+    (a row a step)."""
     from b4m_pipeline import stages
-    from b4m_pipeline.tracking import MetricLogger
+    from b4m_pipeline.tracking import MetricLogger, log_picture, loss_curve
 
     checkpoint = Path(checkpoints) / f"{kind}_break-{concept.name}.safetensors"
     with MetricLogger(f"{kind}_break") as log:
-        half, history = stages.train_half(kind, training_set, base_model, frame, concept, training, seed, checkpoint, log)
-    return half, pd.DataFrame(history).rename_axis("step").reset_index()
+        half, history = stages.train_half(
+            kind, training_set, base_model, frame, concept, training, seed, checkpoint, log, find_known(reuse), log_picture
+        )
+    return half, loss_curve(history, half, f"{kind}_break")
+
+
+def find_known(reuse: bool) -> Callable | None:
+    """How a stage asks the registry for an adapter that was made from the same; None if it is not to ask."""
+    from b4m_pipeline.datasets.registry import find_trained
+
+    return (lambda kind, name, digest: find_trained(kind, digest)) if reuse else None
 
 
 def break_pipeline(kind: Literal["content", "style"]) -> Pipeline:
@@ -44,6 +55,7 @@ def break_pipeline(kind: Literal["content", "style"]) -> Pipeline:
             "params:training",
             "params:seed",
             "params:checkpoints",
+            "params:reuse",
         ],
         outputs=[f"{kind}_adapter", "loss_curve"],
         name="train_half",
@@ -60,6 +72,7 @@ def break_pipeline(kind: Literal["content", "style"]) -> Pipeline:
             f"params:{kind}": f"params:{kind}",
             "params:seed": "params:seed",
             "params:checkpoints": "params:checkpoints",
+            "params:reuse": "params:reuse",
             "params:training": f"params:{kind}_break",
         },
     )

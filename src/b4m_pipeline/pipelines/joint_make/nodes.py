@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-import pandas as pd
-
 from b4m_pipeline.config import BaseModelParams, FrameParams, MakeParams
+from b4m_pipeline.pipelines.break_template import find_known
 
 
 def make_adapter(
@@ -15,12 +14,25 @@ def make_adapter(
     make: MakeParams,
     seed: int,
     checkpoints: str,
+    reuse: bool,
 ):
-    """Fine-tune both learnable parts together; returns the made adapter and its loss curve (a row a step)."""
+    """Fine-tune both learnable parts together, unless the registry has the result of the same; returns the made adapter and its
+    loss curve (a row a step)."""
     from b4m_pipeline import stages
-    from b4m_pipeline.tracking import MetricLogger
+    from b4m_pipeline.tracking import MetricLogger, log_picture, loss_curve
 
     checkpoint = Path(checkpoints) / f"joint_make-{reconstructed_adapter.metadata['name']}.safetensors"
     with MetricLogger("joint_make") as log:
-        made, history = stages.train_make(reconstructed_adapter, training_set, base_model, frame, make, seed, checkpoint, log)
-    return made, pd.DataFrame(history).rename_axis("step").reset_index()
+        made, history = stages.train_make(
+            reconstructed_adapter,
+            training_set,
+            base_model,
+            frame,
+            make,
+            seed,
+            checkpoint,
+            log,
+            find_known(reuse),
+            log_picture,
+        )
+    return made, loss_curve(history, made, "joint_make")

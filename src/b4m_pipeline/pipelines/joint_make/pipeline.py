@@ -18,6 +18,7 @@ def create_pipeline(**kwargs) -> Pipeline:
                     "params:make",
                     "params:seed",
                     "params:checkpoints",
+                    "params:reuse",
                 ],
                 outputs=["made_adapter", "make_loss_curve"],
                 name="make_adapter",
