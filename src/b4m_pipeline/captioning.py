@@ -51,7 +51,7 @@ def caption_manifest(manifest: pd.DataFrame, pictures: dict[str, Picture], param
     if params.clip and len(missing()):
         texts |= {key: (word, "tags") for key, word in _tag_rows(missing(), pictures, params).items()}
 
-    style_token = manifest.loc[manifest.role == "style", "token"].iloc[0]
+    style_token = next(iter(manifest.loc[manifest.role == "style", "token"]), "")  # of use to the role union alone
     captions, sources = [], []
     for row in manifest.itertuples():
         text, source = texts.get(row.picture, ("", "template"))

@@ -102,6 +102,17 @@ def list_folders(
     return folders
 
 
+def list_concept_folders(kind: str, concept: ConceptParams, partners: list[ConceptParams]) -> list[Folder]:
+    """The folders of one content or style, and of the other kind's counterparts that its half is trained against."""
+    other = "style" if kind == "content" else "content"
+    roles = [(kind, concept, f"{kind} {concept.name}")]
+    roles += [(f"counterpart_{other}", c, f"counterparts.{other}s[{index}].path") for index, c in enumerate(partners)]
+    return [
+        Folder(role, c.name, c.token, c.noun, Path(c.path).expanduser(), parameter, c.licence, c.source)
+        for role, c, parameter in roles
+    ]
+
+
 def check_folders(folders: Iterable[Folder], resolution: int, params: IngestionParams) -> Checked:
     """Read all folders -> squares of `resolution` pixels, manifest, quarantine.
 

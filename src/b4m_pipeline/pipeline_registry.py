@@ -10,6 +10,7 @@ from b4m_pipeline.pipelines import (
     generate,
     ingestion,
     joint_make,
+    library,
     plp_reconstruction,
     pretrain,
     style_break,
@@ -31,6 +32,7 @@ def register_pipelines() -> dict[str, Pipeline]:
     return pipelines | {
         "compose": compose.create_pipeline(),
         "generate": generate.create_pipeline(),
+        "library": library.create_pipeline(),
         "benchmark": benchmark.create_pipeline(),
         "pretrain": pretrain.create_pipeline(),
         "pretrain_report": pretrain.create_report_pipeline(),

@@ -208,6 +208,9 @@ def join_halves(content: Adapter, style: Adapter, frame: FrameParams) -> Adapter
         "style_noun": style.metadata["noun"],
         "parents": json.dumps([half.metadata[URI_KEY] for half in (content, style) if URI_KEY in half.metadata]),
     }
+    recipes = [half.metadata.get(RECIPE_KEY) for half in (content, style)]
+    if all(recipes):
+        metadata[RECIPE_KEY] = digest_of("reconstructed", recipes, code_version())
     for kind, half in (("content", content), ("style", style)):
         metadata |= {f"{kind}_name": half.metadata["name"], f"{kind}_token": half.metadata["token"]}
     return plp.reconstruct(half_a, half_b, metadata)

@@ -47,7 +47,9 @@ def test_names_follow_the_kind(tiny_adapter) -> None:
     tiny_adapter.metadata |= {"kind": "content", "name": "cup"}
     assert registered_name(tiny_adapter, "shop") == "shop-content-cup"
     tiny_adapter.metadata["kind"] = "reconstructed"
-    with pytest.raises(RegistrationError, match="reconstructed"):
+    assert registered_name(tiny_adapter) == "b4m-joined-cup"
+    tiny_adapter.metadata["kind"] = "lora"
+    with pytest.raises(RegistrationError, match="lora"):
         registered_name(tiny_adapter)
 
 

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 RECORD_NAME = "registered.json"
 URI_KEY = "registry_uri"  # as in b4m_pipeline.adapters, which imports torch
 
-_NAME_OF_KIND = {"content": "content", "style": "style", "made": "make"}
+_NAME_OF_KIND = {"content": "content", "style": "style", "reconstructed": "joined", "made": "make"}
 _MODEL_TAG = "model_id"  # of the logged model that a version was made from: the registry does not always give it back
 _REQUIREMENTS = ("accelerate", "diffusers", "peft", "safetensors", "torch", "transformers")
 _LONG = ("params", "frame_config")  # no tags: the first become the model's params, both are in the weights' file
@@ -33,7 +33,8 @@ class RegistrationError(ValueError):
 
 
 def registered_name(adapter: "Adapter", prefix: str = "b4m") -> str:
-    """PREFIX-content-NAME, PREFIX-style-NAME or PREFIX-make-CONTENT-STYLE. Raises RegistrationError for other kinds."""
+    """PREFIX-content-NAME, PREFIX-style-NAME, PREFIX-joined-CONTENT-STYLE or PREFIX-make-CONTENT-STYLE. Raises
+    RegistrationError for other kinds."""
     kind = adapter.metadata["kind"]
     if kind not in _NAME_OF_KIND:
         raise RegistrationError(f"adapters of the kind {kind!r} are not registered; {sorted(_NAME_OF_KIND)} are")

@@ -60,7 +60,7 @@ def run_benchmark(
     from b4m_pipeline.captioning import add_variants, caption_manifest, preserved_prompts
     from b4m_pipeline.evaluation import find_truth
     from b4m_pipeline.looks import add_content_looks
-    from b4m_pipeline.pictures import check_folders, list_folders
+    from b4m_pipeline.pictures import check_folders, list_folders, load_picture
     from b4m_pipeline.tracking import nested_run
     from b4m_pipeline.training_set import encode_training_set
 
@@ -80,7 +80,7 @@ def run_benchmark(
         trained = (frame, own_content, own_style, content_break, style_break, make)
         task = Task(training_set, base_model, *trained, benchmark.competitors, seed)
         squares = {
-            kind: [checked.squares[key] for key in manifest.loc[manifest["role"] == kind, "picture"]]
+            kind: [load_picture(checked.squares[key]) for key in manifest.loc[manifest["role"] == kind, "picture"]]
             for kind in ("content", "style")
         }
         truth = find_truth(evaluation, own_content.name, own_style.name, base_model.resolution)

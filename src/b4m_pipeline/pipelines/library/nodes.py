@@ -1,0 +1,136 @@
+"""Nodes of `library`."""
+
+import logging
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+
+from b4m_pipeline.config import (
+    BaseModelParams,
+    BreakParams,
+    CaptioningParams,
+    ConceptParams,
+    CounterpartParams,
+    EvaluationParams,
+    FrameParams,
+    IngestionParams,
+    LibraryParams,
+    PreservationParams,
+)
+
+logger = logging.getLogger(__name__)
+
+
+def read_library(
+    library: LibraryParams,
+    content: ConceptParams,
+    style: ConceptParams,
+    counterparts: CounterpartParams,
+    base_model: BaseModelParams,
+    frame: FrameParams,
+    content_break: BreakParams,
+    style_break: BreakParams,
+    ingestion: IngestionParams,
+    captioning: CaptioningParams,
+    preservation: PreservationParams,
+    evaluation: EvaluationParams,
+    seed: int,
+    checkpoints: str,
+    reuse: bool,
+):
+    """The table's entries, the pairs to compose, and what all jobs share; what can be known to be wrong is said here."""
+    import mlflow
+
+    from b4m_pipeline import fan_out
+    from b4m_pipeline import library as lib
+
+    entries = lib.read_table(library, content, style)
+    pairs = lib.choose_pairs(entries, library)
+    tracking = {}
+    if run := mlflow.active_run():
+        tracking = {"uri": mlflow.get_tracking_uri(), "experiment": run.info.experiment_id, "run": run.info.run_id}
+        fan_out.check_store(tracking["uri"], library.ray)
+    if library.ray:
+        fan_out.start_ray(library.ray)
+    settings = lib.Settings(
+        base_model,
+        frame,
+        {"content": content_break, "style": style_break},
+        {"content": content.token, "style": style.token},
+        counterparts,
+        ingestion,
+        captioning,
+        preservation,
+        evaluation,
+        library,
+        seed,
+        checkpoints,
+        reuse,
+        str(Path.cwd()),
+        tracking,
+    )
+    return entries, pairs, settings
+
+
+def train_library(entries: list, settings) -> tuple[list, pd.DataFrame]:
+    """Every half that is not in the registry yet, each a job; what could not be trained is in the table with its error."""
+    from b4m_pipeline import library as lib
+    from b4m_pipeline.fan_out import run_jobs
+
+    def lost(entry, reason: str):
+        return lib.Trained(entry.kind, entry.concept.name, error=reason)
+
+    trained = run_jobs(lib.train_entry, entries, settings, settings.library.ray, lost)
+    return trained, pd.DataFrame([vars(result) for result in trained]).round({"seconds": 1})
+
+
+def compose_library(entries: list, pairs: list, trained: list, settings) -> tuple[list, pd.DataFrame]:
+    """Every chosen pair of halves that are there: joined, registered, drawn and measured; and its figures, a row a pair."""
+    from b4m_pipeline import library as lib
+    from b4m_pipeline.fan_out import run_jobs
+
+    by_name = {(entry.kind, entry.concept.name): entry for entry in entries}
+    uris = {(result.kind, result.name): result.uri for result in trained}
+    ready = [
+        (by_name["content", content], uris["content", content], by_name["style", style], uris["style", style])
+        for content, style in pairs
+        if uris["content", content] and uris["style", style]
+    ]
+    ray = settings.library.ray
+    share = max(1, -(-len(ready) // ray.workers)) if ray else max(1, len(ready))
+    chunks = [ready[start : start + share] for start in range(0, len(ready), share)]
+
+    def lost(chunk, reason: str):
+        return [lib.Composed(content.concept.name, style.concept.name, error=reason) for content, _, style, _ in chunk]
+
+    composed = [pair for part in run_jobs(lib.compose_pairs, chunks, settings, ray, lost) for pair in part]
+    rows = []
+    for pair in composed:
+        figures = {} if pair.measured is None else pair.measured.select_dtypes("number").drop(columns="seed").mean().dropna()
+        rows.append({"content": pair.content, "style": pair.style, "uri": pair.uri, "error": pair.error, **dict(figures)})
+    return composed, pd.DataFrame(rows, columns=None if rows else ["content", "style", "uri", "error"]).round(4)
+
+
+def show_library(entries: list, composed: list, settings) -> Image.Image:
+    """All pairs as a grid, which also goes to MLflow."""
+    from b4m_pipeline import library as lib
+    from b4m_pipeline.tracking import log_picture
+
+    first = {entry.name: lib.references_of(entry, settings)[0] for entry in entries}
+    sheet = lib.draw_grid(composed, first)
+    log_picture(sheet, "library")
+    return sheet
+
+
+def require_all(trained: list, composed: list, sheet: Image.Image) -> None:
+    """Raise LibraryError if something failed, now that everything else is done and kept."""
+    from b4m_pipeline.library import LibraryError
+
+    failed = [f"{result.kind} {result.name}: {result.error}" for result in trained if result.error]
+    failed += [f"pair {pair.name}: {pair.error}" for pair in composed if pair.error]
+    if failed:
+        raise LibraryError(
+            f"{len(failed)} of the library could not be made, the rest is registered; mend it and give the command again: "
+            + "; ".join(failed)
+        )

@@ -1,0 +1,61 @@
+"""A table in, registered halves and pairs out."""
+
+from kedro.pipeline import Node, Pipeline
+
+from b4m_pipeline.pipelines.library import nodes
+
+_PARAMETERS = (
+    "library",
+    "content",
+    "style",
+    "counterparts",
+    "base_model",
+    "frame",
+    "content_break",
+    "style_break",
+    "ingestion",
+    "captioning",
+    "preservation",
+    "evaluation",
+    "seed",
+    "checkpoints",
+    "reuse",
+)
+
+
+def create_pipeline(**kwargs) -> Pipeline:
+    return Pipeline(
+        [
+            Node(
+                nodes.read_library,
+                inputs=[f"params:{name}" for name in _PARAMETERS],
+                outputs=["library_entries", "library_wanted_pairs", "library_settings"],
+                name="read_library",
+            ),
+            Node(
+                nodes.train_library,
+                inputs=["library_entries", "library_settings"],
+                outputs=["library_trained", "library_halves"],
+                name="train_library",
+                tags=["training"],
+            ),
+            Node(
+                nodes.compose_library,
+                inputs=["library_entries", "library_wanted_pairs", "library_trained", "library_settings"],
+                outputs=["library_composed", "library_pairs"],
+                name="compose_library",
+            ),
+            Node(
+                nodes.show_library,
+                inputs=["library_entries", "library_composed", "library_settings"],
+                outputs="library_sheet",
+                name="show_library",
+            ),
+            Node(
+                nodes.require_all,
+                inputs=["library_trained", "library_composed", "library_sheet"],
+                outputs=None,
+                name="require_all",
+            ),
+        ]
+    )
