@@ -35,6 +35,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "library": library.create_pipeline(),
         "benchmark": benchmark.create_pipeline(),
         "pretrain": pretrain.create_pipeline(),
+        "pretrain_further": pretrain.create_further_pipeline(),
         "pretrain_report": pretrain.create_report_pipeline(),
         "break_make": break_make,
         "__default__": break_make,

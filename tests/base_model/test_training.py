@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from b4m_pipeline.base_model import assemble, contrastive, denoiser, text, vae
-from b4m_pipeline.base_model.corpus import Drawings
+from b4m_pipeline.base_model.corpus import CorpusError, Drawings
 from b4m_pipeline.base_model.muon import Muon, orthogonalise
-from b4m_pipeline.base_model.params import PretrainParams
+from b4m_pipeline.base_model.params import FurtherParams, PretrainParams
 
 PARAMS = PretrainParams(
     size=32, device="cpu", output="x", clip_output="x", checkpoints="x",
@@ -83,7 +83,7 @@ def test_denoiser_resumes_to_the_same_weights_and_becomes_a_stock_pipeline(drawi
     assert len(views.row) == 8 * (1 + PARAMS.denoiser.coloured + 1)
 
     def train(name):
-        return denoiser.train_denoiser(drawings, views, tokenizer, PARAMS, tmp_path / name, "cpu")
+        return denoiser.train_denoiser(drawings, views, tokenizer, PARAMS, tmp_path / name, "cpu")[0]
 
     stopped(lambda: train("a"), denoiser, monkeypatch, at=2)
     resumed, whole = train("a"), train("b")
@@ -102,9 +102,45 @@ def test_the_denoisers_loss_falls(drawings, tokenizer, tmp_path, caplog) -> None
     caplog.set_level("INFO")
     params = PARAMS.model_copy(update={"denoiser": PARAMS.denoiser.model_copy(update={"steps": 60, "checkpoint_every": 1})})
     views = denoiser.make_views(drawings, vae.make_vae(PARAMS.vae, 32).eval(), params.denoiser, 0)
-    denoiser.train_denoiser(drawings, views, tokenizer, params, tmp_path / "d", "cpu")
+    _, curve = denoiser.train_denoiser(drawings, views, tokenizer, params, tmp_path / "d", "cpu")
+    assert [step for step, _ in curve] == list(range(params.denoiser.checkpoint_every, params.denoiser.steps + 1))
     losses = [float(message.split()[-1]) for message in caplog.messages if message.startswith("denoiser step")]
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_base_is_trained_further_on_more_contents(drawings, tokenizer, tmp_path, monkeypatch) -> None:
+    autoencoder = vae.make_vae(PARAMS.vae, 32).eval()
+    known = drawings.select(drawings.table.content == "square")
+    views = denoiser.make_views(known, autoencoder, PARAMS.denoiser, 0)
+    first, curve = denoiser.train_denoiser(known, views, tokenizer, PARAMS, tmp_path / "first", "cpu")
+    folder = tmp_path / "base"
+    assemble.save_base(assemble.assemble(autoencoder, first, tokenizer), folder)
+    with pytest.raises(CorpusError, match="No base to go on from"):
+        assemble.load_start(folder)
+    assemble.write_history(folder, [{"contents": ["square"], "loss": curve}])
+    params = PARAMS.model_copy(update={"further": FurtherParams(steps=3, known_weight=1e-9)})
+    more = denoiser.make_views(drawings, autoencoder, PARAMS.denoiser, 0)
+    seen = []
+
+    def train(name):
+        begin, _, own_tokenizer, history = assemble.load_start(folder)
+        assert begin.contents == {"square"} and history[0]["loss"] == curve
+        before = [parameter.detach().clone() for parameter in begin.denoiser.modules().parameters()]
+        trained, points = denoiser.train_denoiser(drawings, more, own_tokenizer, params, tmp_path / name, "cpu", begin)
+        assert any(not torch.equal(a, b) for a, b in zip(before, trained.modules().parameters(), strict=True))
+        assert torch.equal(trained.encoders[1].text_projection.weight, torch.eye(16))
+        return trained, points
+
+    spy = denoiser.Captioner.__call__
+    monkeypatch.setattr(denoiser.Captioner, "__call__", lambda self, rng, content, *rest: seen.append(content) or spy(
+        self, rng, content, *rest
+    ))  # fmt: skip
+    stopped(lambda: train("a"), denoiser, monkeypatch, at=2)
+    (resumed, points), (whole, again) = train("a"), train("b")
+    assert equal(resumed.modules(), whole.modules()) and [step for step, _ in points] == [1, 2, 3] == [
+        step for step, _ in again
+    ]
+    assert set(seen) == {"cross"}  # the known one is next to never shown
 
 
 def test_clip_resumes_and_is_read_by_the_captioner(drawings, tokenizer, tmp_path, monkeypatch) -> None:

@@ -9,7 +9,8 @@ from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from PIL import Image
 from transformers import CLIPTokenizer
 
-from b4m_pipeline.base_model.denoiser import Denoiser, make_scheduler
+from b4m_pipeline.base_model.corpus import CorpusError
+from b4m_pipeline.base_model.denoiser import Denoiser, Start, make_scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,35 @@ def assemble(vae: AutoencoderKL, denoiser: Denoiser, tokenizer: CLIPTokenizer) -
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+HISTORY_NAME = "training.json"
+"""In a base's folder: the trainings it is made of, the first from random weights, each going on from the one before."""
+
+
+def read_history(folder: Path) -> list[dict]:
+    """The trainings that a base is made of. Raises CorpusError if there is no base, or no record with it."""
+    path = folder / HISTORY_NAME
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CorpusError(f"No base to go on from in {folder} ({error}): run the pretrain pipeline first") from error
+
+
+def write_history(folder: Path, history: list[dict]) -> None:
+    """Put the record beside the weights."""
+    (folder / HISTORY_NAME).write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
+
+
+def load_start(folder: Path) -> tuple[Start, AutoencoderKL, CLIPTokenizer, list[dict]]:
+    """A base to go on from: its denoiser with text encoders and what they know, its VAE, its tokenizer, its history."""
+    history = read_history(folder)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(folder, use_safetensors=True)
+    encoder = pipeline.text_encoder_2
+    encoder.text_projection.weight.requires_grad_(False)  # the identity, see make_text_encoders
+    contents = {content for training in history for content in training["contents"]}
+    start = Start(Denoiser(pipeline.unet, (pipeline.text_encoder, encoder)), contents)
+    return start, pipeline.vae, pipeline.tokenizer, history
 
 
 def save_base(pipeline: StableDiffusionXLPipeline, folder: Path) -> None:

@@ -115,6 +115,27 @@ class Denoiser:
         return torch.nn.ModuleList([self.unet, *self.encoders])
 
 
+@dataclass
+class Start:
+    """A trained base to go on from, and the contents that it was trained on (words, as in the table)."""
+
+    denoiser: Denoiser
+    contents: set[str]
+
+
+class Curve:
+    """Loss by step, a part of the checkpoint."""
+
+    def __init__(self) -> None:
+        self.points: list[list[float]] = []
+
+    def state_dict(self) -> dict:
+        return {"points": self.points}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.points = state["points"]
+
+
 def _optimizers(modules: torch.nn.Module, params: DenoiserParams, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
     """Muon for inner matrices and convolutions of UNet and text encoders; AdamW for token and position embeddings, norms,
     biases and the UNet's two ends. Each group keeps its highest rate as "peak"."""
@@ -135,17 +156,31 @@ def _optimizers(modules: torch.nn.Module, params: DenoiserParams, dtype: torch.d
 
 
 def train_denoiser(
-    drawings: Drawings, views: Views, tokenizer: CLIPTokenizer, params: PretrainParams, checkpoint: Path, device: str
-) -> Denoiser:
-    """Train, or resume from `checkpoint`; returns the averaged (EMA) weights on the CPU.
+    drawings: Drawings,
+    views: Views,
+    tokenizer: CLIPTokenizer,
+    params: PretrainParams,
+    checkpoint: Path,
+    device: str,
+    begin: Start | None = None,
+) -> tuple[Denoiser, list[list[float]]]:
+    """Train, or resume from `checkpoint`, or go on from `begin` by `params.further`; returns the averaged (EMA) weights on the
+    CPU and the loss's running mean at every checkpoint, [step, loss].
 
     A step's randomness depends on the seed and the step's number alone, so a resumed run goes on as if it had not stopped.
     """
     from b4m_pipeline.base_model.procedural import STYLES
 
-    p, seed = params.denoiser, params.seed
+    p, seed, steps = params.denoiser, params.seed, params.denoiser.steps
+    peak, origin = 1.0, []
     torch.manual_seed(seed)
-    denoiser = Denoiser(make_unet(params), make_text_encoders(params.text, tokenizer))
+    if begin is None:
+        denoiser = Denoiser(make_unet(params), make_text_encoders(params.text, tokenizer))
+    else:
+        denoiser, steps, peak = begin.denoiser, params.further.steps, params.further.peak
+        sums = [parameter.detach().double().sum().item() for parameter in denoiser.modules().parameters()]
+        origin = [sums, params.further.model_dump(), sorted(begin.contents)]
+        seed = derive_seed(seed, "further", *origin[0][:8])  # other lots than those that it has seen
     if device == "cpu":
         # the flash kernel's backward is slow at these sizes
         denoiser.unet.set_attn_processor(AttnProcessor())
@@ -156,16 +191,20 @@ def train_denoiser(
     optimizers = _optimizers(modules, p, dtype)
     average = copy.deepcopy(modules).requires_grad_(False)
     data = [drawings.digest(), float(views.latents.double().sum()), sorted(tokenizer.get_vocab().items())]
-    fingerprint = digest_of(data, recipe_of(p), params.text.model_dump(), params.captions.model_dump(), params.size, seed)
-    parts = {"model": modules, "average": average} | dict(zip(("muon", "adamw"), optimizers, strict=True))
+    recipe = [recipe_of(p), params.text.model_dump(), params.captions.model_dump(), params.size, seed, *origin]
+    fingerprint, curve = digest_of(data, *recipe), Curve()
+    parts = {"model": modules, "average": average, "curve": curve} | dict(zip(("muon", "adamw"), optimizers, strict=True))
     start = resume_progress(checkpoint, fingerprint, parts)
     scheduler = make_scheduler()
     captioner = Captioner(params.captions, params.text.placeholders)
     weights = view_weights(views, drawings, p, set(STYLES))
+    if begin is not None:
+        known = drawings.table.content.isin(begin.contents).to_numpy()[views.row]
+        weights = weights * torch.from_numpy(np.where(known, params.further.known_weight, 1.0))
     time_ids = torch.tensor([[params.size, params.size, 0, 0, params.size, params.size]] * p.batch_size, device=device)
     texts = drawings.table[["content", "style", "keywords"]].to_numpy()
     autocast = torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16)
-    running, bar = None, tqdm(range(start, p.steps), initial=start, total=p.steps, desc="denoiser", mininterval=10)
+    running, bar = None, tqdm(range(start, steps), initial=start, total=steps, desc="denoiser", mininterval=10)
     for step in bar:
         generator = torch_generator(seed, "denoiser", step)
         words = random.Random(derive_seed(seed, "captions", step))
@@ -187,7 +226,7 @@ def train_denoiser(
                 noisy, timesteps.to(device), embeds * said[:, None, None], added_cond_kwargs=conditions
             ).sample
         loss = F.mse_loss(prediction.float(), target)
-        factor = warm_cosine(step, p.steps, p.warmup_steps)
+        factor = peak * warm_cosine(step, steps, p.warmup_steps)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
@@ -201,8 +240,9 @@ def train_denoiser(
             torch._foreach_lerp_(list(average.parameters()), list(modules.parameters()), 1 - decay)
         running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
         bar.set_postfix(loss=f"{running:.4f}")
-        if (step + 1) % p.checkpoint_every == 0 or step + 1 == p.steps:
+        if (step + 1) % p.checkpoint_every == 0 or step + 1 == steps:
+            curve.points.append([step + 1, round(running, 4)])
             logger.info("denoiser step %d loss %.4f", step + 1, running)
             save_progress(checkpoint, fingerprint, step + 1, parts)
     average = average.to("cpu").eval()
-    return Denoiser(average[0], (average[1], average[2]))
+    return Denoiser(average[0], (average[1], average[2])), curve.points

@@ -102,6 +102,16 @@ class DenoiserParams(Strict):
     checkpoint_every: int = 100
 
 
+class FurtherParams(Strict):
+    """Going on from a base that is there, on the corpus as it is now: more contents and hands, or only more time."""
+
+    steps: int = Field(ge=1)
+    peak: float = Field(0.6, gt=0, le=1)
+    """Factor on the denoiser's learning rates: what is known must not be lost while they rise again."""
+    known_weight: float = Field(0.6, gt=0)
+    """How often a drawing whose content the base was trained on is shown, against one of a new content."""
+
+
 class ClipParams(Strict):
     """Small CLIP: the captioner's eyes and the judge that reads prompts."""
 
@@ -164,5 +174,6 @@ class PretrainParams(Strict):
     text: TextParams
     captions: CaptionParams = CaptionParams()
     denoiser: DenoiserParams
+    further: FurtherParams | None = None
     clip: ClipParams
     report: ReportParams = ReportParams()

@@ -54,9 +54,46 @@ def train_base(drawings, tokenizer_folder: str, vae_folder: str, pretrain: Pretr
     train = drawings.select(drawings.table.split == "train")
     views = denoiser.make_views(train, vae, pretrain.denoiser, pretrain.seed)
     checkpoint = Path(pretrain.checkpoints) / "denoiser.safetensors"
-    trained = denoiser.train_denoiser(train, views, tokenizer, pretrain, checkpoint, device)
+    trained, curve = denoiser.train_denoiser(train, views, tokenizer, pretrain, checkpoint, device)
     assemble.save_base(assemble.assemble(vae.cpu(), trained, tokenizer), Path(pretrain.output))
+    assemble.write_history(Path(pretrain.output), [_record(train, pretrain, pretrain.denoiser.steps, curve)])
     return pretrain.output
+
+
+def train_base_further(drawings, pretrain: PretrainParams) -> str:
+    """Go on from the base that is there, on the corpus as it is now, by `pretrain.further`; VAE and tokenizer stay. Raises
+    CorpusError if there is no base."""
+    from b4m_pipeline.base_model import assemble, denoiser
+    from b4m_pipeline.base_model.corpus import CorpusError
+    from b4m_pipeline.devices import pick_device
+
+    if pretrain.further is None:
+        raise CorpusError("pretrain.further is null: say there for how many steps to go on")
+    device, folder = pick_device(pretrain.device), Path(pretrain.output)
+    begin, vae, tokenizer, history = assemble.load_start(folder)
+    train = drawings.select(drawings.table.split == "train")
+    views = denoiser.make_views(train, vae.to(device), pretrain.denoiser, pretrain.seed)
+    checkpoint = Path(pretrain.checkpoints) / "denoiser_further.safetensors"
+    trained, curve = denoiser.train_denoiser(train, views, tokenizer, pretrain, checkpoint, device, begin)
+    assemble.save_base(assemble.assemble(vae.cpu(), trained, tokenizer), folder)
+    assemble.write_history(folder, [*history, _record(train, pretrain, pretrain.further.steps, curve)])
+    return pretrain.output
+
+
+def _record(train, pretrain: PretrainParams, steps: int, curve: list) -> dict:
+    """What a training of the denoiser was, for the base's history."""
+    from b4m_pipeline.provenance import code_version
+
+    return {
+        "code_version": code_version(),
+        "seed": pretrain.seed,
+        "steps": steps,
+        "batch_size": pretrain.denoiser.batch_size,
+        "contents": sorted(set(train.table.content)),
+        "hands": sorted(set(train.table.hand)),
+        "drawings": train.digest(),
+        "loss": curve,
+    }
 
 
 def train_clip(drawings, tokenizer_folder: str, pretrain: PretrainParams) -> str:

@@ -47,6 +47,12 @@ def create_pipeline(**kwargs) -> Pipeline:
     )
 
 
+def create_further_pipeline() -> Pipeline:
+    """Train the base that is there further, on the corpus as it is now."""
+    train = Node(nodes.train_base_further, ["drawings", "params:pretrain"], "further_base_folder", name="train_base_further")
+    return Pipeline([_rendering(), train])
+
+
 def create_report_pipeline() -> Pipeline:
     """Report on the models that are there."""
     return Pipeline(
