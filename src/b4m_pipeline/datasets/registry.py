@@ -13,8 +13,6 @@ from b4m_pipeline.datasets.adapter import WEIGHTS_NAME, AdapterDataset
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlflow.models import ModelSignature
-
     from b4m_pipeline.adapters import Adapter
 
 logger = logging.getLogger(__name__)
@@ -54,7 +52,7 @@ def register_adapter(
 ) -> dict[str, str]:
     """Log the adapter in `folder` with the diffusers flavor, in the active MLflow run or its own, and register it.
 
-    alias: moved to the new version. inference: defaults of the logged model's `predict`, see `predict_signature`. The
+    alias: moved to the new version. inference: defaults of the logged model's `predict`, see `serving.predict_signature`. The
     version carries the adapter's lineage as tags, the model its parameters. Returns the record, also written to
     registered.json: name, version, uri, run_id, sha256 of the weights. Raises RegistrationError; what was begun in the
     registry is taken back then.
@@ -109,40 +107,20 @@ def fetch_adapter(source: str) -> "Adapter":
     return adapter
 
 
-def predict_signature(inference: dict[str, Any]) -> "ModelSignature":
-    """Prompts in, PNG bytes out. inference: defaults, of what the flavor understands: num_inference_steps,
-    guidance_scale, height, width (pixels), negative_prompt. What is left out keeps the base pipeline's default. The
-    flavor knows no seed."""
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
-
-    types = {
-        "num_inference_steps": "integer",
-        "guidance_scale": "double",
-        "height": "integer",
-        "width": "integer",
-        "negative_prompt": "string",
-    }
-    if unknown := set(inference) - set(types):
-        raise RegistrationError(f"inference has no settings {sorted(unknown)}; it has {sorted(types)}")
-    return ModelSignature(
-        inputs=Schema([ColSpec("string", "prompt")]),
-        outputs=Schema([ColSpec("binary", "image")]),
-        params=ParamSchema([ParamSpec(key, types[key], default) for key, default in inference.items()]),
-    )
-
-
 def _log(adapter: "Adapter", weights: Path, name: str, inference: dict[str, Any]):
-    """Log the flavor. The flavor's own signature would force 512 px; requirements are given, so none are guessed."""
-    import mlflow.diffusers
+    """Log it with our flavor of mlflow.diffusers' model. Requirements are given, so none are guessed."""
+    from mlflow.models import Model
+
+    from b4m_pipeline import serving
 
     base = adapter.metadata["base_model"]
-    size = {key: int(adapter.metadata["resolution"]) for key in ("height", "width") if "resolution" in adapter.metadata}
-    return mlflow.diffusers.log_model(
+    return Model.log(
+        artifact_path=None,
+        flavor=serving,
         adapter_path=str(weights),
         base_model=str(Path(base).resolve()) if Path(base).is_dir() else base,
         name=name,
-        signature=predict_signature(size | inference),
+        signature=serving.predict_signature(adapter.metadata, inference),
         pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in _REQUIREMENTS],
         metadata=_tags(adapter),
         params=_flat(json.loads(adapter.metadata["params"])),
