@@ -160,7 +160,9 @@ def _version_uri(uri: str) -> str:
 
 
 def _tags(adapter: "Adapter") -> dict[str, str]:
-    return {key: value for key, value in adapter.metadata.items() if key not in (*_LONG, URI_KEY) and value}
+    kept = {key: value for key, value in adapter.metadata.items() if key not in (*_LONG, URI_KEY) and value}
+    base = json.loads(adapter.metadata["frame_config"]).get("base_model")  # which weights; the field base_model: where they lie
+    return kept | ({"base_model_id": base} if base else {})
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
