@@ -136,6 +136,7 @@ def train_half(
     )
     metadata = _metadata(kind, concept.name, base_model, data, recipe)
     metadata |= {"token": concept.token, "noun": concept.noun}
+    metadata["pictures"] = json.dumps(training_set.provenance(kind, counterparts))
     captions = training_set.table.loc[training_set.rows(kind).tolist(), "caption"]
     return plp.export(bench.layers, bench.frame, metadata | {"example_prompt": captions.iloc[0]}, only=own), history
 
@@ -203,6 +204,7 @@ def train_make(
     )
     metadata = {key: reconstructed.metadata[key] for key in _KEPT}
     metadata |= _metadata("made", reconstructed.metadata["name"], base_model, data, recipe)
+    metadata["pictures"] = json.dumps(training_set.provenance(*roles))
     return plp.export(bench.layers, bench.frame, metadata), history
 
 

@@ -23,7 +23,7 @@ URI_KEY = "registry_uri"  # as in b4m_pipeline.adapters, which imports torch
 _NAME_OF_KIND = {"content": "content", "style": "style", "made": "make"}
 _MODEL_TAG = "model_id"  # of the logged model that a version was made from: the registry does not always give it back
 _REQUIREMENTS = ("accelerate", "diffusers", "peft", "safetensors", "torch", "transformers")
-_LONG = ("params", "frame_config")  # no tags: the first become the model's params, both are in the weights' file
+_LONG = ("params", "frame_config", "pictures")  # no tags: the first become the model's params, all are in the weights' file
 
 
 class RegistrationError(ValueError):
@@ -53,13 +53,14 @@ def register_adapter(
     """Log the adapter in `folder` with the diffusers flavor, in the active MLflow run or its own, and register it.
 
     alias: moved to the new version. inference: defaults of the logged model's `predict`, see `serving.predict_signature`. The
-    version carries the adapter's lineage as tags, the model its parameters. Returns the record, also written to
-    registered.json: name, version, uri, run_id, sha256 of the weights. Raises RegistrationError; what was begun in the
-    registry is taken back then.
+    version carries the adapter's lineage as tags and its card as description, the model its parameters. Returns the record,
+    also written to registered.json: name, version, uri, run_id, sha256 of the weights. Raises RegistrationError; what was
+    begun in the registry is taken back then.
     """
     import mlflow
 
     from b4m_pipeline.adapters import load_adapter
+    from b4m_pipeline.model_card import model_card
 
     adapter = load_adapter(folder)
     name = registered_name(adapter, prefix)
@@ -70,6 +71,8 @@ def register_adapter(
             with _undone_on_error(name, logged.model_id) as client:
                 tags = _tags(adapter) | {_MODEL_TAG: logged.model_id}
                 number = mlflow.register_model(logged.model_uri, name, tags=tags).version
+                card = model_card(adapter.metadata, f"models:/{name}/{number}", inference)
+                client.update_model_version(name, number, card)
                 client.set_registered_model_alias(name, alias, number)
     except Exception as error:  # stores and artifact stores raise what their libraries raise
         raise RegistrationError(
