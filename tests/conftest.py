@@ -163,6 +163,11 @@ def tiny_sd(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer) -> Path:
 
 @pytest.fixture
 def tiny_adapter(tiny_sdxl: Path):
+    """See `lora_of`."""
+    return lora_of(tiny_sdxl)
+
+
+def lora_of(tiny_sdxl: Path):
     """A made Adapter of rank 4 for `tiny_sdxl`, with random weights in every to_q, to_k, to_v and to_out.0."""
     import torch
     from diffusers import UNet2DConditionModel
@@ -191,6 +196,48 @@ def tiny_adapter(tiny_sdxl: Path):
         "example_prompt": "a snq cup in w@z style",
     }
     return Adapter(tensors, metadata, {"r": rank, "lora_alpha": rank, "target_modules": targets})
+
+
+@pytest.fixture
+def joined_adapter(tiny_sdxl: Path):
+    """See `framed_lora_of`."""
+    return framed_lora_of(tiny_sdxl)
+
+
+def framed_lora_of(tiny_sdxl: Path):
+    """`lora_of` with a frame, so that its halves can be scaled: learnt parts are random, content is lora_A's."""
+    import dataclasses
+    import json
+
+    from b4m_pipeline import plp
+    from b4m_pipeline.config import BaseModelParams
+    from b4m_pipeline.diffusion import base_model_id
+
+    adapter = lora_of(tiny_sdxl)
+    modules = adapter.modules()
+    layers = {
+        name: (len(adapter.tensors[f"{name}.lora_B.weight"]), adapter.tensors[f"{name}.lora_A.weight"].shape[1])
+        for name in modules
+    }
+    base = base_model_id(BaseModelParams(path=str(tiny_sdxl), resolution=PIXELS))
+    frame = plp.Frame(0, adapter.rank, adapter.rank, 0.5, "exact", 1.0, base, layers)
+    for name in modules:
+        blocks, (d_b, d_a) = frame.blocks(name), frame.sizes(name)
+        adapter.tensors[f"{name}.lora_A.weight"][:, :d_a] = blocks.frozen_a
+        adapter.tensors[f"{name}.lora_B.weight"][:d_b] = blocks.frozen_b
+    adapter.metadata |= {
+        "frame": frame.fingerprint,
+        "frame_config": json.dumps(dataclasses.asdict(frame)),
+        "half": "both",
+        "content_side": "lora_A",
+        "content_name": "cup",
+        "style_name": "ink",
+        "content_token": "snq",
+        "style_token": "w@z",
+        "noun": "toy",
+        "style_noun": "toy",
+    }
+    return adapter
 
 
 TINY_FRAME = {"rank": 4, "alpha": 4.0, "targets": ["to_q", "to_k", "to_v", "to_out.0", "add_embedding.linear_1"]}

@@ -1,5 +1,5 @@
 """Kedro's commands in this project: `run` says a user's error in one line, `register` logs an adapter later, `export` writes
-one for other programs."""
+one for other programs, `promote`, `roll-back` and `adapters` are for the registry's daily use."""
 
 import logging
 from pathlib import Path
@@ -91,4 +91,64 @@ def export(adapter: str, output: Path, dtype: str, env: str | None) -> None:
         click.echo(export_adapter(fetch_adapter(adapter), output, dtype))
 
 
-cli = click.Group(name="b4m_pipeline", commands={"run": run, "register": register, "export": export})
+@click.command(cls=OneLineErrors)
+@click.argument("name")
+@click.option("--version", default=None, help="The version to promote.  [default: the candidate's]")
+@click.option("--alias", default="champion", show_default=True, help="Alias that is moved to it.")
+@click.option("--env", "-e", default=None, help="Kedro configuration environment name.")
+def promote(name: str, version: str | None, alias: str, env: str | None) -> None:
+    """Make a version of the registered adapter NAME the champion."""
+    from b4m_pipeline import promotion
+
+    with KedroSession.create(env=env) as session:
+        session.load_context()  # sets the tracking store up
+        click.echo(promotion.promote(name, version, alias))
+
+
+@click.command(cls=OneLineErrors)
+@click.argument("name")
+@click.option("--alias", default="champion", show_default=True, help="Alias that goes back.")
+@click.option("--env", "-e", default=None, help="Kedro configuration environment name.")
+def roll_back(name: str, alias: str, env: str | None) -> None:
+    """Make the version before the champion of NAME again; several times, the versions before that."""
+    from b4m_pipeline import promotion
+
+    with KedroSession.create(env=env) as session:
+        session.load_context()  # sets the tracking store up
+        click.echo(promotion.roll_back(name, alias))
+
+
+@click.command(cls=OneLineErrors)
+@click.option("--kind", type=click.Choice(["content", "style", "make"]), default=None)
+@click.option("--concept", default=None, help="Name of a content or a style.")
+@click.option("--frame", default=None, help="Beginning of the frame's fingerprint: halves of one frame go together.")
+@click.option("--base", default=None, help="A part of the base model's name or digest.")
+@click.option("--env", "-e", default=None, help="Kedro configuration environment name.")
+def adapters(kind: str | None, concept: str | None, frame: str | None, base: str | None, env: str | None) -> None:
+    """List the registered adapters."""
+    import sys
+
+    from rich.console import Console
+
+    from b4m_pipeline import promotion
+
+    with KedroSession.create(env=env) as session:
+        session.load_context()  # sets the tracking store up
+        found = promotion.find_adapters(kind, concept, frame, base)
+        if not found:
+            click.echo("The registry has no adapter like that.")
+            return
+        Console(width=None if sys.stdout.isatty() else 240).print(promotion.table(found))
+
+
+cli = click.Group(
+    name="b4m_pipeline",
+    commands={
+        "run": run,
+        "register": register,
+        "export": export,
+        "promote": promote,
+        "roll-back": roll_back,
+        "adapters": adapters,
+    },
+)

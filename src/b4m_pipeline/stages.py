@@ -188,6 +188,7 @@ def train_half(
     )
     metadata = _metadata(kind, concept.name, base_model, data, recipe, identity)
     metadata |= {"token": concept.token, "noun": concept.noun}
+    metadata["pictures"] = json.dumps(training_set.provenance(kind, counterparts))
     return plp.export(bench.layers, bench.frame, metadata | {"example_prompt": captions.iloc[0]}, only=own), history
 
 
@@ -273,6 +274,7 @@ def train_make(
     )
     metadata = {key: reconstructed.metadata[key] for key in _KEPT}
     metadata |= _metadata("made", name, base_model, data, recipe, identity)
+    metadata["pictures"] = json.dumps(training_set.provenance(*roles))
     return plp.export(bench.layers, bench.frame, metadata), history
 
 

@@ -237,3 +237,23 @@ def log_metrics(metrics: dict[str, float], model_uri: str | None = None) -> None
         mlflow.log_metrics(metrics, model_id=model_id)
     except Exception as error:  # see MetricLogger.flush
         logger.warning("Figures cannot be sent to MLflow now: %s", error)
+
+
+def describe_evaluation(metrics: dict[str, float], model_uri: str | None) -> None:
+    """Write final metrics, and where the active run's contact sheet is, into the description of "models:/NAME/VERSION". Without
+    a run or a version, or if that fails, go on."""
+    import mlflow
+
+    from b4m_pipeline.model_card import with_evaluation
+
+    run = mlflow.active_run()
+    if run is None or not model_uri:
+        return
+    try:
+        name, version = model_uri.removeprefix("models:/").rsplit("/", 1)
+        client = mlflow.MlflowClient()
+        card = client.get_model_version(name, version).description or ""
+        sheet = f"runs:/{run.info.run_id}/pictures/contact_sheet.png"
+        client.update_model_version(name, version, with_evaluation(card, metrics, sheet))
+    except Exception as error:  # see MetricLogger.flush
+        logger.warning("%s cannot be described in the registry now: %s", model_uri, error)

@@ -110,6 +110,18 @@ class TrainingSet:
         table = self.table[self.table["role"].isin(roles)]
         return digest_of(self.encoder, table[["role", "concept", "sha256", "pixels", "caption"]].values.tolist())
 
+    def provenance(self, *roles: str) -> dict[str, dict]:
+        """How many pictures the roles hold, by licence (SPDX, as far as known), and which: the beginnings of their files'
+        sha256. A picture counts once, whatever its captions and looks. Roles without pictures are left out."""
+        found = {}
+        for role in roles:
+            files = self.table[self.table["role"] == role].drop_duplicates("sha256")
+            licences = files.get("licence", pd.Series("unknown", index=files.index)).value_counts()
+            if len(files):
+                counts = {name: int(licences[name]) for name in sorted(licences.index)}
+                found[role] = {"number": len(files), "licences": counts, "sha256": [sha[:12] for sha in files["sha256"]]}
+        return found
+
 
 def encode_training_set(
     manifest: pd.DataFrame,

@@ -11,7 +11,6 @@ import pytest
 import torch
 from kedro.io import DatasetError
 from mlflow.exceptions import MlflowException
-from PIL import Image
 from safetensors import safe_open
 
 from b4m_pipeline.adapters import WEIGHTS_NAME, AdapterError, load_adapter
@@ -23,7 +22,6 @@ from b4m_pipeline.datasets.registry import (
     RegistrationError,
     adapter_uri,
     find_trained,
-    predict_signature,
     register_adapter,
     registered_name,
 )
@@ -166,22 +164,6 @@ np.save({str(tmp_path / "image.npy")!r}, images[0])
     assert image.shape == (32, 32, 3)
     assert np.abs(image - draw(pipeline, prompt)).max() < 1e-5
     assert np.abs(image - bare).max() > 1e-2
-
-
-def test_predict_draws_at_the_adapters_resolution(dataset, tiny_adapter, tracking) -> None:
-    import io
-
-    dataset.save(tiny_adapter)
-    model = mlflow.pyfunc.load_model("models:/b4m-make-cup-ink@candidate")
-    defaults = {spec.name: spec.default for spec in model.metadata.signature.params.params}
-    assert defaults == INFERENCE | {"height": 32, "width": 32}
-    (png,) = model.predict({"prompt": ["a cup"]})
-    assert Image.open(io.BytesIO(png)).size == (32, 32)
-
-
-def test_unknown_inference_settings_are_refused() -> None:
-    with pytest.raises(RegistrationError, match="seed"):
-        predict_signature({"seed": 1})
 
 
 def test_kedro_describes_and_finds_it(dataset, tiny_adapter, tmp_path) -> None:

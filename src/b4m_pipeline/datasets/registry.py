@@ -13,8 +13,6 @@ from b4m_pipeline.datasets.adapter import WEIGHTS_NAME, AdapterDataset
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlflow.models import ModelSignature
-
     from b4m_pipeline.adapters import Adapter
 
 logger = logging.getLogger(__name__)
@@ -25,7 +23,7 @@ URI_KEY = "registry_uri"  # as in b4m_pipeline.adapters, which imports torch
 _NAME_OF_KIND = {"content": "content", "style": "style", "reconstructed": "joined", "made": "make"}
 _MODEL_TAG = "model_id"  # of the logged model that a version was made from: the registry does not always give it back
 _REQUIREMENTS = ("accelerate", "diffusers", "peft", "safetensors", "torch", "transformers")
-_LONG = ("params", "frame_config")  # no tags: the first become the model's params, both are in the weights' file
+_LONG = ("params", "frame_config", "pictures")  # no tags: the first become the model's params, all are in the weights' file
 
 
 class RegistrationError(ValueError):
@@ -55,14 +53,15 @@ def register_adapter(
 ) -> dict[str, str]:
     """Log the adapter in `folder` with the diffusers flavor, in the active MLflow run or its own, and register it.
 
-    alias: moved to the new version. inference: defaults of the logged model's `predict`, see `predict_signature`. The
-    version carries the adapter's lineage as tags, the model its parameters. Returns the record, also written to
-    registered.json: name, version, uri, run_id, sha256 of the weights. Raises RegistrationError; what was begun in the
-    registry is taken back then.
+    alias: moved to the new version. inference: defaults of the logged model's `predict`, see `serving.predict_signature`. The
+    version carries the adapter's lineage as tags and its card as description, the model its parameters. Returns the record,
+    also written to registered.json: name, version, uri, run_id, sha256 of the weights. Raises RegistrationError; what was
+    begun in the registry is taken back then.
     """
     import mlflow
 
     from b4m_pipeline.adapters import load_adapter
+    from b4m_pipeline.model_card import model_card
 
     adapter = load_adapter(folder)
     name = registered_name(adapter, prefix)
@@ -73,6 +72,8 @@ def register_adapter(
             with _undone_on_error(name, logged.model_id) as client:
                 tags = _tags(adapter) | {_MODEL_TAG: logged.model_id}
                 number = mlflow.register_model(logged.model_uri, name, tags=tags).version
+                card = model_card(adapter.metadata, f"models:/{name}/{number}", inference)
+                client.update_model_version(name, number, card)
                 client.set_registered_model_alias(name, alias, number)
     except Exception as error:  # stores and artifact stores raise what their libraries raise
         raise RegistrationError(
@@ -160,40 +161,20 @@ def _record(folder: Path, name: str, number: str, run_id: str) -> dict[str, str]
     return record
 
 
-def predict_signature(inference: dict[str, Any]) -> "ModelSignature":
-    """Prompts in, PNG bytes out. inference: defaults, of what the flavor understands: num_inference_steps,
-    guidance_scale, height, width (pixels), negative_prompt. What is left out keeps the base pipeline's default. The
-    flavor knows no seed."""
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
-
-    types = {
-        "num_inference_steps": "integer",
-        "guidance_scale": "double",
-        "height": "integer",
-        "width": "integer",
-        "negative_prompt": "string",
-    }
-    if unknown := set(inference) - set(types):
-        raise RegistrationError(f"inference has no settings {sorted(unknown)}; it has {sorted(types)}")
-    return ModelSignature(
-        inputs=Schema([ColSpec("string", "prompt")]),
-        outputs=Schema([ColSpec("binary", "image")]),
-        params=ParamSchema([ParamSpec(key, types[key], default) for key, default in inference.items()]),
-    )
-
-
 def _log(adapter: "Adapter", weights: Path, name: str, inference: dict[str, Any]):
-    """Log the flavor. The flavor's own signature would force 512 px; requirements are given, so none are guessed."""
-    import mlflow.diffusers
+    """Log it with our flavor of mlflow.diffusers' model. Requirements are given, so none are guessed."""
+    from mlflow.models import Model
+
+    from b4m_pipeline import serving
 
     base = adapter.metadata["base_model"]
-    size = {key: int(adapter.metadata["resolution"]) for key in ("height", "width") if "resolution" in adapter.metadata}
-    return mlflow.diffusers.log_model(
+    return Model.log(
+        artifact_path=None,
+        flavor=serving,
         adapter_path=str(weights),
         base_model=str(Path(base).resolve()) if Path(base).is_dir() else base,
         name=name,
-        signature=predict_signature(size | inference),
+        signature=serving.predict_signature(adapter.metadata, inference),
         pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in _REQUIREMENTS],
         metadata=_tags(adapter),
         params=_flat(json.loads(adapter.metadata["params"])),
@@ -233,7 +214,9 @@ def _version_uri(uri: str) -> str:
 
 
 def _tags(adapter: "Adapter") -> dict[str, str]:
-    return {key: value for key, value in adapter.metadata.items() if key not in (*_LONG, URI_KEY) and value}
+    kept = {key: value for key, value in adapter.metadata.items() if key not in (*_LONG, URI_KEY) and value}
+    base = json.loads(adapter.metadata["frame_config"]).get("base_model")  # which weights; the field base_model: where they lie
+    return kept | ({"base_model_id": base} if base else {})
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:

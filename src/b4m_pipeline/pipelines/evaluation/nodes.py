@@ -74,9 +74,12 @@ def draw_contact_sheet(
     summary: pd.DataFrame,
     made_adapter,
 ) -> Image.Image:
-    """References, base model, halves alone, halves joined, made, truth in one picture; it also goes to MLflow."""
+    """References, base model, halves alone, halves joined, made, truth in one picture; it also goes to MLflow, and with the
+    means into the description of the adapter's version."""
     from b4m_pipeline import contact_sheet
-    from b4m_pipeline.tracking import log_picture
+    from b4m_pipeline.adapters import URI_KEY
+    from b4m_pipeline.evaluation import flat_metrics
+    from b4m_pipeline.tracking import describe_evaluation, log_picture
 
     about = made_adapter.metadata
     pictures = {key: load_picture(sample_pictures[key]) for key in samples["picture"]}
@@ -90,6 +93,7 @@ def draw_contact_sheet(
         summary,
     )
     log_picture(sheet, "contact_sheet")
+    describe_evaluation(flat_metrics(summary), about.get(URI_KEY))
     for (system, kind), group in samples.groupby(["system", "kind"], sort=False):
         name = f"samples_{system.replace(' ', '_')}_{kind}"
         log_picture(contact_sheet.strip([pictures[key] for key in group["picture"]]), name)
