@@ -141,7 +141,8 @@ def test_sdxl_command_says_what_is_missing(project) -> None:
 
 def test_no_command_is_forgotten() -> None:
     inline = set(re.findall(r"`(make [^`]+|kedro [^`]+)`", README))
-    assert inline == {"make run", "make corpus", "make pretrain", "make viz", "make docs", "kedro mlflow ui"}  # each has its test
+    # Each has its test.
+    assert inline == {"make run", "make corpus", "make pretrain", "make viz", "make docs", "kedro mlflow ui"}
     assert all(line.startswith(("kedro run", "kedro export")) or line in NOT_RUN for line in SHELL if line)
     assert SHELL and len(PYTHON) == 1
 
