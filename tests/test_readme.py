@@ -121,7 +121,7 @@ def test_the_base_model_can_be_made_anew(project) -> None:
 def test_the_notebook_runs(project, default_run) -> None:
     import json
 
-    notebook = json.loads((ROOT / "notebooks/adapters.ipynb").read_text())
+    notebook = json.loads((ROOT / "notebooks/registry.ipynb").read_text())
     code = "\n".join(cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "code")
     done = subprocess.run(
         [sys.executable, "-c", code + "\nassert len(rows) >= 3"],
