@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.b4m-installed
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help install run test corpus pretrain viz
+.PHONY: help install run test corpus pretrain viz docs
 
 help: ## say what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,3 +35,7 @@ pretrain: install ## train the embedded base model anew (after make corpus)
 
 viz: install ## show pipelines and pictures in the browser
 	$(BIN)/kedro viz run --include-hooks
+
+docs: install ## build the documentation into site/
+	$(PIP_INSTALL) -q -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

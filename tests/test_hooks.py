@@ -12,6 +12,7 @@ import torch
 import yaml
 from click.testing import CliRunner, Result
 from kedro.framework.project import configure_project, pipelines
+from kedro.framework.session import KedroSession
 from kedro.io import DatasetError
 from kedro.pipeline import Node, Pipeline
 from safetensors import SafetensorError
@@ -94,6 +95,16 @@ def test_a_run_keeps_its_parameters_field_by_field_and_its_code_version(project)
     assert run.data.tags["code_version"].startswith("0.1.0")
     assert run.info.artifact_uri.startswith((project / "mlartifacts").as_uri())
     assert not (project / "somewhere" / "mlflow.db").exists()
+
+
+def test_sessions_of_one_process_are_runs_of_their_own(project) -> None:
+    """As in a notebook: a run that stayed active would take the next session's parameters, and refuse them."""
+    for steps in (3, 4):
+        with KedroSession.create(project_path=project, runtime_params={"make": {"steps": steps}}) as session:
+            session.run()
+        assert mlflow.active_run() is None
+    assert sorted(run.data.params["make.steps"] for run in runs(project)) == ["3", "4"]
+    assert {run.info.status for run in runs(project)} == {"FINISHED"}
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_the_base_model_can_be_made_anew(project) -> None:
 def test_the_notebook_runs(project, default_run) -> None:
     import json
 
-    notebook = json.loads((ROOT / "notebooks/adapters.ipynb").read_text())
+    notebook = json.loads((ROOT / "notebooks/registry.ipynb").read_text())
     code = "\n".join(cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "code")
     done = subprocess.run(
         [sys.executable, "-c", code + "\nassert len(rows) >= 3"],
@@ -141,7 +141,8 @@ def test_sdxl_command_says_what_is_missing(project) -> None:
 
 def test_no_command_is_forgotten() -> None:
     inline = set(re.findall(r"`(make [^`]+|kedro [^`]+)`", README))
-    assert inline == {"make run", "make corpus", "make pretrain", "make viz", "kedro mlflow ui"}  # each has its test
+    # Each has its test.
+    assert inline == {"make run", "make corpus", "make pretrain", "make viz", "make docs", "kedro mlflow ui"}
     assert all(line.startswith(("kedro run", "kedro export")) or line in NOT_RUN for line in SHELL if line)
     assert SHELL and len(PYTHON) == 1
 

@@ -1,4 +1,4 @@
-"""Typed parameters of `break_make`. Values stand in conf/<env>/parameters*.yml, bounds and meaning stand here."""
+"""Typed parameters of `break_make`. Values stand in `conf/<env>/parameters*.yml`, bounds and meaning stand here."""
 
 import string
 from pathlib import Path

@@ -71,6 +71,14 @@ class TrackingHook(MlflowHook):
         plain = {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in inputs.items()}
         super().before_node_run(node, catalog, plain, is_async)
 
+    @hook_impl
+    def after_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """End the run. kedro-mlflow opens it once more for the nodes and ends it once: it would stay active, and a notebook's
+        next session would log into it."""
+        super().after_pipeline_run(run_params, pipeline, catalog)
+        while not self._already_active_mlflow and (run := mlflow.active_run()) and run.info.run_id == self.run_id:
+            mlflow.end_run()
+
 
 class PrerequisitesHook:
     """Refuses a run that could not end well, before anything is trained or logged."""

@@ -82,10 +82,11 @@ def _card(about: dict[str, str], uri: str, inference: dict[str, Any], digests: i
 
 
 def _summary(about: dict[str, str]) -> str:
-    if about["kind"] == "made":
+    if about["kind"] in ("made", "reconstructed"):
         content = f"**{about.get('content_name', '?')}** (`{about.get('content_token', '?')}`)"
         style = f"**{about.get('style_name', '?')}** (`{about.get('style_token', '?')}`)"
-        return f"A LoRA of Break-for-Make that draws {content} in the style {style}."
+        how = "" if about["kind"] == "made" else " Its halves were put together, and not trained further."
+        return f"A LoRA of Break-for-Make that draws {content} in the style {style}.{how}"
     return (
         f"The {about['kind']} half of a Break-for-Make LoRA: **{about['name']}**, in prompts `{about.get('token', '?')}`. It "
         "goes together with any other half of its frame."

@@ -1,0 +1,37 @@
+"""What Kedro-Viz shows of the catalog: every dataset in a layer, previews that can be called as the catalog says."""
+
+import inspect
+
+import pytest
+from kedro.config import OmegaConfigLoader
+from kedro.io import DataCatalog
+
+from b4m_pipeline.pipeline_registry import register_pipelines
+from b4m_pipeline.settings import CONFIG_LOADER_ARGS
+from tests.test_startup import ROOT
+
+LAYERS = ("intermediate", "primary", "model_input", "models", "model_output", "reporting")
+CATALOG = DataCatalog.from_config(OmegaConfigLoader(str(ROOT / "conf"), env="local", **CONFIG_LOADER_ARGS)["catalog"])
+NAMES = sorted(CATALOG.keys())
+
+
+def shown(name: str) -> dict:
+    """The part of a dataset's metadata that Kedro-Viz reads."""
+    return CATALOG.get(name).metadata["kedro-viz"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_dataset_has_a_layer(name) -> None:
+    assert shown(name)["layer"] in LAYERS
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "preview_args" in shown(name)])
+def test_preview_takes_the_catalogs_arguments(name) -> None:
+    inspect.signature(CATALOG.get(name).preview).bind(**shown(name)["preview_args"])
+
+
+def test_every_sheet_table_and_curve_of_a_run_has_a_preview() -> None:
+    run = register_pipelines()["break_make"].all_outputs() & set(NAMES)
+    reports = {name for name in run if shown(name)["layer"] == "reporting"}
+    assert {"contact_sheet", "input_sheet", "evaluation_summary", "content_break.loss_curve", "make_loss_curve"} <= reports
+    assert [name for name in sorted(reports) if not hasattr(CATALOG.get(name), "preview")] == []
