@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from rich.table import Table
 
-_NAME_OF_KIND = {"content": "content", "style": "style", "reconstructed": "joined", "made": "make"}  # as in the registered names
+# As in the registered names.
+_NAME_OF_KIND = {"content": "content", "style": "style", "reconstructed": "joined", "made": "make"}
 
 
 class PromotionError(ValueError):
