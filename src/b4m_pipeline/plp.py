@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from peft import LoraConfig
 from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
@@ -137,6 +138,27 @@ class FrozenThenLearnt(nn.Module):
         return learnt.clone(memory_format=torch.contiguous_format)  # parametrize takes it over as it is: not a view of `weight`
 
 
+def _factor(linear: nn.Linear) -> torch.Tensor:
+    """What `linear.weight` is, without the detours of the modules' calls: there are hundreds of these in a step."""
+    parametrized = linear.parametrizations["weight"]
+    return parametrized[0].forward(parametrized.original)
+
+
+class PlpLinear(LoraLinear):
+    """PEFT's LoRA layer, which forms each factor once a pass. PEFT's own asks for `lora_A.weight` twice, the first time for
+    its dtype alone, and under autocast it writes the input out in float32 only for it to be cast back."""
+
+    def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        if args or kwargs or self.disable_adapters or self.merged or self.active_adapters != [ADAPTER]:
+            return super().forward(x, *args, **kwargs)
+        result = self.base_layer(x)
+        lora_a, lora_b = _factor(self.lora_A[ADAPTER]), _factor(self.lora_B[ADAPTER])
+        if not torch.is_autocast_enabled(x.device.type):
+            x = x.to(lora_a.dtype)
+        hidden = F.linear(x, lora_a) * self.scaling[ADAPTER]  # (..., r)
+        return (result + F.linear(hidden, lora_b)).to(result.dtype)
+
+
 @dataclass
 class PlpLayer:
     """One adapted layer while it trains. a and b are the learnable parameters (L or M); factors() the full matrices."""
@@ -161,9 +183,15 @@ class PlpLayer:
     def basis_a(self) -> torch.Tensor | None:
         return self.module.lora_A[ADAPTER].parametrizations.weight[0].basis
 
+    def frozen(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """F_A (r, d_A) and F_B (d_B, r)."""
+        sides = (self.module.lora_A, self.module.lora_B)
+        frozen_a, frozen_b = (side[ADAPTER].parametrizations.weight[0].frozen for side in sides)
+        return frozen_a, frozen_b
+
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """lora_A (r, n) and lora_B (m, r) as they are applied."""
-        return self.module.lora_A[ADAPTER].weight, self.module.lora_B[ADAPTER].weight
+        return _factor(self.module.lora_A[ADAPTER]), _factor(self.module.lora_B[ADAPTER])
 
 
 def find_layers(model: nn.Module, targets: list[str]) -> dict[str, tuple[int, int]]:
@@ -188,6 +216,7 @@ def inject(model: nn.Module, frame: Frame, halves: Halves, seed: int = 0) -> dic
     """
     model.requires_grad_(False)
     config = LoraConfig(r=frame.rank, lora_alpha=frame.alpha, target_modules=list(frame.layers), init_lora_weights=False)
+    config._register_custom_module({nn.Linear: PlpLinear})
     model.add_adapter(config, adapter_name=ADAPTER)
     layers = {}
     for name in sorted(frame.layers):
