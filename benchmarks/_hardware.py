@@ -1,7 +1,6 @@
-"""What a measurement was made on: names, memory, and what the machine's matrix units can do."""
+"""What a measurement was made on: its names, and what the machine's matrix units can do."""
 
 import os
-import resource
 import time
 from pathlib import Path
 
@@ -26,20 +25,6 @@ def synchronize(device: str) -> None:
     """Wait until the GPU has done what it was given."""
     if device == "cuda":
         torch.cuda.synchronize()
-
-
-def peak_memory_gib(device: str) -> float:
-    """CUDA: most memory that tensors held since the last reset. CPU: the most that this process ever held, imports and set-up
-    included (`ru_maxrss`), so only a process that does one thing can be read this way."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def reset_peak_memory(device: str) -> None:
-    """Start anew, where that can be done."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
 
 
 def matmul_peak(device: str, dtype: torch.dtype, seconds: float = 1.0) -> float:

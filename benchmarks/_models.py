@@ -20,8 +20,8 @@ EMBEDDED_BASE = ROOT / "data/06_models/embedded_base"
 
 @dataclass(frozen=True)
 class Settings:
-    """One configuration of a step. size: mini, sdxl, sd15, or a folder in diffusers' format. A step sees `batch` pictures of the
-    concept and `counterparts` times as many of counterparts."""
+    """One configuration of a step. size: mini, sdxl, sd15, or a folder in diffusers' format. A step sees `batch` pictures of
+    the concept and `counterparts` times as many of counterparts."""
 
     size: str
     resolution: int
@@ -183,4 +183,6 @@ def encoded(settings: Settings, unet: UNet2DConditionModel, number: int) -> dict
 def pixels(settings: Settings, number: int) -> torch.Tensor:
     """Pictures (N, 3, H, W) in [-1, 1], drawn by lot."""
     generator = torch.Generator().manual_seed(settings.seed)
-    return torch.rand(number, 3, settings.resolution, settings.resolution, generator=generator).mul(2).sub(1).to(settings.device)
+    return (
+        torch.rand(number, 3, settings.resolution, settings.resolution, generator=generator).mul(2).sub(1).to(settings.device)
+    )

@@ -1,11 +1,13 @@
-"""Ways to do one training step. Each class is set up by Settings and has `step()`, which does one optimizer step and returns the
-losses, and `learnt()`, the parameters that it may move."""
+"""Ways to do one training step. Each class is set up by Settings and has `step()`, which does one optimizer step and returns
+the losses, and `learnt()`, the parameters that it may move."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
+from benchmarks._models import Settings, encoded, family, load_text_encoders, load_unet, load_vae, pixels
 from peft import LoraConfig
 from torch import nn
 
@@ -16,7 +18,6 @@ from b4m_pipeline.preservation import Preservation
 from b4m_pipeline.riemannian import RiemannianPreconditioner
 from b4m_pipeline.seeding import torch_generator
 from b4m_pipeline.trainer import Objective, Trainer
-from benchmarks._models import Settings, encoded, family, load_text_encoders, load_unet, load_vae, pixels
 
 RATE, COUNTERPART_RATE = 1e-4, 1e-5
 DAMPING = 1e-2
@@ -103,7 +104,7 @@ class Ours(_Trained):
 
 
 class PlainFactors(_Trained):
-    """Our step with an ordinary LoRA of the same rank in place of the partly learnable one: what is left is the method's cost."""
+    """Our step with an ordinary LoRA of the same rank in place of the partly learnable one."""
 
     def __init__(self, settings: Settings):
         self.pictures = settings.pictures
@@ -154,6 +155,13 @@ class PlainLora:
         return self.parameters
 
 
+def _mask(factor: nn.Parameter, dim: int) -> torch.Tensor:
+    """0 for the first half along `dim`, 1 for the rest; of one element along the other."""
+    mask = torch.ones(factor.shape[dim], device=factor.device)
+    mask[: factor.shape[dim] // 2] = 0
+    return mask.unsqueeze(1 - dim)
+
+
 class Released:
     """The work of one iteration of the released training script, written anew from what that script does (train_content.py with
     --multi_style): a model of its cost, in which the LoRA layers, the noise and the loss are ours. A line for each cost:
@@ -181,9 +189,7 @@ class Released:
         self.unet, downs, ups = _lora_unet(settings)
         for factors, dim in ((downs, 1), (ups, 0)):
             for factor in factors:
-                mask = torch.ones(factor.shape[dim], device=factor.device)
-                mask[: factor.shape[dim] // 2] = 0
-                factor.register_hook(lambda grad, mask=mask.unsqueeze(1 - dim): grad * mask)
+                factor.register_hook(partial(torch.mul, _mask(factor, dim)))
         self.groups = (downs, ups)
         self.optimizers = [
             torch.optim.AdamW(group, lr=rate, weight_decay=0.01)
