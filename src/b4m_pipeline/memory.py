@@ -1,10 +1,12 @@
 """How much memory a stage takes, at most."""
 
 import logging
+import re
 import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -19,9 +21,12 @@ def reset_peak(device: str) -> None:
 
 def peak_gib(device: str) -> float:
     """GiB. cuda: the most that tensors held since the last reset. cpu: the most that the process has ever held, whatever it did
-    before included (`ru_maxrss`)."""
+    before included: `VmHWM` on Linux, where `ru_maxrss` starts at the size of the process that started this one, else that."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**30
+    status = Path("/proc/self/status")
+    if status.exists() and (found := re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)):
+        return int(found[1]) / 2**20
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
