@@ -6,13 +6,13 @@ import torch
 from b4m_pipeline import memory
 
 
-def test_a_process_peak_never_falls_and_grows_with_what_is_held():
+def test_a_process_peak_grows_with_what_is_held_and_stays():
     before = memory.peak_gib("cpu")
-    held = torch.ones(2**26)  # 256 MiB, written to
+    held = torch.ones(2**27)  # 512 MiB, written to
     grown = memory.peak_gib("cpu")
     del held
-    assert 0.02 < before < grown
-    assert memory.peak_gib("cpu") >= grown
+    assert before > 0.02 and grown - before > 0.1
+    assert memory.peak_gib("cpu") > grown - 0.01  # kernels count pages in batches
 
 
 def test_a_stage_on_a_cpu_reports_the_peak_of_its_process(caplog):
