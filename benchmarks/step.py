@@ -75,10 +75,11 @@ def write_json(file: Path | None, figures: dict) -> None:
         file.write_text(json.dumps(figures, indent=1, default=dataclasses.asdict) + "\n")
 
 
-def compare_ways(settings: Settings, rounds: int, steps: int, warm_up: int) -> tuple[str, dict]:
-    """Table of all ways: memory first, each in its own process, then time in this one."""
-    memory = {name: measure_alone(settings, name, steps=2) for name in WAYS}
-    ways = {name: way(settings) for name, way in WAYS.items()}
+def compare_ways(settings: Settings, names: list[str], rounds: int, steps: int, warm_up: int) -> tuple[str, dict]:
+    """Table of ours and other ways: memory first, each in its own process, then time in this one."""
+    names = ["ours", *(name for name in names if name != "ours")]
+    memory = {name: measure_alone(settings, name, steps=2) for name in names}
+    ways = {name: WAYS[name](settings) for name in names}
     seconds = time_rounds({name: way.step for name, way in ways.items()}, settings.device, rounds, steps, warm_up)
     rows, figures = [], {}
     for name, way in ways.items():
@@ -130,6 +131,7 @@ def break_down(settings: Settings, seconds: float, steps: int) -> tuple[str, dic
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__.splitlines()[0])
     add_settings(parser)
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS), help="beside ours; each has its own UNet")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=2, help="steps in a row of each way in a round")
     parser.add_argument("--warm-up", type=int, default=2, help="rounds that are not kept")
@@ -141,7 +143,8 @@ def main() -> None:
     torch.manual_seed(settings.seed)
     timing = (arguments.rounds, arguments.steps, arguments.warm_up)
     sys.stdout.write(describe_run(settings) + "\n")
-    ways, compared = compare_ways(settings, *timing)
+    sys.stdout.flush()
+    ways, compared = compare_ways(settings, arguments.ways, *timing)
     sys.stdout.write(ways + "\n\n")
     parts, parted = measure_parts(settings, *timing)
     sys.stdout.write(parts + "\n\n")

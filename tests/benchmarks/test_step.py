@@ -8,12 +8,13 @@ import pytest
 import torch
 from benchmarks._alone import measure_alone
 from benchmarks._breakdown import OPTIMIZER, OTHER, count_flops, kind_of, time_by_kind
-from benchmarks._models import UNETS, Settings, load_unet
+from benchmarks._models import UNETS, Settings, load_text_encoders, load_unet
 from benchmarks._timing import estimate, paired_ratio, paired_share, table, time_rounds
-from benchmarks._ways import WAYS, Make, Ours, PlainFactors, Released
+from benchmarks._ways import WAYS, Make, Ours, PlainFactors, PlainLora, Released
 from benchmarks.scaling import sweep
 from diffusers import UNet2DConditionModel
 
+from benchmarks import _models
 from benchmarks import step as module
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -102,6 +103,36 @@ def test_full_sizes_are_those_of_the_real_models(size, parameters):
     with torch.device("meta"):
         unet = UNet2DConditionModel(**UNETS[size])
     assert sum(parameter.numel() for parameter in unet.parameters()) == parameters
+
+
+SMALL_UNET = {
+    "sample_size": 8,
+    "block_out_channels": (8, 16),
+    "norm_num_groups": 4,
+    "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "attention_head_dim": 2,
+    "transformer_layers_per_block": 1,
+}
+SMALL_CLIP = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+@pytest.mark.parametrize("size", ["sdxl", "sd15"])
+def test_random_weights_go_every_way(monkeypatch, size):
+    """With the real configurations' own fields, but few channels."""
+    monkeypatch.setitem(UNETS, size, UNETS[size] | SMALL_UNET)
+    monkeypatch.setattr(_models, "VAE", _models.VAE | {"block_out_channels": (8,) * 4, "norm_num_groups": 4})
+    for name in ("_CLIP_L", "_CLIP_BIG_G"):
+        monkeypatch.setattr(_models, name, SMALL_CLIP)
+    settings = Settings(size, 64, 1, 3, 4, TARGETS, "orthogonal", "bfloat16", "cpu", checkpointing=True)
+    first, second = (load_unet(settings) for _ in range(2))
+    assert first.dtype == torch.bfloat16 and torch.equal(first.conv_in.weight, second.conv_in.weight)
+    assert torch.get_default_dtype() == torch.float32
+    for way in (Ours, Released, PlainLora):
+        assert all(math.isfinite(loss) for loss in way(settings).step())
+    encoders = load_text_encoders(settings)
+    assert len(encoders) == {"sdxl": 2, "sd15": 1}[size] and encoders[0].dtype == torch.bfloat16
 
 
 def test_full_size_on_a_cpu_is_refused_unless_forced():
