@@ -1,6 +1,6 @@
 """Wall time and peak memory of the default `kedro run --pipelines=break_make`, stage by stage.
 
-    python benchmarks/break_make.py [further arguments of kedro run]
+python benchmarks/break_make.py [further arguments of kedro run]
 """
 
 import os

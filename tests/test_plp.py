@@ -203,3 +203,24 @@ def test_wrong_targets_and_ranks_are_named(unet):
         plp.find_layers(unet, ["to_q", "to_quack"])
     with pytest.raises(plp.TargetError, match=r"rank must be <= min\(in, out\) = 16, got 64 for "):
         make_frame(unet, rank=64, layers={"mid.to_q": (16, 24)})
+
+
+@pytest.mark.parametrize("init", ["exact", "paper"])
+@pytest.mark.parametrize("halves", ["orthogonal", "free"])
+def test_a_layer_does_what_its_factors_say(unet, halves, init):
+    """The pass of a layer goes its own ways; forward and gradients are those of lora_B lora_A."""
+    layers = plp.inject(unet, make_frame(unet, init=init, alpha=6.0, scale=2.0), halves)
+    randomise(layers)
+    for layer in layers.values():
+        x = torch.randn(2, 3, layer.module.in_features, generator=torch.Generator().manual_seed(0))
+        parameters = [layer.a, layer.b]
+
+        def by_factors(x=x, layer=layer):
+            lora_a, lora_b = layer.factors()
+            return layer.module.get_base_layer()(x) + 1.5 * x @ lora_a.T @ lora_b.T
+
+        passed = layer.module(x)
+        assert torch.allclose(passed, by_factors(), atol=1e-5)
+        gradients = torch.autograd.grad(passed.square().mean(), parameters)
+        for own, wanted in zip(gradients, torch.autograd.grad(by_factors().square().mean(), parameters), strict=True):
+            assert torch.allclose(own, wanted, atol=1e-5)

@@ -49,3 +49,19 @@ def test_confined_halves_are_refused(tiny_sdxl):
     layers = plp.inject(unet, make_frame(unet), "orthogonal")
     with pytest.raises(ValueError, match="free halves"):
         RiemannianPreconditioner(layers, 1e-2)
+
+
+def test_layers_without_a_gradient_are_passed_over(layers_and_model):
+    layers, unet = layers_and_model
+    names = list(layers)
+    skipped = next(name for name in names if sum(layers[n].a.shape == layers[name].a.shape for n in names) > 1)
+    whole = {name: layers[name].a.grad.clone() for name in names}
+    RiemannianPreconditioner(layers, 1e-2)()
+    expected = {name: layers[name].a.grad.clone() for name in names}
+    for name in names:
+        layers[name].a.grad.copy_(whole[name])
+    layers[skipped].b.grad = None
+    RiemannianPreconditioner(layers, 1e-2)()
+    for name in names:
+        wanted = whole[name] if name == skipped else expected[name]
+        assert torch.allclose(layers[name].a.grad, wanted, rtol=1e-4, atol=1e-6)

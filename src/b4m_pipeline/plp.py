@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from peft import LoraConfig
 from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
@@ -117,13 +118,16 @@ def _tile(rows: torch.Tensor, wanted: int) -> torch.Tensor:
 
 class FrozenThenLearnt(nn.Module):
     """Parametrisation of a LoRA factor: [frozen, learnt] along `dim`. The frozen part is a buffer, so that no optimizer,
-    weight decay or quantiser can move it. With a `basis` (r, k) the learnt part is confined to its span."""
+    weight decay or quantiser can move it. With a `basis` (r, k) the learnt part is confined to its span; `span` (r, k) is
+    that of the frozen part, where it is orthogonal to `basis`."""
 
-    def __init__(self, frozen: torch.Tensor, dim: int, basis: torch.Tensor | None = None):
+    def __init__(self, frozen: torch.Tensor, dim: int, basis: torch.Tensor | None = None, span: torch.Tensor | None = None):
         super().__init__()
         self.dim = dim
         self.register_buffer("frozen", frozen, persistent=False)
         self.register_buffer("basis", basis, persistent=False)
+        reduced = None if span is None else span.T @ frozen if dim == 1 else frozen @ span  # (k, d_A) or (d_B, k)
+        self.register_buffer("reduced", reduced, persistent=False)
 
     def forward(self, learnt: torch.Tensor) -> torch.Tensor:
         if self.basis is not None:  # L_A = basis M_A (r, n - d_A), L_B = M_B basis' (m - d_B, r)
@@ -135,6 +139,43 @@ class FrozenThenLearnt(nn.Module):
         if self.basis is not None:
             learnt = self.basis.T @ learnt if self.dim == 1 else learnt @ self.basis
         return learnt.clone(memory_format=torch.contiguous_format)  # parametrize takes it over as it is: not a view of `weight`
+
+
+def _parametrized(linear: nn.Linear) -> tuple[FrozenThenLearnt, nn.Parameter]:
+    """The parametrisation of a LoRA factor and what it is learnt from."""
+    parametrized = linear.parametrizations["weight"]
+    return parametrized[0], parametrized.original
+
+
+def _factor(linear: nn.Linear) -> torch.Tensor:
+    """What `linear.weight` is, without the detours of modules that call modules: there are hundreds of these in a step."""
+    plp, learnt = _parametrized(linear)
+    return plp.forward(learnt)
+
+
+class PlpLinear(LoraLinear):
+    """PEFT's LoRA layer with a pass of its own. PEFT's asks for `lora_A.weight` twice, the first time for its dtype alone, and
+    under autocast it writes the input out in float32 only for it to be cast back.
+
+    Confined halves need no factors at all. With orthonormal U, V and U'V = 0, F_A = V Q_A, L_A = U M_A, F_B = Q_B U' and
+    L_B = M_B V', lora_B lora_A x is [Q_B M_A x_2 ; M_B Q_A x_1] for x = [x_1 ; x_2]: half of a plain LoRA's products.
+    """
+
+    def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        if args or kwargs or self.disable_adapters or self.merged or self.active_adapters != [ADAPTER]:
+            return super().forward(x, *args, **kwargs)
+        result = self.base_layer(x)
+        (plp_a, learnt_a), (plp_b, learnt_b) = _parametrized(self.lora_A[ADAPTER]), _parametrized(self.lora_B[ADAPTER])
+        if not torch.is_autocast_enabled(x.device.type):
+            x = x.to(learnt_a.dtype)
+        if plp_a.reduced is None:
+            update = F.linear(F.linear(x, plp_a.forward(learnt_a)), plp_b.forward(learnt_b))  # (..., m)
+        else:
+            x_1, x_2 = x.split([plp_a.reduced.shape[1], learnt_a.shape[1]], dim=-1)  # (..., d_A), (..., n - d_A)
+            rows_1 = F.linear(F.linear(x_2, learnt_a), plp_b.reduced)  # (..., d_B)
+            rows_2 = F.linear(F.linear(x_1, plp_a.reduced), learnt_b)  # (..., m - d_B)
+            update = torch.cat([rows_1, rows_2], dim=-1)
+        return torch.add(result, update, alpha=self.scaling[ADAPTER]).to(result.dtype)
 
 
 @dataclass
@@ -161,9 +202,15 @@ class PlpLayer:
     def basis_a(self) -> torch.Tensor | None:
         return self.module.lora_A[ADAPTER].parametrizations.weight[0].basis
 
+    def frozen(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """F_A (r, d_A) and F_B (d_B, r)."""
+        sides = (self.module.lora_A, self.module.lora_B)
+        frozen_a, frozen_b = (side[ADAPTER].parametrizations.weight[0].frozen for side in sides)
+        return frozen_a, frozen_b
+
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """lora_A (r, n) and lora_B (m, r) as they are applied."""
-        return self.module.lora_A[ADAPTER].weight, self.module.lora_B[ADAPTER].weight
+        return _factor(self.module.lora_A[ADAPTER]), _factor(self.module.lora_B[ADAPTER])
 
 
 def find_layers(model: nn.Module, targets: list[str]) -> dict[str, tuple[int, int]]:
@@ -188,6 +235,7 @@ def inject(model: nn.Module, frame: Frame, halves: Halves, seed: int = 0) -> dic
     """
     model.requires_grad_(False)
     config = LoraConfig(r=frame.rank, lora_alpha=frame.alpha, target_modules=list(frame.layers), init_lora_weights=False)
+    config._register_custom_module({nn.Linear: PlpLinear})
     model.add_adapter(config, adapter_name=ADAPTER)
     layers = {}
     for name in sorted(frame.layers):
@@ -201,10 +249,12 @@ def inject(model: nn.Module, frame: Frame, halves: Halves, seed: int = 0) -> dic
             if frame.init == "paper":
                 noise = torch.randn(linear_a.weight.shape, generator=torch_generator("learnable", seed, name))
                 linear_a.weight.copy_(noise / frame.rank**0.5)
-        confined = halves == "orthogonal"
         # L_A stays in F_B's subspace and L_B in F_A's, so that L_B L_A = 0 while F_B L_A and L_B F_A are not.
-        plp_a = FrozenThenLearnt(blocks.frozen_a.to(linear_a.weight), 1, blocks.span_b if confined else None)
-        plp_b = FrozenThenLearnt(blocks.frozen_b.to(linear_b.weight), 0, blocks.span_a if confined else None)
+        bases = (blocks.span_b, blocks.span_a) if halves == "orthogonal" else (None, None)
+        # The paper's frame has no complementary subspaces.
+        spans = (blocks.span_a, blocks.span_b) if halves == "orthogonal" and frame.init == "exact" else (None, None)
+        plp_a = FrozenThenLearnt(blocks.frozen_a.to(linear_a.weight), 1, bases[0], spans[0])
+        plp_b = FrozenThenLearnt(blocks.frozen_b.to(linear_b.weight), 0, bases[1], spans[1])
         parametrize.register_parametrization(linear_a, "weight", plp_a.to(linear_a.weight.device), unsafe=True)
         parametrize.register_parametrization(linear_b, "weight", plp_b.to(linear_b.weight.device), unsafe=True)
         layers[name] = PlpLayer(name, module)

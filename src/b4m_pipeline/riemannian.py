@@ -3,9 +3,11 @@
     g_A <- (B'B + delta I)^-1 g_A        g_B <- g_B (AA' + delta I)^-1
 
 PEFT's `peft.optimizers.riemannian` forms B'B from the parameters named lora_B, one layer at a time. Under PLP the parameter is
-only the learnable part, while the metric is that of the whole factor, [F_B ; L_B]: so the r x r matrices are formed here
-from the full factors, and all layers are solved in one batch.
+only the learnable part, while the metric is that of the whole factor, [F_B ; L_B]: B'B = F_B'F_B + L_B'L_B. The first term
+never changes, so it is formed once; layers of one shape are done together, as hundreds of small products are all overhead.
 """
+
+from collections import defaultdict
 
 import torch
 
@@ -21,20 +23,49 @@ class RiemannianPreconditioner:
             raise ValueError(f"damping must be positive, got {damping}")
         if any(layer.basis_a is not None for layer in layers.values()):
             raise ValueError("Riemannian preconditioning needs free halves: confined ones have no full-rank metric")
-        self.layers = list(layers.values())
         self.damping = damping
+        shapes = defaultdict(list)
+        for layer in layers.values():
+            shapes[layer.a.shape, layer.b.shape].append(layer)
+        self.groups = [_Group(group) for group in shapes.values()]
 
     @torch.no_grad()
     def __call__(self) -> None:
-        layers = [layer for layer in self.layers if layer.a.grad is not None and layer.b.grad is not None]
-        if not layers:
+        for group in self.groups:
+            group.precondition(self.damping)
+
+
+class _Group:
+    """Layers of one shape. frozen_a: F_A F_A', frozen_b: F_B'F_B, (layers, r, r) each, float32."""
+
+    def __init__(self, layers: list[PlpLayer]):
+        self.layers = layers
+        frozen = [[part.float() for part in layer.frozen()] for layer in layers]
+        self.frozen_a = torch.stack([a @ a.T for a, _ in frozen])
+        self.frozen_b = torch.stack([b.T @ b for _, b in frozen])
+
+    def precondition(self, damping: float) -> None:
+        """Replace the gradients of both learnable parts; those of layers without one stay away."""
+        kept = [i for i, layer in enumerate(self.layers) if layer.a.grad is not None and layer.b.grad is not None]
+        if not kept:
             return
-        factors = [[factor.float() for factor in layer.factors()] for layer in layers]
-        rank = factors[0][0].shape[0]
-        damped = self.damping * torch.eye(rank, device=factors[0][0].device)
-        metric_a = torch.stack([b.T @ b for _, b in factors]) + damped  # (layers, r, r): acts on g_A
-        metric_b = torch.stack([a @ a.T for a, _ in factors]) + damped  # acts on g_B
-        inverse_a, inverse_b = (torch.cholesky_inverse(torch.linalg.cholesky(m)) for m in (metric_a, metric_b))
-        for index, layer in enumerate(layers):
-            layer.a.grad.copy_(inverse_a[index] @ layer.a.grad.float())
-            layer.b.grad.copy_(layer.b.grad.float() @ inverse_b[index])
+        layers = [self.layers[i] for i in kept]
+        a, b = _stack([layer.a for layer in layers]), _stack([layer.b for layer in layers])  # (k, r, n'), (k, m', r)
+        metric_a = _damped(self.frozen_b[kept] + b.mT @ b, damping)  # acts on g_A
+        metric_b = _damped(self.frozen_a[kept] + a @ a.mT, damping)  # acts on g_B
+        gradients_a, gradients_b = [layer.a.grad for layer in layers], [layer.b.grad for layer in layers]
+        torch._foreach_copy_(gradients_a, list((_inverse(metric_a) @ _stack(gradients_a)).unbind()))
+        torch._foreach_copy_(gradients_b, list((_stack(gradients_b) @ _inverse(metric_b)).unbind()))
+
+
+def _stack(tensors: list[torch.Tensor]) -> torch.Tensor:
+    return torch.stack([tensor.detach() for tensor in tensors]).float()
+
+
+def _damped(metric: torch.Tensor, damping: float) -> torch.Tensor:
+    metric.diagonal(dim1=-2, dim2=-1).add_(damping)
+    return metric
+
+
+def _inverse(metric: torch.Tensor) -> torch.Tensor:
+    return torch.cholesky_inverse(torch.linalg.cholesky(metric))

@@ -159,7 +159,7 @@ def loss_curve(history: list[dict[str, float]] | None, adapter: "Adapter", prefi
         client = mlflow.MlflowClient()
         run_id = client.get_model_version(*adapter.metadata["registry_uri"].removeprefix("models:/").rsplit("/", 1)).run_id
         for key in client.get_run(run_id).data.metrics:
-            if key.startswith(f"{prefix}."):
+            if key.startswith(f"{prefix}.") and not key.endswith("peak_memory_gib"):
                 values = {point.step: point.value for point in client.get_metric_history(run_id, key)}
                 column = pd.DataFrame({"step": list(values), key.removeprefix(f"{prefix}."): list(values.values())})
                 curve = curve.merge(column, on="step", how="outer")

@@ -25,10 +25,13 @@ def train_half(
     """Train the half of `kind`, unless the registry has one that was made from the same; returns the half and its loss curve
     (a row a step)."""
     from b4m_pipeline import stages
+    from b4m_pipeline.devices import pick_device
+    from b4m_pipeline.memory import reported_peak
     from b4m_pipeline.tracking import MetricLogger, log_picture, loss_curve
 
     checkpoint = Path(checkpoints) / f"{kind}_break-{concept.name}.safetensors"
-    with MetricLogger(f"{kind}_break") as log:
+    device = pick_device(training.device)
+    with MetricLogger(f"{kind}_break") as log, reported_peak(f"{kind} break", device, log):
         half, history = stages.train_half(
             kind, training_set, base_model, frame, concept, training, seed, checkpoint, log, find_known(reuse), log_picture
         )

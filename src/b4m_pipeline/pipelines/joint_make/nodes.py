@@ -19,10 +19,12 @@ def make_adapter(
     """Fine-tune both learnable parts together, unless the registry has the result of the same; returns the made adapter and its
     loss curve (a row a step)."""
     from b4m_pipeline import stages
+    from b4m_pipeline.devices import pick_device
+    from b4m_pipeline.memory import reported_peak
     from b4m_pipeline.tracking import MetricLogger, log_picture, loss_curve
 
     checkpoint = Path(checkpoints) / f"joint_make-{reconstructed_adapter.metadata['name']}.safetensors"
-    with MetricLogger("joint_make") as log:
+    with MetricLogger("joint_make") as log, reported_peak("make", pick_device(make.device), log):
         made, history = stages.train_make(
             reconstructed_adapter,
             training_set,

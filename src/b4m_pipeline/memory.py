@@ -1,0 +1,46 @@
+"""How much memory a stage takes, at most."""
+
+import logging
+import re
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+
+def reset_peak(device: str) -> None:
+    """Forget peaks so far, where that can be done: on a GPU."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_gib(device: str) -> float:
+    """GiB. cuda: the most that tensors held since the last reset. cpu: the most that the process has ever held, whatever it did
+    before included: `VmHWM` on Linux, where `ru_maxrss` starts at the size of the process that started this one, else that."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    status = Path("/proc/self/status")
+    if status.exists() and (found := re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)):
+        return int(found[1]) / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+@contextmanager
+def reported_peak(stage: str, device: str, log: Callable[[dict[str, float], int], None]) -> Iterator[None]:
+    """Say in the log and to `log`, at step 0, how much memory a stage took at most: as `peak_memory_gib` on a GPU, as
+    `process_peak_memory_gib` on a CPU, where the peak is of the whole process until then."""
+    reset_peak(device)
+    yield
+    peak = peak_gib(device)
+    if device == "cuda":
+        logger.info("%s: at most %.2f GiB of GPU memory", stage, peak)
+        log({"peak_memory_gib": peak}, 0)
+    else:
+        logger.info("%s done; this process has held at most %.2f GiB of memory so far", stage, peak)
+        log({"process_peak_memory_gib": peak}, 0)
