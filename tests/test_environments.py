@@ -1,0 +1,60 @@
+"""`--env=sdxl` and `--env=sd15` from end to end, on tiny random models that are saved and loaded as the real ones are."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from diffusers import AutoencoderKL, DiffusionPipeline
+from mlflow.tracking import MlflowClient
+from PIL import Image
+
+from tests.test_readme import environment, project, sh  # noqa: F401 (project is a fixture)
+from tests.test_startup import ROOT
+
+SHORT = {"steps": 2, "batch_size": 2, "precision": "auto"}
+
+
+def tiny(name: str, folder: Path, root: Path) -> dict:
+    """The environment's base_model with a model of this machine: what the environment names besides (variant, vae) stays."""
+    given = yaml.safe_load((ROOT / f"conf/{name}/parameters.yml").read_text())["base_model"]
+    pipeline = DiffusionPipeline.from_pretrained(folder)
+    own = {"path": str(root / "model"), "resolution": 32}
+    if "vae" in given:
+        AutoencoderKL.from_pretrained(folder, subfolder="vae").save_pretrained(root / "vae")
+        own["vae"] = str(root / "vae")
+    if "variant" in given:
+        pipeline.to(torch.float16)
+    pipeline.save_pretrained(root / "model", variant=given.get("variant"))
+    return given | own
+
+
+@pytest.mark.parametrize("name", ["sdxl", "sd15"])
+def test_break_make_runs_in_the_environment(name, tiny_sdxl, tiny_sd, project, tmp_path):  # noqa: F811
+    conf = project / f"conf/{name}/parameters.yml"
+    before = conf.read_text()
+    parameters = yaml.safe_load(before)
+    parameters["base_model"] = tiny(name, {"sdxl": tiny_sdxl, "sd15": tiny_sd}[name], tmp_path)
+    parameters["frame"] |= {"rank": 4}
+    for stage in ("content_break", "style_break"):
+        parameters[stage] |= SHORT | {"counterpart_batch_size": 1}
+    parameters["make"] |= SHORT
+    parameters["captioning"] |= {"vision_language_model": None}  # of the Hub, as the judge is
+    parameters["evaluation"] |= {"clip": None, "samples": 1, "steps": 2, "batch_size": 2}
+    store = tmp_path / "store.db"
+    own = "content.path=data/01_raw/own/teapot,content.noun=teapot,style.path=data/01_raw/own/ink"
+    command = f"MLFLOW_TRACKING_URI=sqlite:///{store} kedro run --pipelines=break_make --env={name} --params={own}"
+    try:
+        conf.write_text(yaml.safe_dump(parameters))
+        done = sh(project, f"cd {project} && unset KEDRO_ENV && {command}")
+    finally:
+        conf.write_text(before)
+        shutil.rmtree(project / "mlruns", ignore_errors=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    client = MlflowClient(f"sqlite:///{store}")
+    version = client.get_model_version_by_alias("b4m-make-teapot-ink", "candidate")
+    assert version.tags["base_model"] == str(tmp_path / "model") and version.tags["resolution"] == "32"
+    assert version.tags.get("base_vae") == parameters["base_model"].get("vae")
+    assert version.tags.get("base_variant") == parameters["base_model"].get("variant")
+    assert Image.open(project / "data/08_reporting/contact_sheet.png").width > 400
