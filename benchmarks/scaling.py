@@ -18,7 +18,7 @@ from benchmarks._timing import table
 from benchmarks._ways import WAYS
 from benchmarks.step import add_settings, describe_run, read_settings, write_json
 
-FACTORS = {"rank": (0.25, 0.5, 1, 2), "resolution": (0.5, 1, 1.5, 2), "batch": (0.5, 1, 2, 4)}
+FACTORS = {"rank": (0.125, 0.25, 0.5, 1), "resolution": (0.5, 1, 1.5, 2), "batch": (0.5, 1, 2, 4)}
 COUNTERPARTS = (0, 1, 2, 3)
 
 
@@ -50,11 +50,17 @@ def main() -> None:
     for name, variants in sweep(settings).items():
         for variant in variants:
             if variant not in measured:
-                measured[variant] = measure_alone(variant, arguments.way, arguments.steps)
+                try:
+                    measured[variant] = measure_alone(variant, arguments.way, arguments.steps)
+                except RuntimeError as error:  # memory is short, as a rule: the others can still be measured
+                    sys.stderr.write(f"{error}\n")
+                    rows.append([name, str(getattr(variant, name)), "failed", str(variant.pictures), "", ""])
+                    continue
             figures = measured[variant]
             time, pictures = median(figures["seconds"]), figures["pictures"]
             own = [f"{1000 * time:.0f}", str(pictures), f"{pictures / time:.1f}", f"{figures['peak_gib']:.2f}"]
             rows.append([name, str(getattr(variant, name)), *own])
+            sys.stderr.write(f"{name} {getattr(variant, name)}: {own[0]} ms\n")
     head = ["changed", "to", "ms a step", "pictures a step", "pictures/s", "peak memory GiB"]
     sys.stdout.write(table(head, rows) + "\n")
     figures = [{"settings": variant} | own for variant, own in measured.items()]

@@ -88,7 +88,7 @@ def compare_ways(settings: Settings, names: list[str], rounds: int, steps: int, 
         shown = "1" if name == "ours" else str(ratio)
         row = [f"{1000 * time:.0f}", f"{1 / time:.2f}", str(way.pictures), f"{way.pictures / time:.1f}", shown]
         rows.append([name, *row, f"{peak:.2f}", f"{peak / memory['ours']['peak_gib']:.2f}"])
-        figures[name] = {"seconds": seconds[name], "pictures": way.pictures, "times_ours": ratio} | memory[name]
+        figures[name] = memory[name] | {"seconds": seconds[name], "times_ours": ratio}  # in turn with the others, not alone
     head = ["way", "ms a step", "steps/s", "pictures a step", "pictures/s", "time / ours", "peak memory GiB", "memory / ours"]
     return table(head, rows), figures
 

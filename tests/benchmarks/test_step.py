@@ -98,6 +98,18 @@ def test_a_process_of_its_own_tells_time_and_memory(settings):
         measure_alone(Settings(settings.size, 32, 2, 0, 4, TARGETS, "free", "float32", "cpu"), "released", steps=1)
 
 
+def test_ways_are_compared_by_their_rounds_and_by_their_memory_alone(settings, monkeypatch):
+    peaks = {"ours": 2.0, "plain LoRA": 3.0}
+    alone = lambda _, way, steps: {"seconds": [1e9], "pictures": settings.pictures, "peak_gib": peaks[way]}  # noqa: E731
+    monkeypatch.setattr(module, "measure_alone", alone)
+    shown, figures = module.compare_ways(settings, ["plain LoRA"], rounds=3, steps=1, warm_up=0)
+    assert list(figures) == ["ours", "plain LoRA"]
+    assert all(len(own["seconds"]) == 3 and max(own["seconds"]) < 1e9 for own in figures.values())
+    ours, plain = shown.splitlines()[2:]
+    assert ours.startswith("| ours |") and ours.endswith("| 1 | 2.00 | 1.00 |")
+    assert plain.startswith("| plain LoRA |") and plain.endswith("| 3.00 | 1.50 |")
+
+
 @pytest.mark.parametrize(("size", "parameters"), [("sdxl", 2_567_463_684), ("sd15", 859_520_964)])
 def test_full_sizes_are_those_of_the_real_models(size, parameters):
     with torch.device("meta"):
