@@ -8,6 +8,7 @@ the rounding that depends on which pictures share a batch.
 import hashlib
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -51,7 +52,8 @@ class EncodingCache:
             save_file({name: tensor.contiguous() for name, tensor in encoded.items()}, partial)
             partial.replace(path)
         except (SafetensorError, OSError) as error:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
             logger.warning("%s cannot be written, this run goes on without it: %s", path, error)
 
 

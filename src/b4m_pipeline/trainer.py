@@ -134,7 +134,8 @@ class Trainer:
             whole = loss + objective.penalty() if objective.penalty and part == 0 else loss
             gradients = torch.autograd.grad(scaler.scale(whole) if scaler else whole, objective.parameters)
             for parameter, gradient in zip(objective.parameters, gradients, strict=True):
-                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+                # contiguous: the gradient of a sum is one number seen many times, which nothing can clip in place
+                parameter.grad = gradient.contiguous() if parameter.grad is None else parameter.grad + gradient
             total += loss.detach()
         return total
 
