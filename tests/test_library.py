@@ -75,7 +75,8 @@ def run(shelf: Path, base, **changes):
     half = BreakParams(**BREAK)
     entries, pairs, settings = nodes.read_library(
         params(shelf, **changes), CONTENT, STYLE, counterparts, base, FrameParams(**TINY_FRAME), half, half,
-        IngestionParams(), CaptioningParams(), PreservationParams(), evaluation, 0, str(shelf / "checkpoints"), True,
+        IngestionParams(), CaptioningParams(), PreservationParams(), evaluation, 0,
+        str(shelf / "checkpoints"), True, str(shelf / "encoded"),
     )  # fmt: skip
     trained, halves = nodes.train_library(entries, settings)
     composed, table = nodes.compose_library(entries, pairs, trained, settings)

@@ -66,3 +66,11 @@ def test_wrong_looks_are_named():
         add_content_looks(pd.DataFrame({"role": ["style"]}), {}, IngestionParams(content_looks={"sepia": "sepia"}))
     with pytest.raises(ValueError, match="look_template must hold"):
         IngestionParams(look_template="{content}")
+
+
+def test_without_a_content_there_is_nothing_to_redraw() -> None:
+    manifest = pd.DataFrame({"picture": ["style/ink/0"], "role": ["style"]})
+    same, pictures = add_content_looks(
+        manifest, {"style/ink/0": Image.new("RGB", (8, 8))}, IngestionParams(content_looks={"comic": "comic"})
+    )
+    assert same.equals(manifest) and list(pictures) == ["style/ink/0"]

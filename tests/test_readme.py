@@ -122,7 +122,7 @@ def test_the_notebook_runs(project, default_run) -> None:
     import json
 
     notebook = json.loads((ROOT / "notebooks/registry.ipynb").read_text())
-    code = "\n".join(cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "code")
+    code = "\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code")
     done = subprocess.run(
         [sys.executable, "-c", code + "\nassert len(rows) >= 3"],
         cwd=project, env=environment(project), capture_output=True, text=True, timeout=300,

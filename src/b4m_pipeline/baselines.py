@@ -291,7 +291,7 @@ def zip_lora(task: Task) -> Adapter:
         overlap = sum(F.cosine_similarity(*layer.columns, dim=0).abs() for layer in zipped.values())
         return torch.cat(parts) + c.zip_overlap_weight * overlap
 
-    fields = {name: getattr(own, name) for name in TrainParams.model_fields}
+    fields = {name: getattr(own, name) for name in TrainParams.model_fields} | {"optimizer": "adamw"}
     params = TrainParams(**fields | {"steps": c.zip_steps, "learning_rate": c.zip_learning_rate, "weight_decay": 0.0})
     learnt = [layer.columns for layer in zipped.values()]
     objective = Objective("zip", learnt, list(rows.values()), own.batch_size, params.learning_rate)

@@ -24,6 +24,7 @@ from PIL import Image
 from transformers import CLIPTokenizer
 
 from b4m_pipeline.config import BaseModelParams, TrainParams
+from b4m_pipeline.provenance import code_version
 
 logger = logging.getLogger(__name__)
 
@@ -150,6 +151,25 @@ class Family(ABC):
             raise BaseModelError(f"base_model.path {p.path!r} cannot be drawn with: {error}") from error
         pipeline.set_progress_bar_config(disable=True)
         return pipeline.to(device)
+
+    def encoder_digest(self) -> str:
+        """Digest of all that encodes pictures and prompts: VAE, text encoders, tokenizers, code (of Hub ids and revision where
+        they are not local)."""
+        p, digest = self.params, hashlib.sha256(code_version().encode())
+        digest.update(f"{p.variant} {p.revision}".encode())
+        for source, parts in ((p.path, self._encoders()), (p.vae, [""])):
+            folder = Path(source or "")
+            if source is None or not folder.is_dir():
+                digest.update(str(source).encode())
+                continue
+            for part in parts:
+                for file in sorted(path for path in (folder / part).rglob("*") if path.is_file()):
+                    digest.update(file.relative_to(folder).as_posix().encode())
+                    _sample(file, digest)
+        return digest.hexdigest()[:16]
+
+    def _encoders(self) -> list[str]:
+        return ["vae", *self._text_parts]
 
     def drawing_pipeline(self, unet: UNet2DConditionModel) -> DiffusionPipeline:
         """What draws from encoded prompts with this UNet: the family's pipeline without text encoders; the VAE is float32."""
@@ -293,13 +313,18 @@ def base_model_id(params: BaseModelParams) -> str:
     if not files:
         raise BaseModelError(f"base_model.path {params.path!r} has no unet/*.safetensors")
     for file in files:
-        size = file.stat().st_size
-        digest.update(str(size).encode())
-        with open(file, "rb") as handle:
-            for block in range(64):
-                handle.seek(block * max(0, size - 65536) // 63)
-                digest.update(handle.read(65536))
+        _sample(file, digest)
     return f"{folder.resolve().name}@{digest.hexdigest()[:12]}"
+
+
+def _sample(file: Path, digest: "hashlib._Hash") -> None:
+    """Feed size and 64 evenly spaced blocks of 64 KiB of a file: its header is the first."""
+    size = file.stat().st_size
+    digest.update(str(size).encode())
+    with open(file, "rb") as handle:
+        for block in range(64):
+            handle.seek(block * max(0, size - 65536) // 63)
+            digest.update(handle.read(65536))
 
 
 def encoder_id(params: BaseModelParams) -> str:

@@ -82,6 +82,7 @@ class Settings:
     seed: int
     checkpoints: str
     reuse: bool
+    encoding_cache: str | None
     folder: str
     """The project's: what relative paths start from."""
     tracking: dict[str, str] = field(default_factory=dict)
@@ -217,7 +218,7 @@ def _train(entry: Entry, settings: Settings) -> str:
     manifest = add_variants(manifest, settings.captioning, settings.tokens["style"])
     tokens = {kind: entry.concept.model_copy(update={"token": token}) for kind, token in settings.tokens.items()}
     others = preserved_prompts(settings.preservation, tokens["content"], tokens["style"], settings.counterparts, settings.seed)
-    training_set = encode_training_set(manifest, pictures, settings.base_model, others)
+    training_set = encode_training_set(manifest, pictures, settings.base_model, others, settings.encoding_cache)
     checkpoint = Path(settings.checkpoints) / f"{entry.kind}_break-{entry.concept.name}.safetensors"
     known = (lambda kind, name, digest: find_trained(kind, digest)) if settings.reuse else None
     with MetricLogger(f"{entry.kind}_break") as log:

@@ -82,6 +82,8 @@ def add_content_looks(
     check_looks(looks)
     rows, further = [manifest], {}
     content = manifest[manifest["role"] == "content"]
+    if content.empty:  # a style is trained by itself
+        return manifest, dict(pictures)
     content = content.iloc[np.argsort([-_saturation(load_picture(pictures[key])) for key in content["picture"]], kind="stable")]
     for place, (look, words) in enumerate(looks.items()):
         copy = content.iloc[[place % len(content)]].copy()

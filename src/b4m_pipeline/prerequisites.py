@@ -35,6 +35,8 @@ def check_parameters(parameters: dict[str, Any], pipelines: dict[str, "Pipeline"
     seed = parameters.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
         raise WrongParameterError(f"seed must be a whole number from 0 to 2147483647, got {seed!r}")
+    if not isinstance(cache := parameters.get("encoding_cache"), str | None):
+        raise WrongParameterError(f"encoding_cache must be a folder or null, got {cache!r}")
     if not isinstance(reuse := parameters.get("reuse", True), bool):
         raise WrongParameterError(f"reuse must be true or false, got {reuse!r}")
     return ParameterValidator(pipelines).validate_raw_params(parameters)

@@ -122,9 +122,9 @@ class Trainer:
         """Of validation: loss, step and parameters (those of the average, where there is one)."""
         self.stopped = False
 
-    def _accumulate(self, objective: Objective) -> float:
+    def _accumulate(self, objective: Objective) -> torch.Tensor:
         """Add the gradients of an objective's loss, and of its penalty, to its own parameters; returns the loss alone."""
-        p, total = self.params, 0.0
+        p, total = self.params, torch.zeros((), device=self.accelerator.device)
         for part in range(p.gradient_accumulation):
             index = self.step * p.gradient_accumulation + part
             generator = torch_generator(self.seed, objective.name, "noise", index)
@@ -134,30 +134,25 @@ class Trainer:
             whole = loss + objective.penalty() if objective.penalty and part == 0 else loss
             gradients = torch.autograd.grad(scaler.scale(whole) if scaler else whole, objective.parameters)
             for parameter, gradient in zip(objective.parameters, gradients, strict=True):
-                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-            total += loss.item()
-        if not math.isfinite(total):
-            raise DivergenceError(
-                f"the loss of {objective.name} is {total} at step {self.step}: lower its learning rate, or use precision: no"
-            )
+                # contiguous: the gradient of a sum is one number seen many times, which nothing can clip in place
+                parameter.grad = gradient.contiguous() if parameter.grad is None else parameter.grad + gradient
+            total += loss.detach()
         return total
 
     def train_step(self, precondition: Callable[[], None] | None) -> dict[str, float]:
         """One optimizer step on all objectives; returns losses and gradient norms before clipping."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        entry = {f"loss_{o.name}": self._accumulate(o) for o in self.objectives}
+        measured = {f"loss_{o.name}": self._accumulate(o) for o in self.objectives}
         self.accelerator.unscale_gradients()
         # All gradients exist now. Each group is clipped by its own norm: one concept's must not scale the other's.
         for group in self._groups():
-            norm = float(torch.nn.utils.clip_grad_norm_(group["params"], self.params.max_grad_norm))
-            entry[f"grad_norm_{group['name']}"] = norm
-            if not math.isfinite(norm) and not self.accelerator.scaler:  # a scaler skips such a step and goes on more carefully
-                raise DivergenceError(
-                    f"the gradient of {group['name']} is {norm} at step {self.step}: "
-                    "lower its learning rate, or use precision: no"
-                )
+            norm = torch.nn.utils.clip_grad_norm_(group["params"], self.params.max_grad_norm)
+            measured[f"grad_norm_{group['name']}"] = norm
             group["lr"] = group["peak"] * learning_rate_factor(self.step, self.params)
+        # All figures at once: each reading makes a GPU's queue run dry.
+        entry = dict(zip(measured, torch.stack([value.float() for value in measured.values()]).tolist(), strict=True))
+        self._require_finite(entry)
         if precondition:
             precondition()
         for optimizer in self.optimizers:
@@ -169,6 +164,15 @@ class Trainer:
             with torch.no_grad():
                 torch._foreach_lerp_(self.average, self._parameters(), 1 - decay)
         return entry
+
+    def _require_finite(self, entry: dict[str, float]) -> None:
+        """Raise DivergenceError, naming the first figure that is not finite."""
+        for name, value in entry.items():
+            of_gradient = name.startswith("grad_norm_")
+            if math.isfinite(value) or (of_gradient and self.accelerator.scaler):  # a scaler skips such a step
+                continue
+            what = f"gradient of {name.removeprefix('grad_norm_')}" if of_gradient else f"loss of {name.removeprefix('loss_')}"
+            raise DivergenceError(f"the {what} is {value} at step {self.step}: lower its learning rate, or use precision: no")
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -5,6 +5,8 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,9 @@ from PIL import Image
 from b4m_pipeline.captioning import LOOK, VARIANT
 from b4m_pipeline.config import BaseModelParams
 from b4m_pipeline.provenance import digest_of
+
+if TYPE_CHECKING:
+    from b4m_pipeline.encoding_cache import EncodingCache
 
 logger = logging.getLogger(__name__)
 
@@ -128,28 +133,56 @@ def encode_training_set(
     pictures: dict[str, Image.Image | Callable[[], Image.Image]],
     base_model: BaseModelParams,
     others: Sequence[str] = (),
+    cache: str | None = None,
 ) -> TrainingSet:
     """Encode every picture of the manifest with the VAE, and every distinct caption with the text encoders, once. The table
-    gets the column pixels, a digest of each square. others: prompts without pictures. Raises TrainingSetError if a caption's
-    token would not be read."""
+    gets the column pixels, a digest of each square. others: prompts without pictures. cache: folder of what was encoded before
+    (see encoding_cache.py); encoders are loaded only for what is not there. Raises TrainingSetError if a caption's token would
+    not be read."""
     from b4m_pipeline.devices import pick_device
     from b4m_pipeline.diffusion import encoder_id, load_family
+    from b4m_pipeline.encoding_cache import EncodingCache, picture_key, prompt_key
 
     family, device = load_family(base_model), pick_device()
     table = manifest.reset_index(drop=True)
     _require_tokens_read(table, family.load_tokenizer())
     images = [picture() if callable(picture) else picture for picture in (pictures[key] for key in table["picture"])]
     table["pixels"] = [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in images]
-    mean, deviation = family.encode_pictures(images, device)
+    store = EncodingCache(Path(cache) if cache else None, family.encoder_digest())
+
+    def encode_latents(wanted: list[Image.Image]) -> list[dict[str, torch.Tensor]]:
+        latents = family.encode_pictures(wanted, device)
+        return [{"mean": mean, "std": deviation} for mean, deviation in zip(*latents, strict=True)]
+
+    def encode_prompts(wanted: list[str]) -> list[dict[str, torch.Tensor]]:
+        encoded = family.encode_prompts(wanted, device)
+        return [{key: value[index] for key, value in encoded.items()} for index in range(len(wanted))]
+
+    latents = _recall(store, images, picture_key, encode_latents)
+    mean, deviation = (torch.stack([entry[key] for entry in latents]) for key in ("mean", "std"))
     masks = encode_masks(images, mean.shape[-2:])
     captions = list(dict.fromkeys(table["caption"]))
     place = torch.tensor([captions.index(caption) for caption in table["caption"]])
-    encoded = family.encode_prompts([*captions, *others], device)
+    entries = _recall(store, [*captions, *others], prompt_key, encode_prompts)
+    encoded = {key: torch.stack([entry[key] for entry in entries]) for key in entries[0]}
     prompts = {key: value[place] for key, value in encoded.items()}
     other_tensors = {key: value[len(captions) :].clone() for key, value in encoded.items()} if others else {}
     logger.info("Encoded %d pictures and %d distinct captions", len(images), len(captions))
     tensors = {"latents_mean": mean, "latents_std": deviation, **prompts} | ({} if masks is None else {"mask": masks})
     return TrainingSet(table, tensors, encoder_id(base_model), list(others), other_tensors)
+
+
+def _recall(store: "EncodingCache", items: list, key_of: Callable, encode: Callable) -> list[dict[str, torch.Tensor]]:
+    """What each item is encoded as: from the store, the rest all at once by `encode`, and kept then."""
+    keys = [key_of(item) for item in items]
+    entries = {key: store.get(key) for key in dict.fromkeys(keys)}
+    missing = {key: item for key, item in zip(keys, items, strict=True) if entries[key] is None}
+    if missing:
+        for key, encoded in zip(missing, encode(list(missing.values())), strict=True):
+            entries[key] = encoded
+            store.put(key, encoded)
+    logger.debug("%d of %d were encoded before", len(entries) - len(missing), len(entries))
+    return [entries[key] for key in keys]
 
 
 def encode_masks(images: Sequence[Image.Image], size: tuple[int, int]) -> torch.Tensor | None:

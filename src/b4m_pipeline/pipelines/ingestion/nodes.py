@@ -54,6 +54,7 @@ def encode_pictures(
     style: ConceptParams,
     counterparts: CounterpartParams,
     seed: int,
+    encoding_cache: str | None,
 ):
     """The training set: latents and prompt embeddings, computed once by the base's encoders, of the pictures, of the content's
     other looks and captions, and of the prompts to be preserved."""
@@ -62,4 +63,5 @@ def encode_pictures(
 
     others = captioning.preserved_prompts(preservation, content, style, counterparts, seed)
     manifest, pictures = add_content_looks(manifest, pictures, ingestion)
-    return encode_training_set(captioning.add_variants(manifest, params, style.token), pictures, base_model, others)
+    manifest = captioning.add_variants(manifest, params, style.token)
+    return encode_training_set(manifest, pictures, base_model, others, encoding_cache)

@@ -46,6 +46,7 @@ def create_pipeline(**kwargs) -> Pipeline:
                     "params:style",
                     "params:counterparts",
                     "params:seed",
+                    "params:encoding_cache",
                 ],
                 outputs="training_set",
                 name="encode_pictures",

@@ -38,6 +38,7 @@ def read_library(
     seed: int,
     checkpoints: str,
     reuse: bool,
+    encoding_cache: str | None,
 ):
     """The table's entries, the pairs to compose, and what all jobs share; what can be known to be wrong is said here."""
     import mlflow
@@ -67,6 +68,7 @@ def read_library(
         seed,
         checkpoints,
         reuse,
+        encoding_cache,
         str(Path.cwd()),
         tracking,
     )

@@ -20,6 +20,7 @@ _PARAMETERS = (
     "seed",
     "checkpoints",
     "reuse",
+    "encoding_cache",
 )
 
 
