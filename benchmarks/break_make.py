@@ -17,7 +17,7 @@ _DONE = re.compile(r"^(\d\d:\d\d:\d\d) INFO\s+Completed node: (\S+)")
 
 
 def main(arguments: list[str]) -> int:
-    command = [sys.executable, "-m", "kedro", "run", "--pipelines=break_make", *arguments]
+    command = [sys.executable, "-m", "kedro", "run", "--pipelines=break_make", "--params=reuse=false", *arguments]
     begun, clock = time.monotonic(), datetime.now()
     process = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
     seconds = time.monotonic() - begun
