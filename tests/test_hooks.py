@@ -22,7 +22,7 @@ from b4m_pipeline.checkpoints import CheckpointError
 from b4m_pipeline.cli import cli, is_users_error
 from b4m_pipeline.config import BaseModelParams, FrameParams, MakeParams
 from b4m_pipeline.datasets.registry import adapter_uri
-from b4m_pipeline.hooks import git_commit
+from b4m_pipeline.hooks import PrerequisitesHook, git_commit
 from b4m_pipeline.trainer import DONE, DivergenceError
 
 ROOT = Path(__file__).parents[1]
@@ -166,6 +166,21 @@ def test_checkpoints_of_finished_trainings_go_when_the_run_has_succeeded(project
     assert len(list((project / "kept").iterdir())) == 2
     assert kedro("run").exit_code == 0
     assert [file.name for file in (project / "kept").iterdir()] == ["style_break-ink-2.safetensors"]
+
+
+def test_a_stage_may_keep_its_last_finished_checkpoint(project, tmp_path) -> None:
+    hook = PrerequisitesHook()
+    hook._checkpoints, hook._kept = str(tmp_path), {"joint_make"}
+    for age, name in enumerate(("joint_make-a-1", "joint_make-a-2", "content_break-a-3")):
+        file = tmp_path / f"{name}{DONE}.safetensors"
+        file.touch()
+        os.utime(file, (age, age))
+    (tmp_path / "joint_make-a-4.safetensors").touch()
+    hook.after_pipeline_run()
+    assert sorted(file.name for file in tmp_path.glob("*.safetensors")) == [
+        f"joint_make-a-2{DONE}.safetensors",
+        "joint_make-a-4.safetensors",
+    ]
 
 
 def test_a_tracking_server_that_is_away_is_one_error(project, monkeypatch) -> None:

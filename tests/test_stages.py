@@ -81,6 +81,29 @@ def test_concept_and_counterparts_touch_their_own_half_alone(tiny_training_set, 
         assert torch.equal(tensor, with_counterparts.tensors[key])
 
 
+def test_leaking_gradients_reach_the_other_half_as_in_the_released_code(tiny_training_set, tiny_base):
+    """Of one step's gradients: each half has that of both losses, where exact routing gives it its own loss's alone."""
+    seen = {}
+
+    def gradients(routing: str) -> dict[str, list[torch.Tensor]]:
+        bench = {}
+        original = stages.fit
+
+        def look(loss, objectives, params, **keys):
+            bench["objectives"] = objectives
+            grab = lambda: seen.update({o.name: [p.grad.clone() for p in o.parameters] for o in objectives})  # noqa: E731
+            return original(loss, objectives, params, **keys | {"precondition": grab})
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stages, "fit", look)
+            train_half("content", tiny_training_set, tiny_base, steps=1, max_grad_norm=1e9, routing=routing)
+        return dict(seen)
+
+    exact, leaking = gradients("exact"), gradients("leaking")
+    for name in ("content", "counterpart_style"):
+        assert any(not torch.allclose(a, b, atol=1e-7) for a, b in zip(exact[name], leaking[name], strict=True))
+
+
 def test_counterparts_move_the_other_half_while_training(tiny_training_set, tiny_base):
     bench_losses = train_half("content", tiny_training_set, tiny_base)[1]
     assert {"loss_content", "loss_counterpart_style"} <= set(bench_losses[0])

@@ -157,6 +157,12 @@ def test_resuming_after_the_number_of_steps_grew(tmp_path):
     assert torch.equal(run(checkpoint=tmp_path / "x", fingerprint="f", steps=60).x, run(steps=60).x)
 
 
+def test_a_finished_training_goes_on_when_the_number_of_steps_grew(tmp_path):
+    run(checkpoint=tmp_path / "x", fingerprint="f", steps=20, ema_decay=0.9)
+    longer = run(checkpoint=tmp_path / "x", fingerprint="f", steps=60, ema_decay=0.9)
+    assert torch.equal(longer.x, run(steps=60, ema_decay=0.9).x)
+
+
 def test_fewer_steps_than_were_done_start_anew(tmp_path, caplog):
     run(checkpoint=tmp_path / "x", fingerprint="f", steps=20)
     assert torch.equal(run(checkpoint=tmp_path / "x", fingerprint="f", steps=10).x, run(steps=10).x)

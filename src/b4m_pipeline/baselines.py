@@ -316,9 +316,11 @@ def break_for_make(
     looks: bool = True,
     variants: bool = True,
     quiet: bool = True,
+    routing: Literal["exact", "leaking"] = "exact",
 ) -> Adapter:
     """Ours. frame, make: parameters that an ablation changes; joined: the halves as they are, without the make stage; the rest:
-    whether there are counterparts, the content's other looks (in make too), further captions, and a preservation weight."""
+    whether there are counterparts, the content's other looks (in make too), further captions, and a preservation weight, and
+    whether losses leak into the other half."""
     framed = FrameParams(**task.frame.model_dump() | (frame or {}))
     data = task.training_set
     if not counterparts:
@@ -329,10 +331,9 @@ def break_for_make(
         data = data.without_variants()
 
     def half(kind: Literal["content", "style"], concept: ConceptParams, params: BreakParams) -> Adapter:
-        if not quiet:
-            params = params.model_copy(update={"preservation_weight": 0.0})
+        params = params.model_copy(update={"routing": routing} | ({} if quiet else {"preservation_weight": 0.0}))
         own = (looks, variants) if kind == "content" else (variants,)  # the style's half does not see looks
-        key = ("half", kind, framed.model_dump(), counterparts, quiet, own)
+        key = ("half", kind, framed.model_dump(), counterparts, quiet, routing, own)
         return task.once(lambda: stages.train_half(kind, data, task.base_model, framed, concept, params, task.seed)[0], *key)
 
     content = half("content", task.content, task.content_break)
@@ -372,6 +373,7 @@ METHODS: dict[str, Method] = {
     "ours, free halves": lambda task: break_for_make(task, frame={"halves": "free"}),
     "ours, paper's frame": lambda task: break_for_make(task, frame={"init": "paper", "halves": "free"}),
     "ours, no counterparts": lambda task: break_for_make(task, counterparts=False),
+    "ours, leaking gradients": lambda task: break_for_make(task, routing="leaking"),
     "ours, no looks": lambda task: break_for_make(task, looks=False),
     "ours, no further captions": lambda task: break_for_make(task, variants=False),
     "ours, not quiet": lambda task: break_for_make(task, quiet=False),

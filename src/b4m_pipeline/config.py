@@ -224,6 +224,9 @@ class TrainParams(Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     checkpoint_every: int = Field(25, ge=1)
     """Optimizer steps between checkpoints."""
+    keep_checkpoint: bool = False
+    """Keep the last finished training's checkpoint, so that a later run with more steps (and schedule: constant) goes on from
+    it. As large as three adapters."""
 
 
 class LoraParams(TrainParams):
@@ -240,6 +243,9 @@ class BreakParams(TrainParams):
 
     counterpart_batch_size: int = Field(ge=1)
     counterpart_learning_rate: float = Field(gt=0)
+    routing: Literal["exact", "leaking"] = "exact"
+    """exact: each loss touches its own half alone. leaking: each also adds its gradient to the other half, as in the released
+    code, for comparison only."""
     preservation_weight: float = Field(0.0, ge=0)
     """How much the half is held back from answering to prompts that do not name its concept (see PreservationParams); 0.1 is a
     start, more keeps the other concept purer and learns this one less."""

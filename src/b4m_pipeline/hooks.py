@@ -102,10 +102,17 @@ class PrerequisitesHook:
             if f"params:{name}" in inputs:
                 check_clip(f"{name}.clip", parameters[name].clip)
         self._checkpoints = parameters.get("checkpoints")
+        stages = {"content_break": "content_break", "style_break": "style_break", "make": "joint_make"}
+        self._kept = {stem for name, stem in stages.items() if getattr(parameters.get(name), "keep_checkpoint", False)}
 
     @hook_impl
     def after_pipeline_run(self) -> None:
         """Remove the checkpoints of finished trainings: their adapters are stored now. Until here a run that was killed in a
-        later stage finds them."""
-        for file in Path(self._checkpoints).glob(f"*{_DONE}.safetensors") if self._checkpoints else ():
+        later stage finds them. Of a stage that keeps its own, the newest stays."""
+        finished = list(Path(self._checkpoints).glob(f"*{_DONE}.safetensors")) if self._checkpoints else []
+        for stem in self._kept:
+            own = [file for file in finished if file.name.startswith(f"{stem}-")]
+            if own:
+                finished.remove(max(own, key=lambda file: file.stat().st_mtime_ns))
+        for file in finished:
             file.unlink(missing_ok=True)

@@ -35,7 +35,7 @@ History = list[dict[str, float]]
 
 RECIPE_KEY = "recipe_digest"
 """Metadata of a trained adapter: digest of all that it was made from."""
-_WITHOUT_EFFECT = ("checkpoint_every", "samples")
+_WITHOUT_EFFECT = ("checkpoint_every", "keep_checkpoint", "samples")
 _KEPT = ("noun", "style_noun", "content_name", "style_name", "content_token", "style_token", "content_side", "parents")
 
 
@@ -173,6 +173,8 @@ def train_half(
     if training_set.has(counterparts):
         rate, size = params.counterpart_learning_rate, params.counterpart_batch_size
         objectives.append(Objective(counterparts, bench.side(other), [training_set.rows(counterparts)], size, rate))
+        if params.routing == "leaking":
+            objectives[0].leaks_to, objectives[1].leaks_to = bench.side(other), bench.side(own)
     history = fit(
         bench.loss,
         objectives,

@@ -51,6 +51,8 @@ class Objective:
     learning_rate: float
     penalty: Callable[[], torch.Tensor] | None = field(default=None, repr=False)
     """Added to the loss once a step: a scalar with a gradient to the parameters."""
+    leaks_to: list[torch.nn.Parameter] = field(default_factory=list, repr=False)
+    """Parameters of others that this loss's gradient is added to as well."""
 
     def batch(self, seed: int, index: int) -> torch.Tensor:
         """The index-th batch (B,) of an endless stream: in each stratum every row comes once an epoch, in a new order."""
@@ -132,8 +134,9 @@ class Trainer:
                 loss = self.loss(objective.batch(self.seed, index), generator).mean() / p.gradient_accumulation
             scaler = self.accelerator.scaler
             whole = loss + objective.penalty() if objective.penalty and part == 0 else loss
-            gradients = torch.autograd.grad(scaler.scale(whole) if scaler else whole, objective.parameters)
-            for parameter, gradient in zip(objective.parameters, gradients, strict=True):
+            touched = [*objective.parameters, *objective.leaks_to]
+            gradients = torch.autograd.grad(scaler.scale(whole) if scaler else whole, touched)
+            for parameter, gradient in zip(touched, gradients, strict=True):
                 # contiguous: the gradient of a sum is one number seen many times, which nothing can clip in place
                 parameter.grad = gradient.contiguous() if parameter.grad is None else parameter.grad + gradient
             total += loss.detach()
