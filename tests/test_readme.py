@@ -1,6 +1,7 @@
 """Every command of the README, run as it stands there in a copy of the project, with KEDRO_ENV=test to keep it short."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -110,17 +111,17 @@ def test_every_kedro_command_runs(project, default_run, command) -> None:
 def test_the_base_model_can_be_made_anew(project) -> None:
     """From the packages to the weights; the other tests' base is left alone, as KEDRO_ENV=test writes elsewhere."""
     assert "`make corpus`" in README and "`make pretrain`" in README
-    for command in ("make -o install corpus", "make -o install pretrain"):
+    for command in ("make -o install corpus", "make -o install pretrain", "kedro run --pipelines=pretrain_further"):
         done = sh(project, command)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     models = project / "data/06_models"
     assert (models / "test_base/model_index.json").exists() and (models / "test_clip/tags.json").exists()
+    first, further = json.loads((models / "test_base/training.json").read_text())
+    assert set(further["contents"]) - set(first["contents"]) == {"cat face"} and further["steps"] == 2
     assert Image.open(project / "data/08_reporting/embedded_base_sheet.png").width > 64
 
 
 def test_the_notebook_runs(project, default_run) -> None:
-    import json
-
     notebook = json.loads((ROOT / "notebooks/registry.ipynb").read_text())
     code = "\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code")
     done = subprocess.run(

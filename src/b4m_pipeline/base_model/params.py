@@ -110,6 +110,8 @@ class FurtherParams(Strict):
     """Factor on the denoiser's learning rates: what is known must not be lost while they rise again."""
     known_weight: float = Field(0.6, gt=0)
     """How often a drawing whose content the base was trained on is shown, against one of a new content."""
+    contents: list[str] = []
+    """CLDR names besides those of the corpus."""
 
 
 class ClipParams(Strict):

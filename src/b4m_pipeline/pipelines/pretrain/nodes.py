@@ -15,6 +15,16 @@ def render_corpus(pretrain: PretrainParams):
     return corpus.build(source=Path(options.pop("source")), size=pretrain.size, **options)
 
 
+def render_wider_corpus(pretrain: PretrainParams):
+    """The corpus with the further contents."""
+    from b4m_pipeline.base_model import corpus
+
+    options = pretrain.corpus.model_dump()
+    further = pretrain.further.contents if pretrain.further else []
+    options["contents"] = list(dict.fromkeys([*options["contents"], *further]))
+    return corpus.build(source=Path(options.pop("source")), size=pretrain.size, **options)
+
+
 def train_tokenizer(drawings, pretrain: PretrainParams) -> str:
     """Learn the vocabulary from captions of what may be shown; returns the tokenizer's folder."""
     from b4m_pipeline.base_model import text

@@ -49,8 +49,9 @@ def create_pipeline(**kwargs) -> Pipeline:
 
 def create_further_pipeline() -> Pipeline:
     """Train the base that is there further, on the corpus as it is now."""
-    train = Node(nodes.train_base_further, ["drawings", "params:pretrain"], "further_base_folder", name="train_base_further")
-    return Pipeline([_rendering(), train])
+    render = Node(nodes.render_wider_corpus, "params:pretrain", "wider_drawings", name="render_wider_corpus")
+    inputs = ["wider_drawings", "params:pretrain"]
+    return Pipeline([render, Node(nodes.train_base_further, inputs, "further_base_folder", name="train_base_further")])
 
 
 def create_report_pipeline() -> Pipeline:
