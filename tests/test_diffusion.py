@@ -117,7 +117,7 @@ def test_gradient_checkpointing_changes_memory_and_nothing_else(tiny_base, tiny_
 
 
 def test_what_is_not_there_is_named(tmp_path, monkeypatch, tiny_sdxl):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # the variable is read at import
     with pytest.raises(BaseModelError, match="has no model_index.json"):
         load_family(BaseModelParams(path=str(tmp_path)))
     with pytest.raises(BaseModelError, match="'nobody/nothing'"):

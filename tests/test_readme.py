@@ -144,7 +144,7 @@ def test_no_command_is_forgotten() -> None:
     inline = set(re.findall(r"`(make [^`]+|kedro [^`]+)`", README))
     # Each has its test.
     assert inline == {"make run", "make corpus", "make pretrain", "make viz", "make docs", "kedro mlflow ui"}
-    assert all(line.startswith(("kedro run", "kedro export")) or line in NOT_RUN for line in SHELL if line)
+    assert all(line.startswith("kedro ") or line in NOT_RUN for line in SHELL if line)  # run above, each of them
     assert SHELL and len(PYTHON) == 1
 
 

@@ -39,6 +39,7 @@ def parameters(root, **changed):
         "captioning": CaptioningParams(**captioning),
         "preservation": PreservationParams(contents=["cat", "dog"], styles=["oil", "gold"], number=12),
         "seed": 0,
+        "encoding_cache": "encoded",
     }
     return {f"params:{key}": MemoryDataset(value) for key, value in {**values, **changed}.items()}
 
