@@ -35,7 +35,7 @@ from b4m_pipeline.config import (
     PreservationParams,
 )
 from b4m_pipeline.contact_sheet import CELL, GAP, LABEL
-from b4m_pipeline.datasets.registry import fetch_adapter, find_trained, keep_registered, register_adapter
+from b4m_pipeline.datasets.registry import fetch_adapter, find_known, find_trained, keep_registered, register_adapter
 from b4m_pipeline.evaluation import Shot, draw, fill_prompt, find_truth, measure, words_of
 from b4m_pipeline.looks import add_content_looks
 from b4m_pipeline.pictures import EXTENSIONS, check_folders, list_concept_folders, load_picture
@@ -220,7 +220,6 @@ def _train(entry: Entry, settings: Settings) -> str:
     others = preserved_prompts(settings.preservation, tokens["content"], tokens["style"], settings.counterparts, settings.seed)
     training_set = encode_training_set(manifest, pictures, settings.base_model, others, settings.encoding_cache)
     checkpoint = Path(settings.checkpoints) / f"{entry.kind}_break-{entry.concept.name}.safetensors"
-    known = (lambda kind, name, digest: find_trained(kind, digest)) if settings.reuse else None
     with MetricLogger(f"{entry.kind}_break") as log:
         half, _ = stages.train_half(
             entry.kind,
@@ -232,7 +231,7 @@ def _train(entry: Entry, settings: Settings) -> str:
             settings.seed,
             checkpoint,
             log,
-            known,
+            find_known(settings.reuse),
             log_picture,
         )
     folder = Path(settings.library.folder) / f"{entry.kind}-{entry.concept.name}"

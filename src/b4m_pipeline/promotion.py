@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from b4m_pipeline.datasets.registry import NAME_OF_KIND
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from rich.table import Table
-
-# As in the registered names.
-_NAME_OF_KIND = {"content": "content", "style": "style", "reconstructed": "joined", "made": "make"}
 
 
 class PromotionError(ValueError):
@@ -99,12 +98,12 @@ def find_adapters(
     aliases: dict[str, dict[str, str]] = {}
     for found in _versions(client):
         about = found.tags
-        if about.get("kind") not in _NAME_OF_KIND or "frame" not in about:
+        if about.get("kind") not in NAME_OF_KIND or "frame" not in about:
             continue  # somebody else's model
         named = about.get("base_model_id") or about.get("base_model", "")
         concepts = [about[key] for key in ("content_name", "style_name") if key in about] or [about.get("name", "")]
         if (
-            (kind and _NAME_OF_KIND[about["kind"]] != kind)
+            (kind and NAME_OF_KIND[about["kind"]] != kind)
             or (concept and concept not in concepts)
             or (frame and not about["frame"].startswith(frame))
             or (base and base not in named)
@@ -117,7 +116,7 @@ def find_adapters(
                 found.name,
                 str(found.version),
                 tuple(sorted(alias for alias, version in aliases[found.name].items() if version == str(found.version))),
-                _NAME_OF_KIND[about["kind"]],
+                NAME_OF_KIND[about["kind"]],
                 " + ".join(concepts),
                 about["frame"],
                 named,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from b4m_pipeline.datasets.adapter import WEIGHTS_NAME, AdapterDataset
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from b4m_pipeline.adapters import Adapter
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 RECORD_NAME = "registered.json"
 URI_KEY = "registry_uri"  # as in b4m_pipeline.adapters, which imports torch
 
-_NAME_OF_KIND = {"content": "content", "style": "style", "reconstructed": "joined", "made": "make"}
+NAME_OF_KIND = {"content": "content", "style": "style", "reconstructed": "joined", "made": "make"}
 _MODEL_TAG = "model_id"  # of the logged model that a version was made from: the registry does not always give it back
 _REQUIREMENTS = ("accelerate", "diffusers", "peft", "safetensors", "torch", "transformers")
 _LONG = ("params", "frame_config", "pictures")  # no tags: the first become the model's params, all are in the weights' file
@@ -34,9 +34,9 @@ def registered_name(adapter: "Adapter", prefix: str = "b4m") -> str:
     """PREFIX-content-NAME, PREFIX-style-NAME, PREFIX-joined-CONTENT-STYLE or PREFIX-make-CONTENT-STYLE. Raises
     RegistrationError for other kinds."""
     kind = adapter.metadata["kind"]
-    if kind not in _NAME_OF_KIND:
-        raise RegistrationError(f"adapters of the kind {kind!r} are not registered; {sorted(_NAME_OF_KIND)} are")
-    return f"{prefix}-{_NAME_OF_KIND[kind]}-{adapter.metadata['name']}"
+    if kind not in NAME_OF_KIND:
+        raise RegistrationError(f"adapters of the kind {kind!r} are not registered; {sorted(NAME_OF_KIND)} are")
+    return f"{prefix}-{NAME_OF_KIND[kind]}-{adapter.metadata['name']}"
 
 
 def adapter_uri(folder: Path) -> str | None:
@@ -131,6 +131,11 @@ def find_trained(kind: str, recipe_digest: str) -> "Adapter | None":
         logger.info("%s was made from the same pictures, parameters and code: it is used, nothing is trained anew", uri)
         return adapter
     return None
+
+
+def find_known(reuse: bool) -> "Callable[[str, str, str], Adapter | None] | None":
+    """How a stage asks for an adapter of the same recipe, by kind, name and digest; None if it is not to ask."""
+    return (lambda kind, name, digest: find_trained(kind, digest)) if reuse else None
 
 
 def keep_registered(folder: Path, uri: str, alias: str) -> None:

@@ -1,6 +1,5 @@
 """One template for both breaks: they differ by data and by the half that they train."""
 
-from collections.abc import Callable
 from functools import partial, update_wrapper
 from pathlib import Path
 from typing import Literal
@@ -25,6 +24,7 @@ def train_half(
     """Train the half of `kind`, unless the registry has one that was made from the same; returns the half and its loss curve
     (a row a step)."""
     from b4m_pipeline import stages
+    from b4m_pipeline.datasets.registry import find_known
     from b4m_pipeline.devices import pick_device
     from b4m_pipeline.memory import reported_peak
     from b4m_pipeline.tracking import MetricLogger, log_picture, loss_curve
@@ -36,13 +36,6 @@ def train_half(
             kind, training_set, base_model, frame, concept, training, seed, checkpoint, log, find_known(reuse), log_picture
         )
     return half, loss_curve(history, half, f"{kind}_break")
-
-
-def find_known(reuse: bool) -> Callable | None:
-    """How a stage asks the registry for an adapter that was made from the same; None if it is not to ask."""
-    from b4m_pipeline.datasets.registry import find_trained
-
-    return (lambda kind, name, digest: find_trained(kind, digest)) if reuse else None
 
 
 def break_pipeline(kind: Literal["content", "style"]) -> Pipeline:

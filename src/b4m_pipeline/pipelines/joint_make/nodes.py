@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from b4m_pipeline.config import BaseModelParams, FrameParams, MakeParams
-from b4m_pipeline.pipelines.break_template import find_known
 
 
 def make_adapter(
@@ -19,6 +18,7 @@ def make_adapter(
     """Fine-tune both learnable parts together, unless the registry has the result of the same; returns the made adapter and its
     loss curve (a row a step)."""
     from b4m_pipeline import stages
+    from b4m_pipeline.datasets.registry import find_known
     from b4m_pipeline.devices import pick_device
     from b4m_pipeline.memory import reported_peak
     from b4m_pipeline.tracking import MetricLogger, log_picture, loss_curve
