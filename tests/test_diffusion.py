@@ -1,5 +1,8 @@
 """Base-model families against diffusers' own pipelines."""
 
+import math
+
+import pandas as pd
 import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
@@ -7,6 +10,7 @@ from PIL import Image
 
 from b4m_pipeline.config import BaseModelParams
 from b4m_pipeline.diffusion import BaseModelError, DiffusionLoss, base_model_id, load_family
+from b4m_pipeline.training_set import encode_training_set
 
 
 def test_sdxl_prompts_are_encoded_as_the_pipeline_does(tiny_base):
@@ -20,7 +24,8 @@ def test_sdxl_prompts_are_encoded_as_the_pipeline_does(tiny_base):
 
 def test_pictures_become_mean_and_deviation_of_scaled_latents(tiny_base):
     pictures = [Image.effect_noise((32, 32), 80).convert("RGB") for _ in range(3)]
-    mean, deviation = load_family(tiny_base).encode_pictures(pictures, batch_size=2)
+    encoded = load_family(tiny_base).encode_pictures(pictures, batch_size=2)
+    mean, deviation = (torch.stack(part) for part in zip(*encoded, strict=True))
     vae = AutoencoderKL.from_pretrained(tiny_base.path, subfolder="vae")
     image = StableDiffusionXLPipeline.from_pretrained(tiny_base.path).image_processor.preprocess(pictures[2])
     posterior = vae.encode(image).latent_dist
@@ -34,7 +39,8 @@ def test_the_loss_is_the_schedules_own_target(family_name, tiny_base, tiny_sd):
     base = tiny_base if family_name == "sdxl" else BaseModelParams(path=str(tiny_sd), resolution=32)
     family = load_family(base)
     unet = family.load_denoiser()
-    mean, deviation = family.encode_pictures([Image.effect_noise((32, 32), 80).convert("RGB") for _ in range(2)])
+    encoded = family.encode_pictures([Image.effect_noise((32, 32), 80).convert("RGB") for _ in range(2)])
+    mean, deviation = (torch.stack(part) for part in zip(*encoded, strict=True))
     tensors = {"latents_mean": mean, "latents_std": deviation, **family.encode_prompts(["a cat", "a dog"])}
     loss = DiffusionLoss(family, unet, tensors)
     seen = {}
@@ -100,6 +106,42 @@ def test_noise_offset_is_constant_over_a_channel(tiny_base, tiny_training_set):
     assert torch.equal(timesteps, same)
     shift = shifted - plain
     assert torch.allclose(shift, shift[..., :1, :1].expand_as(shift), atol=1e-5) and shift.abs().max() > 0.05
+
+
+@pytest.mark.parametrize("family_name", ["sdxl", "sd"])
+def test_pictures_of_several_sizes_share_a_batch(family_name, tiny_base, tiny_sd):
+    """Each goes through the UNet at its own size, told that size; the rest of its latents is never looked at."""
+    base = tiny_base if family_name == "sdxl" else BaseModelParams(path=str(tiny_sd), resolution=32)
+    family = load_family(base)
+    pictures = [Image.effect_noise(size, 80).convert("RGB") for size in ((32, 32), (48, 16), (32, 32), (16, 48))]
+    cut_out = pictures[1].copy()
+    cut_out.putalpha(Image.linear_gradient("L").resize((48, 16)))
+    pictures[1] = cut_out
+    manifest = pd.DataFrame({"picture": ["a", "b", "c", "d"], "caption": "a snq toy", "token": "snq"})
+    encoded = encode_training_set(manifest, dict(zip("abcd", pictures, strict=True)), base)
+    factor = family.vae_factor()
+    assert encoded.tensors["latents_size"].tolist() == [[h // factor, w // factor] for w, h in (p.size for p in pictures)]
+    tensors = {key: value.clone() for key, value in encoded.tensors.items()}
+    ((mean, _),) = family.encode_pictures(pictures[1:2])
+    assert torch.allclose(tensors["latents_mean"][1][:, : 16 // factor, : 48 // factor], mean, atol=1e-5)
+    for key in ("latents_mean", "latents_std", "mask"):
+        for row, (height, width) in enumerate(tensors["latents_size"].tolist()):
+            tensors[key][row, :, height:] = tensors[key][row, :, :, width:] = torch.nan
+    unet, seen = family.load_denoiser(), []
+    unet.register_forward_pre_hook(lambda module, args, kwargs: seen.append((args[0].shape[-2:], kwargs)), with_kwargs=True)
+    loss = DiffusionLoss(family, unet, tensors, mask_floor=0.5)
+    rows = torch.tensor([1, 0, 3, 2, 1])
+    losses = loss(rows, torch.Generator().manual_seed(0))
+    assert [tuple(shape) for shape, _ in seen] == [(16 // factor, 48 // factor), (32 // factor,) * 2, (48 // factor, 16 // factor)]
+    if family_name == "sdxl":
+        sizes = [kwargs["added_cond_kwargs"]["time_ids"][0].tolist() for _, kwargs in seen]
+        assert sizes == [[h, w, 0, 0, h, w] for h, w in ((16, 48), (32, 32), (48, 16))]
+    generator = torch.Generator().manual_seed(0)
+    for group in ([0, 4], [1, 3], [2]):
+        assert torch.equal(loss(rows[group], generator), losses[group])
+    assert math.isfinite(loss.validation(rows, 2, torch.Generator().manual_seed(0)))
+    with pytest.raises(BaseModelError, match="multiples of"):
+        family.encode_pictures([Image.new("RGB", (33, 32))])
 
 
 def test_gradient_checkpointing_changes_memory_and_nothing_else(tiny_base, tiny_training_set):

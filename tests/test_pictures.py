@@ -235,3 +235,20 @@ def test_a_picture_with_a_wrong_mask_is_put_aside(folder, mask, reason):
     checked = check(content(folder))
     assert len(checked.manifest) == 2
     assert checked.quarantine.file.tolist() == ["toy 1.png"] and checked.quarantine.reason[0].startswith(reason)
+
+
+def test_buckets_keep_pictures_shapes_and_masks(folder):
+    wide = Image.new("RGB", (96, 48), "red")
+    wide.save(folder / "wide.png")
+    half = Image.new("L", (96, 48), 0)
+    half.paste(255, (0, 0, 48, 48))
+    half.save(folder / "wide.mask.png")
+    params = IngestionParams(buckets={"step": 8, "max_ratio": 2.0})
+    own = [Folder("content", "toy", "snq", "toy", folder, "content.path")]
+    checked = check_folders(own, 32, params)
+    squares = {key.rsplit("/", 1)[1]: square for key, square in checked.squares.items()}
+    assert squares["wide"].size == (40, 24) and squares["toy-1"].size == (32, 32)
+    alpha = squares["wide"].getchannel("A")
+    assert alpha.getpixel((4, 12)) == 255 and alpha.getpixel((35, 12)) == 0
+    with pytest.raises(PicturesError, match="step 24 does not divide base_model.resolution 32"):
+        check_folders(own, 32, IngestionParams(buckets={"step": 24}))

@@ -42,7 +42,7 @@ def project(tmp_path_factory) -> Path:
         folder = root / "data/01_raw/own" / name
         folder.mkdir(parents=True)
         for index in range(2):
-            picture = Image.effect_noise((80, 70), 60).convert("RGB")
+            picture = Image.effect_noise((80 + 40 * index, 70), 60).convert("RGB")
             picture.paste(colour, (10, 10, 40 + 10 * index, 50))
             picture.save(folder / f"{index}.jpg")
     return root

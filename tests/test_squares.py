@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from b4m_pipeline.squares import UnusablePictureError, read_square, to_square
+from b4m_pipeline.config import BucketParams
+from b4m_pipeline.squares import UnusablePictureError, bucket_size, cut, read_square
 
 WHITE = (255, 255, 255)
 
@@ -59,7 +60,7 @@ def test_states_hash_and_size_of_the_original(save):
     ],
 )
 def test_every_mode_becomes_rgb(mode, colour, expected):
-    square = to_square(Image.new(mode, (20, 20), colour), 16, (0, 0, 255), "center")
+    square = cut(Image.new(mode, (20, 20), colour), (16, 16), (0, 0, 255), "center")
     assert square.mode == "RGB"
     np.testing.assert_allclose(pixel(square), expected, atol=1)
 
@@ -84,7 +85,7 @@ def test_palette_with_a_transparent_colour(save):
 def test_hidden_colours_leave_no_fringe():
     image = Image.new("RGBA", (64, 64), (0, 0, 0, 0))  # black where nothing is seen
     image.paste((255, 255, 255, 255), (16, 16, 49, 49))
-    assert np.asarray(to_square(image, 16, WHITE, "center")).min() >= 254
+    assert np.asarray(cut(image, (16, 16), WHITE, "center")).min() >= 254
 
 
 def test_rotated_by_exif(save):
@@ -102,9 +103,9 @@ def test_rotated_by_exif(save):
 def test_crop_and_pad(mode):
     wide = Image.new(mode, (60, 20), "red")
     wide.paste((0, 255, 0), (20, 0, 40, 20))
-    cropped = np.asarray(to_square(wide, 12, WHITE, "center"))
+    cropped = np.asarray(cut(wide, (12, 12), WHITE, "center"))
     assert (cropped[..., 1] > 200).mean() > 0.8  # green only, but for the resampling of its borders
-    padded = to_square(wide, 12, WHITE, "pad")
+    padded = cut(wide, (12, 12), WHITE, "pad")
     assert pixel(padded, 6, 0) == WHITE
     assert pixel(padded, 6, 6)[1] > 200
     assert pixel(padded, 0, 6)[0] > 200
@@ -112,7 +113,7 @@ def test_crop_and_pad(mode):
 
 
 def test_a_long_strip_is_padded_without_filling_memory():
-    assert to_square(Image.new("L", (400_000, 1), 0), 16, WHITE, "pad").size == (16, 16)
+    assert cut(Image.new("L", (400_000, 1), 0), (16, 16), WHITE, "pad").size == (16, 16)
 
 
 def png_header(width, height):
@@ -188,3 +189,39 @@ def test_a_still_gif_is_a_picture(save):
 def test_an_invisible_picture_is_refused(save):
     with pytest.raises(UnusablePictureError, match="fully transparent"):
         read(save(Image.new("RGBA", (20, 20), (9, 9, 9, 0)), "ghost.png"))
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "expected"),
+    [
+        (800, 800, (1024, 1024)),
+        (1920, 1080, (1344, 768)),
+        (1080, 1920, (768, 1344)),
+        (3000, 2000, (1216, 832)),
+        (400_000, 1, (1408, 704)),
+        (1, 400_000, (704, 1408)),
+    ],
+)
+def test_a_picture_gets_the_bucket_of_its_shape(width, height, expected):
+    assert bucket_size(width, height, 1024, BucketParams()) == expected
+
+
+@pytest.mark.parametrize(("resolution", "step", "ratio"), [(1024, 64, 2.0), (512, 64, 1.1), (64, 16, 4.0), (32, 32, 3.0)])
+def test_buckets_hold_to_step_area_and_ratio(resolution, step, ratio):
+    buckets = BucketParams(step=step, max_ratio=ratio)
+    for width, height in [(1, 1), (3, 2), (2, 3), (7, 1), (1, 50), (1001, 1000)]:
+        wide, high = bucket_size(width, height, resolution, buckets)
+        assert wide % step == high % step == 0
+        assert wide * high <= resolution**2 and max(wide / high, high / wide) <= ratio
+
+
+@pytest.mark.parametrize("crop", ["center", "pad"])
+def test_a_bucket_keeps_what_a_square_would_cut_off(tmp_path, crop):
+    image = Image.new("RGB", (166, 100), "white")
+    image.paste((255, 0, 0), (0, 0, 12, 100))  # at the left edge
+    path = tmp_path / "wide.png"
+    image.save(path)
+    square = read_square(path, 64, WHITE, crop, 10**6, BucketParams(step=16, max_ratio=3.0))
+    assert square.image.size == (80, 48) and (square.width, square.height) == (166, 100)
+    assert pixel(square.image, 0, 24)[1] < 100
+    assert pixel(read_square(path, 64, WHITE, "center", 10**6).image, 0, 24)[1] > 200

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pandas as pd
@@ -311,6 +312,19 @@ def test_a_masked_loss_counts_where_the_mask_is_white(tiny_training_set, tiny_ba
     unmasked, _ = train_half("content", masked, tiny_base)
     plain, _ = train_half("content", tiny_training_set, tiny_base)
     assert all(torch.equal(unmasked.tensors[key], plain.tensors[key]) for key in plain.tensors)  # off: not looked at
+
+
+def test_all_stages_train_on_pictures_of_several_sizes(tiny_manifest, tiny_base):
+    manifest, pictures = tiny_manifest
+    wide = {key: picture.resize((48, 16)) for key, picture in list(pictures.items())[::3]}
+    data = encode_training_set(manifest, {**pictures, **wide}, tiny_base)
+    assert len(data.tensors["latents_size"].unique(dim=0)) == 2
+    content, _ = train_half("content", data, tiny_base)
+    style, _ = train_half("style", data, tiny_base)
+    joined = stages.join_halves(content, style, frame())
+    made, history = stages.train_make(joined, data, tiny_base, frame(), MakeParams(**MAKE), 0)
+    assert len(history) == 3 and all(math.isfinite(value) for entry in history for value in entry.values())
+    assert any(not torch.equal(made.tensors[key], joined.tensors[key]) for key in made.tensors)
 
 
 @pytest.mark.parametrize("family", ["tiny_sdxl", "tiny_sd"])

@@ -278,16 +278,15 @@ def zip_lora(task: Task) -> Adapter:
         state, parts = generator.get_state(), []
         for kind in ("content", "style"):
             chosen = picked[[kind_of[int(row)] == kind for row in picked]]
-            if not len(chosen):
-                continue
-            with torch.no_grad():
-                switch(kind)
+            for group in denoise.alike(chosen) if len(chosen) else []:
+                with torch.no_grad():
+                    switch(kind)
+                    generator.set_state(state)
+                    wanted, _, _ = denoise.predict(chosen[group], generator)
+                switch("zipped")
                 generator.set_state(state)
-                wanted, _, _ = denoise.predict(chosen, generator)
-            switch("zipped")
-            generator.set_state(state)
-            given, _, _ = denoise.predict(chosen, generator)
-            parts.append(F.mse_loss(given, wanted, reduction="none").flatten(1).mean(1))
+                given, _, _ = denoise.predict(chosen[group], generator)
+                parts.append(F.mse_loss(given, wanted, reduction="none").flatten(1).mean(1))
         overlap = sum(F.cosine_similarity(*layer.columns, dim=0).abs() for layer in zipped.values())
         return torch.cat(parts) + c.zip_overlap_weight * overlap
 

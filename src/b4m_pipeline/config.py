@@ -93,10 +93,21 @@ class CounterpartParams(Strict):
     styles: list[ConceptParams] = []
 
 
+class BucketParams(Strict):
+    """Pictures keep about their shape: each is cut to the nearest of those that have as many pixels as the square, or fewer."""
+
+    step: int = Field(64, ge=8)
+    """Sides are multiples of this many pixels."""
+    max_ratio: float = Field(2.0, gt=1)
+    """Longer side over shorter side, at most; what is longer is cut, or padded, to this."""
+
+
 class IngestionParams(Strict):
     background: tuple[int, int, int] = (255, 255, 255)
     """RGB that transparent pictures are laid on."""
     crop: Literal["center", "pad"] = "center"
+    buckets: BucketParams | None = None
+    """Null: every picture becomes a square."""
     max_pixels: int = Field(64_000_000, ge=1)
     """Larger pictures are quarantined before they are decoded."""
     near_duplicate_bits: int = Field(3, ge=0, le=64)

@@ -1,7 +1,7 @@
 """One picture of an evaluation: references, every system's pictures seed by seed, and the truth."""
 
 import pandas as pd
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from b4m_pipeline.evaluation import BASE, CONTENT, JOINED, MADE, STYLE
 
@@ -48,7 +48,7 @@ def draw_contact_sheet(
         pen.multiline_text((GAP, top + 28), _wrap(note, LABEL - 2 * GAP, pen, small), fill=_PALE, font=small)
         for column, image in enumerate(images):
             left = LABEL + column * (CELL + GAP)
-            sheet.paste(image.convert("RGB").resize((CELL, CELL), Image.Resampling.BICUBIC), (left, top))
+            sheet.paste(_cell(image), (left, top))
             pen.rectangle((left - 1, top - 1, left + CELL, top + CELL), outline=colour if name == MADE else _FRAME)
     return sheet
 
@@ -72,9 +72,13 @@ def labelled_rows(rows: dict[str, list[Image.Image]]) -> Image.Image:
         top = GAP + index * (CELL + GAP)
         pen.multiline_text((GAP, top + 4), _wrap(text, LABEL - 2 * GAP, pen, small), fill=_INK, font=small)
         for column, image in enumerate(images):
-            cell = image.convert("RGB").resize((CELL, CELL), Image.Resampling.BICUBIC)
-            sheet.paste(cell, (LABEL + column * (CELL + GAP), top))
+            sheet.paste(_cell(image), (LABEL + column * (CELL + GAP), top))
     return sheet
+
+
+def _cell(image: Image.Image) -> Image.Image:
+    """A picture of any shape as large as a cell holds, on white."""
+    return ImageOps.pad(image.convert("RGB"), (CELL, CELL), Image.Resampling.BICUBIC, color="white")
 
 
 def _wrap(text: str, width: int, pen: ImageDraw.ImageDraw, font) -> str:

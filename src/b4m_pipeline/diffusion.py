@@ -110,17 +110,38 @@ class Family(ABC):
     @torch.no_grad()
     def encode_pictures(
         self, pictures: list[Image.Image], device: str = "cpu", batch_size: int = 16
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """RGB squares -> mean and standard deviation of the scaled latents, (N, C, h, w) each, float32."""
-        vae = self.load_vae().to(device)
-        means, deviations = [], []
-        for start in range(0, len(pictures), batch_size):
-            batch = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures[start : start + batch_size]])
-            images = torch.from_numpy(batch).permute(0, 3, 1, 2).float().div(127.5).sub(1).to(device)  # (B, 3, H, W)
-            posterior = vae.encode(images).latent_dist
-            means.append(posterior.mean.cpu() * vae.config.scaling_factor)
-            deviations.append(posterior.std.cpu() * vae.config.scaling_factor)
-        return torch.cat(means), torch.cat(deviations)
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """RGB pictures -> mean and standard deviation of the scaled latents of each, (C, h, w), float32. Pictures of one size are
+        encoded together. Raises BaseModelError for a size that the VAE does not divide evenly."""
+        vae, factor = self.load_vae().to(device), self.vae_factor()
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for index, picture in enumerate(pictures):
+            by_size.setdefault(picture.size, []).append(index)
+        encoded: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        for (width, height), places in by_size.items():
+            if width % factor or height % factor:
+                raise BaseModelError(
+                    f"a picture of {width} x {height} pixels: this base model's VAE needs multiples of {factor}, see "
+                    "base_model.resolution and ingestion.buckets.step"
+                )
+            for start in range(0, len(places), batch_size):
+                part = places[start : start + batch_size]
+                batch = np.stack([np.asarray(pictures[index].convert("RGB")) for index in part])
+                images = torch.from_numpy(batch).permute(0, 3, 1, 2).float().div(127.5).sub(1).to(device)  # (B, 3, H, W)
+                posterior = vae.encode(images).latent_dist
+                scaled = [value.cpu() * vae.config.scaling_factor for value in (posterior.mean, posterior.std)]
+                encoded |= dict(zip(part, zip(*scaled, strict=True), strict=True))
+        return [encoded[index] for index in range(len(pictures))]
+
+    def vae_factor(self) -> int:
+        """Pixels per latent along a side."""
+        p = self.params
+        source, subfolder = (p.vae, {}) if p.vae else (p.path, {"subfolder": "vae", "revision": p.revision})
+        try:
+            config = AutoencoderKL.load_config(source, **subfolder)
+        except OSError as error:
+            raise BaseModelError(f"base model {source!r} has no usable VAE: {error}") from error
+        return 2 ** (len(config["block_out_channels"]) - 1)
 
     def _text_pipeline(self, device: str) -> DiffusionPipeline:
         """The family's pipeline with its text encoders and nothing else."""
@@ -201,8 +222,9 @@ class Family(ABC):
         """What these layers are given for encoded prompts: name -> (N, n), a row a token or a prompt."""
 
     @abstractmethod
-    def conditions(self, batch: dict[str, torch.Tensor]) -> dict:
-        """Keyword arguments of the UNet for a batch of encoded prompts."""
+    def conditions(self, batch: dict[str, torch.Tensor], size: tuple[int, int] | None = None) -> dict:
+        """Keyword arguments of the UNet for a batch of encoded prompts. size: height and width of the pictures in pixels, if
+        they are no squares of the base's resolution."""
 
 
 class StableDiffusion(Family):
@@ -221,7 +243,7 @@ class StableDiffusion(Family):
         embeds, negative = self._text_pipeline(device).encode_prompt(prompts, device, 1, True)
         return {"prompt_embeds": embeds.cpu(), "negative_prompt_embeds": negative.cpu()}
 
-    def conditions(self, batch: dict[str, torch.Tensor]) -> dict:
+    def conditions(self, batch: dict[str, torch.Tensor], size: tuple[int, int] | None = None) -> dict:
         return {"encoder_hidden_states": batch["prompt_embeds"]}
 
     def prompt_layers(self, unet: UNet2DConditionModel) -> list[str]:
@@ -250,10 +272,11 @@ class StableDiffusionXL(Family):
         encoded = self._text_pipeline(device).encode_prompt(prompts, device=device, do_classifier_free_guidance=True)
         return dict(zip(names, (tensor.cpu() for tensor in encoded), strict=True))
 
-    def conditions(self, batch: dict[str, torch.Tensor]) -> dict:
-        side, pooled = self.params.resolution, batch["pooled_prompt_embeds"]
+    def conditions(self, batch: dict[str, torch.Tensor], size: tuple[int, int] | None = None) -> dict:
+        height, width = size or (self.params.resolution,) * 2
+        pooled = batch["pooled_prompt_embeds"]
         # original height and width, crop top and left, target height and width: what the pipeline says when sampling
-        time_ids = torch.tensor([[side, side, 0, 0, side, side]], dtype=pooled.dtype, device=pooled.device)
+        time_ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=pooled.dtype, device=pooled.device)
         added = {"text_embeds": pooled, "time_ids": time_ids.expand(len(pooled), -1)}
         return {"encoder_hidden_states": batch["prompt_embeds"], "added_cond_kwargs": added}
 
@@ -335,7 +358,8 @@ def encoder_id(params: BaseModelParams) -> str:
 class DiffusionLoss:
     """The denoising loss on an encoded training set: callable on rows, every image with its own noise and timestep.
 
-    tensors: latents_mean, latents_std (N, C, h, w) and the family's encoded prompts, moved to the UNet's device once.
+    tensors: those of a TrainingSet, moved to the UNet's device once. Pictures of different sizes in a batch go through the UNet
+    one size after another.
     """
 
     def __init__(
@@ -353,6 +377,10 @@ class DiffusionLoss:
         self.device = unet.device
         self.tensors = {key: value.to(self.device) for key, value in tensors.items()}
         mask = self.tensors.pop("mask", None)  # (N, 1, h, w), no input of the UNet
+        sizes = self.tensors.pop("latents_size", None)
+        self.sizes: list[tuple[int, int]] | None = None  # height and width of each row's latents, where they differ
+        if sizes is not None:
+            self.sizes, self.vae_factor = [tuple(size) for size in sizes.tolist()], family.vae_factor()
         self.masks = None
         if mask_floor is not None:
             if mask is None:
@@ -387,17 +415,29 @@ class DiffusionLoss:
     def __call__(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Rows (B,) of the training set -> mean squared error of each image, weighed by its mask, where masks are used, and by
         its timestep, (B,)."""
-        return self._measure(rows, *self.predict(rows, generator))
+        groups = self.alike(rows)
+        parts = [self._measure(rows[group], *self.predict(rows[group], generator)) for group in groups]
+        return torch.cat(parts)[torch.cat(groups).argsort().to(self.device)]
+
+    def alike(self, rows: torch.Tensor) -> list[torch.Tensor]:
+        """Places in `rows` (B,) of pictures of one size, size by size: what can go through the UNet together."""
+        if self.sizes is None:
+            return [torch.arange(len(rows))]
+        groups: dict[tuple[int, int], list[int]] = {}
+        for place, row in enumerate(rows.tolist()):
+            groups.setdefault(self.sizes[row], []).append(place)
+        return [torch.tensor(places) for places in groups.values()]
 
     @torch.no_grad()
     def validation(self, rows: torch.Tensor, timesteps: int, generator: torch.Generator, batch_size: int = 8) -> float:
         """Mean loss of rows (M,) at so many evenly spaced timesteps each: with the same generator, the same noise."""
         total = self.schedule.config.num_train_timesteps
         spaced = ((torch.arange(timesteps) + 0.5) * total / timesteps).long()
-        each, times = rows.repeat_interleave(timesteps), spaced.repeat(len(rows))
         parts = []
-        for part, at in zip(each.split(batch_size), times.split(batch_size), strict=True):
-            parts.append(self._measure(part, *self.predict(part, generator, at)))
+        for group in self.alike(rows):
+            each, times = rows[group].repeat_interleave(timesteps), spaced.repeat(len(group))
+            for part, at in zip(each.split(batch_size), times.split(batch_size), strict=True):
+                parts.append(self._measure(part, *self.predict(part, generator, at)))
         return float(torch.cat(parts).mean())
 
     def _measure(
@@ -405,19 +445,26 @@ class DiffusionLoss:
     ) -> torch.Tensor:
         error = F.mse_loss(prediction, target, reduction="none")
         if self.masks is not None:
-            mask = self.masks[rows.to(self.device)]
+            height, width = error.shape[-2:]
+            mask = self.masks[rows.to(self.device), :, :height, :width]
             error = error * mask / mask.mean((1, 2, 3), keepdim=True)
         return error.flatten(1).mean(1) * self.weights[timesteps]
 
     def predict(
         self, rows: torch.Tensor, generator: torch.Generator, timesteps: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The UNet's output for noisy latents of `rows` and what it should have been, (B, C, h, w) each, float32, and the
+        """The UNet's output for noisy latents of `rows`, all of one size (see `alike`), and what it should have been, (B, C, h, w) each, float32, and the
         timesteps (B,), drawn by lot unless given. All randomness is drawn from `generator` on the CPU, so that it is the same
         on every device."""
+        size = None
+        if self.sizes is not None:
+            ((high, wide),) = {self.sizes[row] for row in rows.tolist()}
+            size = high * self.vae_factor, wide * self.vae_factor
         rows = rows.to(self.device)
         batch = {key: value[rows] for key, value in self.tensors.items()}
         mean, deviation = batch.pop("latents_mean"), batch.pop("latents_std")
+        if size is not None:
+            mean, deviation = mean[..., :high, :wide], deviation[..., :high, :wide]
         jitter, noise = (torch.randn(mean.shape, generator=generator).to(self.device) for _ in range(2))
         uniform = torch.rand(len(rows), generator=generator)
         total = self.schedule.config.num_train_timesteps
@@ -431,6 +478,6 @@ class DiffusionLoss:
         velocity = self.schedule.config.prediction_type == "v_prediction"
         target = self.schedule.get_velocity(latents, noise, timesteps) if velocity else noise
         dtype = self.unet.dtype
-        conditions = self.family.conditions({key: value.to(dtype) for key, value in batch.items()})
+        conditions = self.family.conditions({key: value.to(dtype) for key, value in batch.items()}, size)
         prediction = self.unet(noisy_latents.to(dtype), timesteps, **conditions).sample
         return prediction.float(), target, timesteps

@@ -3,7 +3,7 @@
 import textwrap
 
 import pandas as pd
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 THUMB, GAP, COLUMNS = 112, 12, 8
 LINE, LINES = 13, 3  # height of a caption's line in pixels, most lines of a caption
@@ -25,7 +25,7 @@ def draw_sheet(manifest: pd.DataFrame, pictures: dict[str, Image.Image]) -> Imag
         for index, row in enumerate(group.itertuples()):
             x = GAP + index % COLUMNS * (THUMB + GAP)
             y = top + 24 + index // COLUMNS * cell
-            square = pictures[row.picture].resize((THUMB, THUMB), Image.Resampling.BICUBIC)
+            square = ImageOps.pad(pictures[row.picture], (THUMB, THUMB), Image.Resampling.BICUBIC, color="white")
             sheet.paste(square, (x, y))
             outline = _WARN if row.near_duplicate_of else _FRAME
             draw.rectangle((x, y, x + THUMB - 1, y + THUMB - 1), outline=outline)

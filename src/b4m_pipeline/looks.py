@@ -31,21 +31,21 @@ def check_looks(looks: dict[str, str]) -> None:
 
 
 def redraw(picture: Image.Image, look: str, background: tuple[int, int, int], name: str = "") -> Image.Image:
-    """An RGB square in another look. What of `background` is connected to its border counts as ground, which a look may fill.
+    """An RGB picture in another look. What of `background` is connected to its border counts as ground, which a look may fill.
     name: what the filter's randomness is drawn from, if it has any."""
     from b4m_pipeline.base_model.procedural import STYLES
     from b4m_pipeline.seeding import numpy_generator
 
-    side = picture.width
     drawn = picture.convert("RGB")
-    if side < _DRAWN_SIDE:
-        drawn = drawn.resize((_DRAWN_SIDE,) * 2, Image.Resampling.LANCZOS)
+    if (side := min(picture.size)) < _DRAWN_SIDE:
+        factor = _DRAWN_SIDE / side
+        drawn = drawn.resize((round(picture.width * factor), round(picture.height * factor)), Image.Resampling.LANCZOS)
     rgb = np.asarray(drawn, dtype=np.float32) / 255
     alpha = 1 - np.asarray(_ground(drawn, background), dtype=np.float32)[..., None] / 255
     styled = STYLES[look](np.concatenate([rgb, alpha], axis=-1), numpy_generator("look", look, name))
     rgba = Image.fromarray((styled * 255 + 0.5).clip(0, 255).astype(np.uint8), "RGBA")
     flat = Image.alpha_composite(Image.new("RGBA", rgba.size, (*background, 255)), rgba).convert("RGB")
-    return flat.resize((side, side), Image.Resampling.BOX) if flat.width != side else flat
+    return flat.resize(picture.size, Image.Resampling.BOX) if flat.size != picture.size else flat
 
 
 def _saturation(picture: Image.Image) -> float:
@@ -55,7 +55,7 @@ def _saturation(picture: Image.Image) -> float:
 
 def _ground(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     """Mask (L) of the ground: pixels of the background's colour that a path of such pixels joins to the border."""
-    small = picture if picture.width <= _MASK_SIDE else picture.resize((_MASK_SIDE,) * 2, Image.Resampling.BILINEAR)
+    small = picture if max(picture.size) <= _MASK_SIDE else picture.resize((_MASK_SIDE,) * 2, Image.Resampling.BILINEAR)
     even = np.abs(np.asarray(small, dtype=np.int16) - np.array(background, dtype=np.int16)).max(-1) <= _TOLERANCE
     ground = even.copy()
     ground[1:-1, 1:-1] = False

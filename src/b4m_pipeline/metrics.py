@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 
 from b4m_pipeline.efficientnet import PIXELS, load_efficientnet
 
@@ -95,8 +95,9 @@ class ClipJudge:
 
 
 def _pixels(images: Sequence[Image.Image]) -> torch.Tensor:
-    """RGB pictures -> (N, 3, 224, 224) as EfficientNet-lite wants them, (RGB - 127) / 128."""
-    resized = [image.convert("RGB").resize((PIXELS, PIXELS), Image.Resampling.BICUBIC) for image in images]
+    """RGB pictures, their middle square where they are longer -> (N, 3, 224, 224) as EfficientNet-lite wants them,
+    (RGB - 127) / 128."""
+    resized = [ImageOps.fit(image.convert("RGB"), (PIXELS, PIXELS), Image.Resampling.BICUBIC) for image in images]
     batch = torch.from_numpy(np.stack([np.asarray(image) for image in resized]))
     return (batch.permute(0, 3, 1, 2).float() - 127) / 128
 

@@ -114,11 +114,16 @@ def list_concept_folders(kind: str, concept: ConceptParams, partners: list[Conce
 
 
 def check_folders(folders: Iterable[Folder], resolution: int, params: IngestionParams) -> Checked:
-    """Read all folders -> squares of `resolution` pixels, manifest, quarantine.
+    """Read all folders -> squares of `resolution` pixels (with `ingestion.buckets`, rectangles of at most as many), manifest,
+    quarantine.
 
-    Raises PicturesError if a folder is missing, is a file, holds no pictures or none that can be read, or if its
+    Raises PicturesError if the buckets' step does not divide the resolution, if a folder is missing, is a file, holds no pictures or none that can be read, or if its
     attribution.csv is malformed.
     """
+    if params.buckets and resolution % params.buckets.step:
+        raise PicturesError(
+            f"ingestion.buckets.step {params.buckets.step} does not divide base_model.resolution {resolution}: change one of them"
+        )
     folders = list(folders)
     for folder in folders:
         _require_folder(folder)  # all of them before the first picture is decoded
@@ -154,8 +159,8 @@ def _check_folder(folder: Folder, resolution: int, params: IngestionParams) -> t
         name = _text(path.relative_to(folder.path).as_posix())
         try:
             _require_inside(path, folder.path)
-            square = read_square(path, resolution, params.background, params.crop, params.max_pixels)
-            mask = _read_mask(path, square, folder.path, params) or square.mask
+            square = read_square(path, resolution, params.background, params.crop, params.max_pixels, params.buckets)
+            mask = _read_mask(path, square, resolution, folder.path, params) or square.mask
         except UnusablePictureError as error:
             put_aside(name, str(error))
             continue
@@ -214,7 +219,7 @@ def _require_inside(path: Path, root: Path) -> None:
         raise UnusablePictureError(f"format {path.suffix} is not supported: convert it to PNG or JPEG")
 
 
-def _read_mask(path: Path, square: Square, root: Path, params: IngestionParams) -> Image.Image | None:
+def _read_mask(path: Path, square: Square, resolution: int, root: Path, params: IngestionParams) -> Image.Image | None:
     """The mask beside a picture (NAME.mask.png), cut like it: L, white counts. None if there is none. Raises
     UnusablePictureError if it is unreadable or not of the picture's size."""
     beside = path.with_name(path.stem + MASK)
@@ -222,7 +227,7 @@ def _read_mask(path: Path, square: Square, root: Path, params: IngestionParams) 
         return None
     _require_inside(beside, root)
     try:
-        mask = read_square(beside, square.image.width, (0, 0, 0), params.crop, params.max_pixels)
+        mask = read_square(beside, resolution, (0, 0, 0), params.crop, params.max_pixels, params.buckets)
     except UnusablePictureError as error:
         raise UnusablePictureError(f"its mask {beside.name}: {error}") from error
     if (mask.width, mask.height) != (square.width, square.height):

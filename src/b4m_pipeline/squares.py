@@ -1,6 +1,7 @@
-"""One picture file -> one checked RGB square."""
+"""One picture file -> one checked RGB square, or a rectangle of about its own shape where buckets are used."""
 
 import hashlib
+import math
 import struct
 import warnings
 import zlib
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from b4m_pipeline.config import BucketParams
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # decoders that a picture's bytes may reach
 
@@ -23,7 +26,7 @@ class UnusablePictureError(ValueError):
 
 @dataclass(frozen=True)
 class Square:
-    """image: RGB, resolution x resolution; sha256: of the file's bytes; width, height: the original's, upright; mask: L, its
+    """image: RGB, resolution x resolution, or a bucket's size; sha256: of the file's bytes; width, height: the original's, upright; mask: L, its
     alpha channel, cut like the picture, None where all of it is opaque."""
 
     image: Image.Image = field(repr=False)
@@ -33,8 +36,16 @@ class Square:
     mask: Image.Image | None = field(default=None, repr=False)
 
 
-def read_square(path: Path, resolution: int, background: tuple[int, int, int], crop: str, max_pixels: int) -> Square:
-    """Decode, rotate by EXIF, crop ("center") or pad ("pad") to a square, resize, lay on `background` (RGB, 0-255).
+def read_square(
+    path: Path,
+    resolution: int,
+    background: tuple[int, int, int],
+    crop: str,
+    max_pixels: int,
+    buckets: BucketParams | None = None,
+) -> Square:
+    """Decode, rotate by EXIF, crop ("center") or pad ("pad") to a square or to its bucket, resize, lay on `background` (RGB,
+    0-255).
 
     Raises UnusablePictureError if the file is empty, damaged, animated, larger than `max_pixels` or shows nothing.
     """
@@ -46,8 +57,9 @@ def read_square(path: Path, resolution: int, background: tuple[int, int, int], c
             handle.seek(0)
             image = _decode(handle, max_pixels)
         image = ImageOps.exif_transpose(image)
-        square = to_square(image, resolution, background, crop)
-        mask = _alpha(image, resolution, crop)
+        size = bucket_size(*image.size, resolution, buckets) if buckets else (resolution, resolution)
+        square = cut(image, size, background, crop)
+        mask = _alpha(image, size, crop)
     except UnusablePictureError:
         raise
     except UnidentifiedImageError as error:
@@ -79,8 +91,22 @@ def _decode(handle, max_pixels: int) -> Image.Image:
     return image
 
 
-def to_square(image: Image.Image, resolution: int, background: tuple[int, int, int], crop: str) -> Image.Image:
-    """A picture of any mode and size -> RGB, resolution x resolution: Lanczos on premultiplied alpha."""
+def bucket_size(width: int, height: int, resolution: int, buckets: BucketParams) -> tuple[int, int]:
+    """Width and height of the bucket whose shape is nearest to a picture's: sides are multiples of `step`, the area is that of
+    the square or less, the sides' ratio at most `max_ratio`. `step` divides `resolution`."""
+    step, area = buckets.step, resolution**2
+    longest = int(resolution * math.sqrt(buckets.max_ratio)) // step * step
+    found = []
+    for long in range(resolution, longest + step, step):
+        short = min(long, area // long // step * step)
+        if short and long <= buckets.max_ratio * short:
+            found += [(long, short), (short, long)]
+    shape = math.log(width / height)
+    return min(found, key=lambda size: (abs(math.log(size[0] / size[1]) - shape), -size[0] * size[1]))
+
+
+def cut(image: Image.Image, size: tuple[int, int], background: tuple[int, int, int], crop: str) -> Image.Image:
+    """A picture of any mode and size -> RGB, `size` (width, height): Lanczos on premultiplied alpha."""
     image = _rgb_or_rgba(image)
     transparent = image.mode == "RGBA"
     if transparent:
@@ -89,27 +115,29 @@ def to_square(image: Image.Image, resolution: int, background: tuple[int, int, i
         image = image.convert("RGBa")  # premultiplied: no fringe of hidden colours along edges
     width, height = image.size
     if crop == "center":
-        side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        square = image.resize((resolution,) * 2, Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
+        scale = min(width / size[0], height / size[1])
+        kept = size[0] * scale, size[1] * scale
+        left, top = (width - kept[0]) / 2, (height - kept[1]) / 2
+        box = (left, top, min(width, left + kept[0]), min(height, top + kept[1]))  # rounding must not lead out
+        square = image.resize(size, Image.Resampling.LANCZOS, box=box)
     else:
-        factor = resolution / max(width, height)  # resized before it is padded: a banner's square could fill the memory
-        size = max(1, round(width * factor)), max(1, round(height * factor))
+        factor = min(size[0] / width, size[1] / height)  # resized before it is padded: a banner's square could fill the memory
+        shrunk = max(1, round(width * factor)), max(1, round(height * factor))
         ground = (0, 0, 0, 0) if transparent else background
-        square = Image.new(image.mode, (resolution,) * 2, ground)
-        inner = image.resize(size, Image.Resampling.LANCZOS)
-        square.paste(inner, ((resolution - size[0]) // 2, (resolution - size[1]) // 2))
+        square = Image.new(image.mode, size, ground)
+        inner = image.resize(shrunk, Image.Resampling.LANCZOS)
+        square.paste(inner, ((size[0] - shrunk[0]) // 2, (size[1] - shrunk[1]) // 2))
     if transparent:
         ground = Image.new("RGBA", square.size, (*background, 255))
         square = Image.alpha_composite(ground, square.convert("RGBA")).convert("RGB")
     return square
 
 
-def _alpha(image: Image.Image, resolution: int, crop: str) -> Image.Image | None:
-    """The alpha channel of a picture of any mode, as a square."""
+def _alpha(image: Image.Image, size: tuple[int, int], crop: str) -> Image.Image | None:
+    """The alpha channel of a picture of any mode, cut like it."""
     if not image.has_transparency_data:
         return None
-    alpha = to_square(_rgb_or_rgba(image).getchannel("A"), resolution, (0, 0, 0), crop).convert("L")
+    alpha = cut(_rgb_or_rgba(image).getchannel("A"), size, (0, 0, 0), crop).convert("L")
     return alpha if alpha.getextrema()[0] < 255 else None
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from b4m_pipeline.captioning import LOOK, VARIANT
@@ -30,7 +31,8 @@ class TrainingSetError(ValueError):
 @dataclass
 class TrainingSet:
     """table: the manifest's rows; tensors: latents_mean, latents_std (N, C, h, w), prompt_embeds (N, T, D), for SDXL
-    pooled_prompt_embeds (N, P), and mask (N, 1, h, w) where a picture has one, aligned with the table; encoder: what made them
+    pooled_prompt_embeds (N, P), and mask (N, 1, h, w) where a picture has one, aligned with the table; where not all pictures
+    are squares also latents_size (N, 2), height and width of what counts in each row's latents, the rest of which is zero; encoder: what made them
     (see encoder_id); others: prompts without pictures, for preservation, and how they are encoded."""
 
     table: pd.DataFrame
@@ -147,20 +149,20 @@ def encode_training_set(
     table = manifest.reset_index(drop=True)
     _require_tokens_read(table, family.load_tokenizer())
     images = [picture() if callable(picture) else picture for picture in (pictures[key] for key in table["picture"])]
-    table["pixels"] = [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in images]
+    table["pixels"] = [hashlib.sha256(b"%d %d " % image.size + image.tobytes()).hexdigest()[:16] for image in images]
     store = EncodingCache(Path(cache) if cache else None, family.encoder_digest())
 
     def encode_latents(wanted: list[Image.Image]) -> list[dict[str, torch.Tensor]]:
-        latents = family.encode_pictures(wanted, device)
-        return [{"mean": mean, "std": deviation} for mean, deviation in zip(*latents, strict=True)]
+        return [{"mean": mean, "std": deviation} for mean, deviation in family.encode_pictures(wanted, device)]
 
     def encode_prompts(wanted: list[str]) -> list[dict[str, torch.Tensor]]:
         encoded = family.encode_prompts(wanted, device)
         return [{key: value[index] for key, value in encoded.items()} for index in range(len(wanted))]
 
     latents = _recall(store, images, picture_key, encode_latents)
-    mean, deviation = (torch.stack([entry[key] for entry in latents]) for key in ("mean", "std"))
-    masks = encode_masks(images, mean.shape[-2:])
+    mean, deviation = (_stack_padded([entry[key] for entry in latents]) for key in ("mean", "std"))
+    sizes = torch.tensor([entry["mean"].shape[-2:] for entry in latents])
+    masks = encode_masks(images, sizes.tolist())
     captions = list(dict.fromkeys(table["caption"]))
     place = torch.tensor([captions.index(caption) for caption in table["caption"]])
     entries = _recall(store, [*captions, *others], prompt_key, encode_prompts)
@@ -169,6 +171,8 @@ def encode_training_set(
     other_tensors = {key: value[len(captions) :].clone() for key, value in encoded.items()} if others else {}
     logger.info("Encoded %d pictures and %d distinct captions", len(images), len(captions))
     tensors = {"latents_mean": mean, "latents_std": deviation, **prompts} | ({} if masks is None else {"mask": masks})
+    if any(image.size != (base_model.resolution,) * 2 for image in images):
+        tensors["latents_size"] = sizes
     return TrainingSet(table, tensors, encoder_id(base_model), list(others), other_tensors)
 
 
@@ -185,17 +189,25 @@ def _recall(store: "EncodingCache", items: list, key_of: Callable, encode: Calla
     return [entries[key] for key in keys]
 
 
-def encode_masks(images: Sequence[Image.Image], size: tuple[int, int]) -> torch.Tensor | None:
-    """Alpha channels of squares, shrunk to the latents' size (h, w) -> (N, 1, h, w) in 0 to 1, 1 for pictures without. None if
-    none has one."""
+def encode_masks(images: Sequence[Image.Image], sizes: Sequence[Sequence[int]]) -> torch.Tensor | None:
+    """Alpha channels of pictures, shrunk to the size (h, w) of each one's latents -> (N, 1, h, w) in 0 to 1, 1 for pictures
+    without, padded with 0 to the largest. None if none has one."""
     if all(image.mode != "RGBA" for image in images):
         return None
-    masks = torch.ones(len(images), 1, *size)
-    for index, image in enumerate(images):
+    masks = []
+    for image, (height, width) in zip(images, sizes, strict=True):
+        mask = torch.ones(1, height, width)
         if image.mode == "RGBA":
-            small = image.getchannel("A").resize(size[::-1], Image.Resampling.BOX)
-            masks[index, 0] = torch.from_numpy(np.asarray(small, dtype=np.float32) / 255)
-    return masks
+            small = image.getchannel("A").resize((width, height), Image.Resampling.BOX)
+            mask[0] = torch.from_numpy(np.asarray(small, dtype=np.float32) / 255)
+        masks.append(mask)
+    return _stack_padded(masks)
+
+
+def _stack_padded(maps: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(C, h_i, w_i) each -> (N, C, h, w), with zeros below and at the right."""
+    height, width = (max(one.shape[axis] for one in maps) for axis in (-2, -1))
+    return torch.stack([F.pad(one, (0, width - one.shape[-1], 0, height - one.shape[-2])) for one in maps])
 
 
 def _require_tokens_read(table: pd.DataFrame, tokenizer) -> None:
