@@ -132,10 +132,11 @@ def test_pictures_of_several_sizes_share_a_batch(family_name, tiny_base, tiny_sd
     loss = DiffusionLoss(family, unet, tensors, mask_floor=0.5)
     rows = torch.tensor([1, 0, 3, 2, 1])
     losses = loss(rows, torch.Generator().manual_seed(0))
-    assert [tuple(shape) for shape, _ in seen] == [(16 // factor, 48 // factor), (32 // factor,) * 2, (48 // factor, 16 // factor)]
+    wanted = [(16, 48), (32, 32), (48, 16)]
+    assert [tuple(shape) for shape, _ in seen] == [(height // factor, width // factor) for height, width in wanted]
     if family_name == "sdxl":
         sizes = [kwargs["added_cond_kwargs"]["time_ids"][0].tolist() for _, kwargs in seen]
-        assert sizes == [[h, w, 0, 0, h, w] for h, w in ((16, 48), (32, 32), (48, 16))]
+        assert sizes == [[h, w, 0, 0, h, w] for h, w in wanted]
     generator = torch.Generator().manual_seed(0)
     for group in ([0, 4], [1, 3], [2]):
         assert torch.equal(loss(rows[group], generator), losses[group])
@@ -195,3 +196,11 @@ def test_pickled_weights_are_not_read(tiny_sdxl, tmp_path):
     weights.unlink()
     with pytest.raises(BaseModelError, match="no usable unet"):
         load_family(BaseModelParams(path=str(copied))).load_denoiser()
+
+
+def test_a_vae_of_the_hub_can_be_pinned(tiny_base, monkeypatch):
+    asked = []
+    monkeypatch.setattr(AutoencoderKL, "load_config", lambda source, **options: asked.append((source, options)))
+    for vae in ("some/vae", "some/vae@0123abc"):
+        load_family(tiny_base.model_copy(update={"vae": vae})).check_parts()
+    assert asked == [("some/vae", {}), ("some/vae", {"revision": "0123abc"})]

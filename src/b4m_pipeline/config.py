@@ -32,7 +32,7 @@ class BaseModelParams(Strict):
     """Local folder in diffusers' format, or a Hugging Face Hub id."""
     revision: str | None = None
     vae: str | None = None
-    """Another VAE (path or Hub id), e.g. madebyollin/sdxl-vae-fp16-fix."""
+    """Another VAE: path, Hub id or id@revision, e.g. madebyollin/sdxl-vae-fp16-fix."""
     variant: str | None = None
     """Weight variant, e.g. fp16."""
     resolution: int = Field(64, ge=8, multiple_of=8)

@@ -92,17 +92,27 @@ class Family(ABC):
         p = self.params
         if not p.vae:
             return self._load(AutoencoderKL, "vae", torch_dtype=dtype)
+        source, options = self._vae_source()
         try:
-            return AutoencoderKL.from_pretrained(p.vae, use_safetensors=True, torch_dtype=dtype)
+            return AutoencoderKL.from_pretrained(source, use_safetensors=True, torch_dtype=dtype, **options)
         except OSError as error:
             raise BaseModelError(f"base_model.vae {p.vae!r} cannot be loaded: {error}") from error
+
+    def _vae_source(self) -> tuple[str, dict]:
+        """Where the VAE lies, as diffusers is told."""
+        p = self.params
+        if not p.vae:
+            return p.path, {"subfolder": "vae", "revision": p.revision}
+        name, _, revision = p.vae.partition("@")
+        return (name, {"revision": revision}) if revision and not Path(p.vae).exists() else (p.vae, {})
 
     def check_parts(self) -> None:
         """Raise BaseModelError if a part that is read from somewhere else, or late, is not there."""
         self.load_noise_schedule()
         if self.params.vae:
+            source, options = self._vae_source()
             try:
-                AutoencoderKL.load_config(self.params.vae)
+                AutoencoderKL.load_config(source, **options)
             except OSError as error:
                 first = str(error).splitlines()[0]
                 raise BaseModelError(f"base_model.vae {self.params.vae!r} is not there: {first}") from error
@@ -111,8 +121,8 @@ class Family(ABC):
     def encode_pictures(
         self, pictures: list[Image.Image], device: str = "cpu", batch_size: int = 16
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """RGB pictures -> mean and standard deviation of the scaled latents of each, (C, h, w), float32. Pictures of one size are
-        encoded together. Raises BaseModelError for a size that the VAE does not divide evenly."""
+        """RGB pictures -> mean and standard deviation of the scaled latents of each, (C, h, w), float32. Pictures of one size
+        are encoded together. Raises BaseModelError for a size that the VAE does not divide evenly."""
         vae, factor = self.load_vae().to(device), self.vae_factor()
         by_size: dict[tuple[int, int], list[int]] = {}
         for index, picture in enumerate(pictures):
@@ -135,10 +145,9 @@ class Family(ABC):
 
     def vae_factor(self) -> int:
         """Pixels per latent along a side."""
-        p = self.params
-        source, subfolder = (p.vae, {}) if p.vae else (p.path, {"subfolder": "vae", "revision": p.revision})
+        source, options = self._vae_source()
         try:
-            config = AutoencoderKL.load_config(source, **subfolder)
+            config = AutoencoderKL.load_config(source, **options)
         except OSError as error:
             raise BaseModelError(f"base model {source!r} has no usable VAE: {error}") from error
         return 2 ** (len(config["block_out_channels"]) - 1)
@@ -453,9 +462,9 @@ class DiffusionLoss:
     def predict(
         self, rows: torch.Tensor, generator: torch.Generator, timesteps: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The UNet's output for noisy latents of `rows`, all of one size (see `alike`), and what it should have been, (B, C, h, w) each, float32, and the
-        timesteps (B,), drawn by lot unless given. All randomness is drawn from `generator` on the CPU, so that it is the same
-        on every device."""
+        """The UNet's output for noisy latents of `rows`, all of one size (see `alike`), and what it should have been,
+        (B, C, h, w) each, float32, and the timesteps (B,), drawn by lot unless given. All randomness is drawn from `generator`
+        on the CPU, so that it is the same on every device."""
         size = None
         if self.sizes is not None:
             ((high, wide),) = {self.sizes[row] for row in rows.tolist()}

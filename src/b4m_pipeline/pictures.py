@@ -117,12 +117,13 @@ def check_folders(folders: Iterable[Folder], resolution: int, params: IngestionP
     """Read all folders -> squares of `resolution` pixels (with `ingestion.buckets`, rectangles of at most as many), manifest,
     quarantine.
 
-    Raises PicturesError if the buckets' step does not divide the resolution, if a folder is missing, is a file, holds no pictures or none that can be read, or if its
-    attribution.csv is malformed.
+    Raises PicturesError if the buckets' step does not divide the resolution, if a folder is missing, is a file, holds no
+    pictures or none that can be read, or if its attribution.csv is malformed.
     """
     if params.buckets and resolution % params.buckets.step:
         raise PicturesError(
-            f"ingestion.buckets.step {params.buckets.step} does not divide base_model.resolution {resolution}: change one of them"
+            f"ingestion.buckets.step {params.buckets.step} does not divide base_model.resolution {resolution}: "
+            "change one of them"
         )
     folders = list(folders)
     for folder in folders:

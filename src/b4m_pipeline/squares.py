@@ -26,8 +26,8 @@ class UnusablePictureError(ValueError):
 
 @dataclass(frozen=True)
 class Square:
-    """image: RGB, resolution x resolution, or a bucket's size; sha256: of the file's bytes; width, height: the original's, upright; mask: L, its
-    alpha channel, cut like the picture, None where all of it is opaque."""
+    """image: RGB, resolution x resolution, or a bucket's size; sha256: of the file's bytes; width, height: the original's,
+    upright; mask: L, its alpha channel, cut like the picture, None where all of it is opaque."""
 
     image: Image.Image = field(repr=False)
     sha256: str

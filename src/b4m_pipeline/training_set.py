@@ -32,8 +32,8 @@ class TrainingSetError(ValueError):
 class TrainingSet:
     """table: the manifest's rows; tensors: latents_mean, latents_std (N, C, h, w), prompt_embeds (N, T, D), for SDXL
     pooled_prompt_embeds (N, P), and mask (N, 1, h, w) where a picture has one, aligned with the table; where not all pictures
-    are squares also latents_size (N, 2), height and width of what counts in each row's latents, the rest of which is zero; encoder: what made them
-    (see encoder_id); others: prompts without pictures, for preservation, and how they are encoded."""
+    are squares also latents_size (N, 2), height and width of what counts in each row's latents, the rest of which is zero;
+    encoder: what made them (see encoder_id); others: prompts without pictures, for preservation, and how they are encoded."""
 
     table: pd.DataFrame
     tensors: dict[str, torch.Tensor] = field(repr=False)
