@@ -9,6 +9,7 @@ from b4m_pipeline.adapters import save_adapter
 from b4m_pipeline.baselines import METHODS, Task, train_lora
 from b4m_pipeline.config import BreakParams, CompetitorParams, ConceptParams, FrameParams, LoraParams, MakeParams
 from b4m_pipeline.diffusion import load_family
+from b4m_pipeline.plp import TargetError
 from b4m_pipeline.training_set import TrainingSet
 from tests.conftest import TINY_FRAME
 
@@ -154,6 +155,27 @@ def test_orthogonal_adaptation_takes_the_rank_that_two_concepts_have_room_for(ti
     for module in merged.modules():
         lora_a = merged.tensors[f"{module}.lora_A.weight"]
         assert torch.allclose(lora_a @ lora_a.T, torch.eye(merged.rank), atol=1e-5)
+
+
+def test_b_lora_keeps_each_concepts_block_of_a_training_of_both(shared, monkeypatch) -> None:
+    merged = METHODS["B-LoRA"](shared)
+    blocks = [f"up_blocks.0.attentions.{index}." for index in (0, 1)]
+    assert {tuple(module.startswith(block) for block in blocks) for module in merged.modules()} == {
+        (True, False),
+        (False, True),
+    }
+    assert all(".attn" in module for module in merged.modules())
+    params = shared.as_lora(shared.budget("style").model_dump() | {"learning_rate": shared.competitors.learning_rate})
+    both = LoraParams(**params.model_dump() | {"targets": merged.modules()})
+    style, _ = train_lora("style", shared.training_set, ["style"], shared.base_model, both, shared.seed)
+    for key, value in merged.tensors.items():
+        if key.startswith(blocks[1]):
+            assert torch.allclose(value, style.tensors[key], atol=1e-6)
+        elif ".lora_B." in key:
+            assert not torch.allclose(value, style.tensors[key], atol=1e-6)
+    monkeypatch.setitem(baselines.B_LORA_BLOCKS, "style", "up_blocks.0.attentions.7")
+    with pytest.raises(TargetError, match="attentions.7"):
+        METHODS["B-LoRA"](shared)
 
 
 def test_zip_lora_scales_columns_and_both_parts(shared) -> None:

@@ -30,7 +30,7 @@ from b4m_pipeline.config import (
 )
 from b4m_pipeline.devices import pick_device
 from b4m_pipeline.diffusion import DiffusionLoss, load_family
-from b4m_pipeline.plp import ADAPTER, find_layers
+from b4m_pipeline.plp import ADAPTER, TargetError, find_layers
 from b4m_pipeline.provenance import code_version
 from b4m_pipeline.seeding import torch_generator
 from b4m_pipeline.trainer import Objective, fit, resolve_precision
@@ -238,6 +238,28 @@ def orthogonal_adaptation(task: Task) -> Adapter:
     return stack("orthogonal_adaptation", parts, task)
 
 
+B_LORA_BLOCKS = {"content": "up_blocks.0.attentions.0", "style": "up_blocks.0.attentions.1"}
+"""Which of SDXL's transformers carries what, as the paper found."""
+
+
+def b_lora(task: Task) -> Adapter:
+    """B-LoRA (Frenkel et al. 2024, arXiv 2403.14572): two LoRAs, each trained on the attention of two of SDXL's transformers
+    together; of content's the first one's part is kept, of style's the second one's. Raises TargetError if the UNet has no such
+    blocks."""
+    denoiser, kept = load_family(task.base_model).empty_denoiser(), {}
+    attention = list(find_layers(denoiser, ["to_q", "to_k", "to_v", "to_out.0"]))
+    layers = {kind: [name for name in attention if name.startswith(block + ".")] for kind, block in B_LORA_BLOCKS.items()}
+    if absent := [B_LORA_BLOCKS[kind] for kind, names in layers.items() if not names]:
+        raise TargetError(f"B-LoRA needs a UNet with the transformers of SDXL; this base model has no {absent}")
+    for kind in ("content", "style"):
+        fields = task.budget(kind).model_dump() | {"learning_rate": task.competitors.learning_rate}
+        targets = {"targets": [*layers["content"], *layers["style"]]}
+        params = LoraParams(**task.as_lora(fields).model_dump() | targets)
+        part = train_lora(kind, task.training_set, [kind], task.base_model, params, task.seed)[0]
+        kept |= {key: value for key, value in part.tensors.items() if key.startswith(B_LORA_BLOCKS[kind] + ".")}
+    return _adapter("b_lora", kept, part.rank, part.lora_config["lora_alpha"], task.base_model, task.about())
+
+
 class _Zipped(nn.Module):
     """Parametrisation of a frozen weight (m, n): plus content's LoRA, style's, or both with a learnt factor for each column."""
 
@@ -367,6 +389,7 @@ METHODS: dict[str, Method] = {
     "Orthogonal Adaptation": orthogonal_adaptation,
     "NP-LoRA": np_lora,
     "ZipLoRA": zip_lora,
+    "B-LoRA": b_lora,
     "ours": break_for_make,
     "ours, halves joined": lambda task: break_for_make(task, joined=True),
     "ours, free halves": lambda task: break_for_make(task, frame={"halves": "free"}),
