@@ -51,8 +51,8 @@ def full_training_set(tiny_training_set, tiny_base):
     variants = pd.concat([table.loc[content], look, table.loc[style]]).assign(caption_source="variant")
     added = [*content, *content, *content, *style]
     tensors = {key: torch.cat([value, value[added] + 0.3]) for key, value in plain.tensors.items()}
-    others = ["a cat toy in oil style", "a dog toy in pencil style"]
-    encoded = load_family(tiny_base).encode_prompts(others)
+    others = {"a cat toy in oil style": "", "a snq toy in oil style": "content", "a cat toy in w@z style": "style"}
+    encoded = load_family(tiny_base).encode_prompts(list(others))
     return TrainingSet(pd.concat([table, look, variants], ignore_index=True), tensors, plain.encoder, others, encoded)
 
 
@@ -60,7 +60,7 @@ def full_training_set(tiny_training_set, tiny_base):
 def shared(full_training_set, tiny_base) -> Task:
     """One task for all tests: its trainings are done once."""
     made = task(full_training_set, tiny_base)
-    quiet = {"preservation_weight": 1.0}
+    quiet = {"preservation_weight": 1.0, "separation_weight": 1.0}
     made.content_break, made.style_break = (own.model_copy(update=quiet) for own in (made.content_break, made.style_break))
     return made
 

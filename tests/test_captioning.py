@@ -294,10 +294,12 @@ def test_preserved_prompts_name_one_concept_of_the_run_at_most() -> None:
     params = PreservationParams(contents=["owl", "cat"], styles=["oil", "gold"], number=40)
     prompts = captioning.preserved_prompts(params, content, style, counterparts, 3)
     assert prompts == captioning.preserved_prompts(params, content, style, counterparts, 3)
-    assert len(set(prompts)) == len(prompts)
+    for prompt, named in prompts.items():
+        tokens = {"snq": "content", "w@z": "style", "qrv": "style"}
+        assert {tokens[word] for word in prompt.split() if word in tokens} == ({named} if named else set())
     assert not [p for p in prompts if "snq" in p and ("w@z" in p or "qrv" in p)]
     assert "an owl toy in qrv style" in prompts and "a snq toy in gold style" in prompts and "a cat toy in oil style" in prompts
-    assert captioning.preserved_prompts(PreservationParams(), content, style, counterparts, 3) == []
+    assert captioning.preserved_prompts(PreservationParams(), content, style, counterparts, 3) == {}
     with pytest.raises(ValueError, match="both contents and styles"):
         PreservationParams(contents=["owl"])
     with pytest.raises(ValueError, match="template must hold"):

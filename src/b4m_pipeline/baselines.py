@@ -337,11 +337,12 @@ def break_for_make(
     looks: bool = True,
     variants: bool = True,
     quiet: bool = True,
+    separation: float | None = None,
     routing: Literal["exact", "leaking"] = "exact",
 ) -> Adapter:
     """Ours. frame, make: parameters that an ablation changes; joined: the halves as they are, without the make stage; the rest:
-    whether there are counterparts, the content's other looks (in make too), further captions, and a preservation weight, and
-    whether losses leak into the other half."""
+    whether there are counterparts, the content's other looks (in make too), further captions, a preservation weight, a
+    separation weight, and whether losses leak into the other half."""
     framed = FrameParams(**task.frame.model_dump() | (frame or {}))
     data = task.training_set
     if not counterparts:
@@ -352,9 +353,11 @@ def break_for_make(
         data = data.without_variants()
 
     def half(kind: Literal["content", "style"], concept: ConceptParams, params: BreakParams) -> Adapter:
-        params = params.model_copy(update={"routing": routing} | ({} if quiet else {"preservation_weight": 0.0}))
+        changed = {"routing": routing} | ({} if quiet else {"preservation_weight": 0.0})
+        changed |= {} if separation is None else {"separation_weight": separation}
+        params = params.model_copy(update=changed)
         own = (looks, variants) if kind == "content" else (variants,)  # the style's half does not see looks
-        key = ("half", kind, framed.model_dump(), counterparts, quiet, routing, own)
+        key = ("half", kind, framed.model_dump(), counterparts, quiet, separation, routing, own)
         return task.once(lambda: stages.train_half(kind, data, task.base_model, framed, concept, params, task.seed)[0], *key)
 
     content = half("content", task.content, task.content_break)
@@ -399,7 +402,8 @@ METHODS: dict[str, Method] = {
     "ours, no looks": lambda task: break_for_make(task, looks=False),
     "ours, no further captions": lambda task: break_for_make(task, variants=False),
     "ours, not quiet": lambda task: break_for_make(task, quiet=False),
-    "ours, the paper's data": lambda task: break_for_make(task, looks=False, variants=False, quiet=False),
+    "ours, separated": lambda task: break_for_make(task, separation=0.3),
+    "ours, the paper's data": lambda task: break_for_make(task, looks=False, variants=False, quiet=False, separation=0.0),
     "ours, sides swapped": lambda task: break_for_make(task, frame={"content_side": _swapped(task)}),
     "ours, split 0.25": lambda task: break_for_make(task, frame={"split": 0.25}),
     "ours, split 0.75": lambda task: break_for_make(task, frame={"split": 0.75}),

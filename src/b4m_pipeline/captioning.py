@@ -85,24 +85,26 @@ def _variant(template: str, role: str, token: str, noun: str, style_token: str) 
 
 def preserved_prompts(
     params: PreservationParams, content: ConceptParams, style: ConceptParams, counterparts: CounterpartParams, seed: int
-) -> list[str]:
+) -> dict[str, str]:
     """Prompts for each half to leave alone: known contents in known styles, every other one with a token of the run in place
-    of a known content or style, never of both. Empty if no words are named."""
+    of a known content or style, never of both. Prompt -> which of the two is named by a token ("content", "style", "" if
+    neither). Empty if no words are named."""
     if not params.contents:
-        return []
+        return {}
     from b4m_pipeline.seeding import numpy_generator
 
     draw = numpy_generator(seed, "preserved prompts")
     tokens = {"content": [content.token, *(c.token for c in counterparts.contents)]}
     tokens["style"] = [style.token, *(c.token for c in counterparts.styles)]
-    prompts = []
+    prompts: dict[str, str] = {}
     for index in range(params.number):
+        kind = ""
         words = {"content": str(draw.choice(params.contents)), "style": str(draw.choice(params.styles))}
         if index % 2:
             kind = ("content", "style")[index // 2 % 2]
             words[kind] = tokens[kind][index // 4 % len(tokens[kind])]
-        prompts.append(params.template.format(article=article(words["content"]), noun=content.noun, **words))
-    return list(dict.fromkeys(prompts))
+        prompts[params.template.format(article=article(words["content"]), noun=content.noun, **words)] = kind
+    return prompts
 
 
 def compose(

@@ -260,6 +260,9 @@ class BreakParams(TrainParams):
     preservation_weight: float = Field(0.0, ge=0)
     """How much the half is held back from answering to prompts that do not name its concept (see PreservationParams); 0.1 is a
     start, more keeps the other concept purer and learns this one less."""
+    separation_weight: float = Field(0.0, ge=0)
+    """The same for prompts that name a concept of the other kind by a token: new words look alike to a text encoder, and a half
+    that answers to all of them answers to the other concept's too."""
 
 
 class PreservationParams(Strict):

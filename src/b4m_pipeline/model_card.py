@@ -15,7 +15,7 @@ EVALUATION = "## Evaluation"
 _DIGESTS = 8  # a role's pictures whose digests are listed; all are in the weights' file
 _SHOWN = (
     "steps", "batch_size", "learning_rate", "counterpart_learning_rate", "schedule", "optimizer", "noisy_bias",
-    "preservation_weight", "rank", "alpha", "split", "init", "halves", "targets", "seed",
+    "preservation_weight", "separation_weight", "rank", "alpha", "split", "init", "halves", "targets", "seed",
 )  # fmt: skip
 
 

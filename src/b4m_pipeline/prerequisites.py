@@ -74,11 +74,13 @@ def check_clip(parameter: str, path: str | None) -> None:
 
 
 def check_preservation(parameters: dict[str, Any], stages: list[str]) -> bool:
-    """Whether one of these breaks has a preservation weight. Raises WrongParameterError if it has, and no words are named."""
-    weighty = [name for name in stages if parameters[name].preservation_weight]
+    """Whether one of these breaks has a preservation or separation weight. Raises WrongParameterError if it has, and no words
+    are named."""
+    weighty = [name for name in stages if parameters[name].preservation_weight or parameters[name].separation_weight]
     if weighty and not parameters["preservation"].contents:
+        which = "preservation_weight" if parameters[weighty[0]].preservation_weight else "separation_weight"
         raise WrongParameterError(
-            f"{weighty[0]}.preservation_weight needs words that the base model knows: name some in preservation.contents and "
+            f"{weighty[0]}.{which} needs words that the base model knows: name some in preservation.contents and "
             "preservation.styles, or set the weight to 0"
         )
     return bool(weighty)

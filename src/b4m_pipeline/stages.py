@@ -80,11 +80,11 @@ def set_up(
     params: TrainParams,
     halves: plp.Halves,
     seed: int,
-    others: dict[str, torch.Tensor] | None = None,
+    others: list[tuple[dict[str, torch.Tensor], float]] | None = None,
     prompts: list[str] | None = None,
 ) -> Workbench:
-    """Load the UNet, make the frame for its layers, inject. others: encoded prompts that are to be left as they are; prompts:
-    those to draw while training, unless the parameters name some."""
+    """Load the UNet, make the frame for its layers, inject. others: groups of encoded prompts that are to be left as they are,
+    with weights; prompts: those to draw while training, unless the parameters name some."""
     family, device = load_family(base_model), pick_device(params.device)
     previews = None
     if params.samples.every:
@@ -94,7 +94,7 @@ def set_up(
     layers = plp.find_layers(unet, frame.targets)
     drawn = frame.model_dump(include={"seed", "rank", "alpha", "split", "init", "scale"})
     whole = plp.Frame(**drawn, base_model=base_model_id(base_model), layers=layers)
-    inputs = family.prompt_inputs(unet, others) if others else None  # of the base model alone
+    inputs = [(family.prompt_inputs(unet, group), weight) for group, weight in others or []]  # of the base model alone
     adapted = plp.inject(unet, whole, halves, seed)
     unet.to(device).eval()
     loss = DiffusionLoss.of(family, unet, training_set.tensors, params)
@@ -152,9 +152,14 @@ def train_half(
     the other half stays as it is. Returns the half as an adapter and the training history, None if `known` had the adapter."""
     training_set.require(kind, concept.name, concept.token)
     _require_encoded_by(base_model, training_set)
-    weight, prompts, others = params.preservation_weight, [], None
-    if weight:
-        prompts, others = training_set.others_without(concept.token)
+    prompts, others = [], []
+    if params.preservation_weight or params.separation_weight:
+        prompts, quiet = training_set.others_without(concept.token)
+        others.append((quiet, params.preservation_weight))
+    if params.separation_weight:
+        named, foreign = training_set.others_naming("style" if kind == "content" else "content")
+        others.append((foreign, params.separation_weight))
+        prompts = [*prompts, *named]
     counterparts = "counterpart_style" if kind == "content" else "counterpart_content"
     data = training_set.digest(kind, counterparts)
     if prompts:
@@ -168,8 +173,7 @@ def train_half(
     bench = set_up(training_set, base_model, frame, params, frame.halves, seed, others, [captions.iloc[0]])
     own = half_side(kind, frame)
     other: plp.Side = "lora_B" if own == "lora_A" else "lora_A"
-    penalty = (lambda: weight * bench.preservation()) if bench.preservation else None
-    objectives = [Objective(kind, bench.side(own), [rows], params.batch_size, params.learning_rate, penalty)]
+    objectives = [Objective(kind, bench.side(own), [rows], params.batch_size, params.learning_rate, bench.preservation)]
     if training_set.has(counterparts):
         rate, size = params.counterpart_learning_rate, params.counterpart_batch_size
         objectives.append(Objective(counterparts, bench.side(other), [training_set.rows(counterparts)], size, rate))

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,12 +33,13 @@ class TrainingSet:
     """table: the manifest's rows; tensors: latents_mean, latents_std (N, C, h, w), prompt_embeds (N, T, D), for SDXL
     pooled_prompt_embeds (N, P), and mask (N, 1, h, w) where a picture has one, aligned with the table; where not all pictures
     are squares also latents_size (N, 2), height and width of what counts in each row's latents, the rest of which is zero;
-    encoder: what made them (see encoder_id); others: prompts without pictures, for preservation, and how they are encoded."""
+    encoder: what made them (see encoder_id); others: prompts without pictures, for preservation (prompt ->
+    whether it names a "content" or a "style" by a token, or neither, ""), and how they are encoded."""
 
     table: pd.DataFrame
     tensors: dict[str, torch.Tensor] = field(repr=False)
     encoder: str
-    others: list[str] = field(default_factory=list, repr=False)
+    others: dict[str, str] = field(default_factory=dict, repr=False)
     other_tensors: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
 
     def rows(self, role: str) -> torch.Tensor:
@@ -91,14 +92,30 @@ class TrainingSet:
 
     def others_without(self, token: str) -> tuple[list[str], dict[str, torch.Tensor]]:
         """The prompts without pictures that do not hold this token, and how they are encoded (M, ...). Raises TrainingSetError
-        if there are none."""
-        kept = [index for index, prompt in enumerate(self.others) if token not in prompt.split()]
-        if not kept:
+        if there are not even two."""
+        kept = [prompt for prompt in self.others if token not in prompt.split()]
+        if len(kept) < 2:  # shares are of what differs between them
             raise TrainingSetError(
                 f"preservation needs prompts without {token!r}: name known words in preservation.contents and styles and run "
                 "the ingestion pipeline again, or set preservation_weight to 0"
             )
-        return [self.others[index] for index in kept], {key: value[kept] for key, value in self.other_tensors.items()}
+        return self._others(kept)
+
+    def others_naming(self, kind: str) -> tuple[list[str], dict[str, torch.Tensor]]:
+        """The prompts without pictures that name a concept of this kind by a token, and how they are encoded (M, ...). Raises
+        TrainingSetError if there are none."""
+        kept = [prompt for prompt, named in self.others.items() if named == kind]
+        if not kept:
+            raise TrainingSetError(
+                f"separation needs prompts that name a {kind} by a token: name known words in preservation.contents and styles "
+                "and run the ingestion pipeline again, or set separation_weight to 0"
+            )
+        return self._others(kept)
+
+    def _others(self, prompts: list[str]) -> tuple[list[str], dict[str, torch.Tensor]]:
+        place = {prompt: index for index, prompt in enumerate(self.others)}
+        rows = [place[prompt] for prompt in prompts]
+        return prompts, {key: value[rows] for key, value in self.other_tensors.items()}
 
     def require(self, role: str, name: str, token: str) -> None:
         """Raise TrainingSetError if the role's pictures are of another concept, or call it by another token."""
@@ -134,13 +151,13 @@ def encode_training_set(
     manifest: pd.DataFrame,
     pictures: dict[str, Image.Image | Callable[[], Image.Image]],
     base_model: BaseModelParams,
-    others: Sequence[str] = (),
+    others: Mapping[str, str] | None = None,
     cache: str | None = None,
 ) -> TrainingSet:
     """Encode every picture of the manifest with the VAE, and every distinct caption with the text encoders, once. The table
-    gets the column pixels, a digest of each square. others: prompts without pictures. cache: folder of what was encoded before
-    (see encoding_cache.py); encoders are loaded only for what is not there. Raises TrainingSetError if a caption's token would
-    not be read."""
+    gets the column pixels, a digest of each square. others: prompts without pictures, as in TrainingSet. cache: folder of what
+    was encoded before (see encoding_cache.py); encoders are loaded only for what is not there. Raises TrainingSetError if a
+    caption's token would not be read."""
     from b4m_pipeline.devices import pick_device
     from b4m_pipeline.diffusion import encoder_id, load_family
     from b4m_pipeline.encoding_cache import EncodingCache, picture_key, prompt_key
@@ -165,6 +182,7 @@ def encode_training_set(
     masks = encode_masks(images, sizes.tolist())
     captions = list(dict.fromkeys(table["caption"]))
     place = torch.tensor([captions.index(caption) for caption in table["caption"]])
+    others = dict(others or {})
     entries = _recall(store, [*captions, *others], prompt_key, encode_prompts)
     encoded = {key: torch.stack([entry[key] for entry in entries]) for key in entries[0]}
     prompts = {key: value[place] for key, value in encoded.items()}
@@ -173,7 +191,7 @@ def encode_training_set(
     tensors = {"latents_mean": mean, "latents_std": deviation, **prompts} | ({} if masks is None else {"mask": masks})
     if any(image.size != (base_model.resolution,) * 2 for image in images):
         tensors["latents_size"] = sizes
-    return TrainingSet(table, tensors, encoder_id(base_model), list(others), other_tensors)
+    return TrainingSet(table, tensors, encoder_id(base_model), others, other_tensors)
 
 
 def _recall(store: "EncodingCache", items: list, key_of: Callable, encode: Callable) -> list[dict[str, torch.Tensor]]:

@@ -10,7 +10,7 @@ from b4m_pipeline.datasets.training_set import TrainingSetDataset
 
 
 def test_round_trip_with_prompts_that_have_no_pictures(tiny_training_set, tmp_path):
-    others = ["a cat", "a dog"]
+    others = {"a cat": "", "a dog": "content"}
     data = dataclasses.replace(
         tiny_training_set,
         others=others,
