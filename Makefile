@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.b4m-installed
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help install run test corpus pretrain viz docs
+.PHONY: help install run test checks corpus pretrain viz docs
 
 help: ## say what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,10 @@ run: install ## break and make the default pair of content and style
 test: install ## lint and test
 	$(BIN)/ruff check
 	$(BIN)/pytest
+
+checks: install ## the slow tests: every notebook from top to bottom, Kedro-Viz in a browser (needs Chromium)
+	$(PIP_INSTALL) -q -e ".[dev,notebooks]"
+	$(BIN)/pytest -m slow
 
 corpus: install ## fetch the drawings that the embedded base model is trained on (needs npm)
 	cd data/01_raw/corpus && npm install --no-audit --no-fund

@@ -30,9 +30,9 @@ def counted(monkeypatch):
 
 def test_a_second_run_encodes_nothing_and_gets_the_same(tiny_manifest, tiny_base, tiny_training_set, tmp_path, counted):
     manifest, pictures = tiny_manifest
-    first = encode_training_set(manifest, pictures, tiny_base, ["a hat"], str(tmp_path))
+    first = encode_training_set(manifest, pictures, tiny_base, {"a hat": ""}, str(tmp_path))
     assert counted == {"pictures": 10, "prompts": manifest.caption.nunique() + 1}
-    again = encode_training_set(manifest, pictures, tiny_base, ["a hat"], str(tmp_path))
+    again = encode_training_set(manifest, pictures, tiny_base, {"a hat": ""}, str(tmp_path))
     assert counted["pictures"] == 10
     for own, other in ((first.tensors, again.tensors), (first.other_tensors, again.other_tensors)):
         assert own.keys() == other.keys() and all(torch.equal(own[key], other[key]) for key in own)
@@ -42,11 +42,11 @@ def test_a_second_run_encodes_nothing_and_gets_the_same(tiny_manifest, tiny_base
 
 def test_only_what_is_new_is_encoded(tiny_manifest, tiny_base, tmp_path, counted):
     manifest, pictures = tiny_manifest
-    encode_training_set(manifest.iloc[:9], pictures, tiny_base, (), str(tmp_path))
+    encode_training_set(manifest.iloc[:9], pictures, tiny_base, None, str(tmp_path))
     seen = dict(counted)
     key = manifest.picture[0]
     changed = pictures | {key: pictures[key].transpose(Image.Transpose.FLIP_LEFT_RIGHT)}
-    encode_training_set(manifest, changed, tiny_base, ["another prompt"], str(tmp_path))
+    encode_training_set(manifest, changed, tiny_base, {"another prompt": ""}, str(tmp_path))
     assert counted["pictures"] - seen["pictures"] == 2  # the mirrored one and the tenth
     new = {*manifest.caption, "another prompt"} - set(manifest.caption[:9])
     assert counted["prompts"] - seen["prompts"] == len(new)

@@ -1,0 +1,57 @@
+"""Kedro-Viz in a real browser: slow, and skipped where there is no Chromium (Debian's package `chromium` will do)."""
+
+import functools
+import http.server
+import json
+import shutil
+import subprocess
+import threading
+
+import pytest
+
+from tests.test_readme import default_run, environment, project, sh  # noqa: F401 (fixtures)
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = ["--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")]
+
+
+@pytest.fixture(scope="module")
+def site(project, default_run):  # noqa: F811
+    """Address of what `kedro viz build --include-previews` made, after a whole run."""
+    done = sh(project, "kedro viz build --include-previews --include-hooks")
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=project / "build")) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def browse(url: str, tmp_path, *options: str) -> str:
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--no-first-run", *QUIET, f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--window-size=1600,1000", "--virtual-time-budget=20000", *options, url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_the_browser_shows_every_stage(site, tmp_path) -> None:
+    page = browse(site, tmp_path, "--dump-dom")
+    assert page.count("pipeline-node") > 20, page[:2000]
+    for shown in ("Check Pictures", "Contact Sheet", "Made Adapter"):
+        assert shown in page, f"{shown} is not drawn"
+
+
+def test_sheets_come_along_as_previews(site, project) -> None:  # noqa: F811
+    previews = {}
+    for file in (project / "build/api/nodes").iterdir():
+        about = json.loads(file.read_text())
+        if about.get("preview"):
+            previews[about.get("name") or about.get("filepath") or file.name] = json.dumps(about["preview"])
+    assert any("image" in preview for preview in previews.values()), previews.keys()
