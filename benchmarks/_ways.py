@@ -96,8 +96,7 @@ class Ours(_Trained):
             del plain
         unet, self.layers = _plp_unet(settings, settings.halves)
         if inputs:
-            preservation = Preservation(self.layers, inputs)
-            penalty = lambda: 0.1 * preservation()  # noqa: E731
+            penalty = Preservation(self.layers, [(inputs, 0.1)])
         own, other = [layer.a for layer in self.layers.values()], [layer.b for layer in self.layers.values()]
         objectives = _break_objectives(settings, own, other, counterparts, penalty)
         self.trainer = _trainer(settings, unet, objectives, self.pictures)
