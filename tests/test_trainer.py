@@ -204,6 +204,41 @@ def test_kill_minus_9_loses_nothing_but_time(tmp_path):
     assert finished.stdout.strip() == f"{whole.x.tolist()} {whole.y.tolist()}"
 
 
+def test_kill_minus_9_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path):
+    script = textwrap.dedent(
+        f"""
+        import os, signal, sys
+        sys.path[:0] = {sys.path!r}
+        from pathlib import Path
+        from b4m_pipeline import checkpoints
+        from tests.test_trainer import run
+        write, calls = checkpoints.save_file, []
+        def kill(tensors, path, **options):
+            calls.append(path)
+            write(tensors, path, **options)
+            if len(calls) == int(sys.argv[1]):
+                os.truncate(path, os.path.getsize(path) // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
+        checkpoints.save_file = kill
+        problem = run(checkpoint=Path({str(tmp_path / "x")!r}), fingerprint="f")
+        print(len(calls), problem.x.tolist(), problem.y.tolist())
+        """
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    killed = subprocess.run([sys.executable, "-c", script, "3"], env=environment, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    finished = subprocess.run([sys.executable, "-c", script, "-1"], env=environment, capture_output=True, text=True)
+    writes, weights = finished.stdout.strip().split(" ", 1)
+    whole = run()
+    assert weights == f"{whole.x.tolist()} {whole.y.tolist()}"
+    fresh = tmp_path / "another"
+    once = subprocess.run(
+        [sys.executable, "-c", script.replace(str(tmp_path / "x"), str(fresh)), "-1"],
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert int(writes) == int(once.stdout.split()[0]) - 2  # it went on from the second of them
+
+
 def test_a_loss_that_is_not_finite_stops_with_its_name():
     problem = Problem()
     bad = Objective("content", [problem.x], [torch.arange(2)], 2, 0.1)
