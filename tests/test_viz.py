@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -44,14 +45,16 @@ def browse(url: str, tmp_path, *options: str) -> str:
 def test_the_browser_shows_every_stage(site, tmp_path) -> None:
     page = browse(site, tmp_path, "--dump-dom")
     assert page.count("pipeline-node") > 20, page[:2000]
-    for shown in ("Check Pictures", "Contact Sheet", "Made Adapter"):
-        assert shown in page, f"{shown} is not drawn"
+    for shown in ("check_pictures", "content_break", "style_break", "made_adapter", "contact_sheet"):
+        assert f">{shown}<" in page, f"{shown} is not drawn"
 
 
 def test_sheets_come_along_as_previews(site, project) -> None:  # noqa: F811
-    previews = {}
+    shown = {}
     for file in (project / "build/api/nodes").iterdir():
         about = json.loads(file.read_text())
-        if about.get("preview"):
-            previews[about.get("name") or about.get("filepath") or file.name] = json.dumps(about["preview"])
-    assert any("image" in preview for preview in previews.values()), previews.keys()
+        if about.get("preview_type") and about["preview"]:  # of what this run wrote
+            shown[Path(about["filepath"]).stem] = about["preview_type"]
+    for name in ("input_sheet", "contact_sheet"):
+        assert shown[name] == "ImagePreview"
+    assert shown["manifest"] == "TablePreview" and shown["make_loss_curve"] == "PlotlyPreview"
