@@ -9,6 +9,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from b4m_pipeline.benchmark import FIGURES, LOWER_IS_BETTER, References, Result
+from b4m_pipeline.contact_sheet import in_cell
 
 matplotlib.use("Agg")
 
@@ -32,8 +33,7 @@ def draw_sheet(pair: str, results: list[Result], references: References) -> Imag
         note = name if pictures else f"{name} (failed)"
         pen.text((GAP, top + CELL // 2 - 8), note, fill=(30, 30, 30), font=small)
         for column, picture in enumerate(pictures):
-            cell = picture.convert("RGB").resize((CELL, CELL), Image.Resampling.BICUBIC)
-            sheet.paste(cell, (LABEL + column * (CELL + GAP), top))
+            sheet.paste(in_cell(picture, CELL), (LABEL + column * (CELL + GAP), top))
     return sheet
 
 

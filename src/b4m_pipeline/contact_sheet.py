@@ -48,7 +48,7 @@ def draw_contact_sheet(
         pen.multiline_text((GAP, top + 28), _wrap(note, LABEL - 2 * GAP, pen, small), fill=_PALE, font=small)
         for column, image in enumerate(images):
             left = LABEL + column * (CELL + GAP)
-            sheet.paste(_cell(image), (left, top))
+            sheet.paste(in_cell(image), (left, top))
             pen.rectangle((left - 1, top - 1, left + CELL, top + CELL), outline=colour if name == MADE else _FRAME)
     return sheet
 
@@ -72,13 +72,13 @@ def labelled_rows(rows: dict[str, list[Image.Image]]) -> Image.Image:
         top = GAP + index * (CELL + GAP)
         pen.multiline_text((GAP, top + 4), _wrap(text, LABEL - 2 * GAP, pen, small), fill=_INK, font=small)
         for column, image in enumerate(images):
-            sheet.paste(_cell(image), (LABEL + column * (CELL + GAP), top))
+            sheet.paste(in_cell(image), (LABEL + column * (CELL + GAP), top))
     return sheet
 
 
-def _cell(image: Image.Image) -> Image.Image:
-    """A picture of any shape as large as a cell holds, on white."""
-    return ImageOps.pad(image.convert("RGB"), (CELL, CELL), Image.Resampling.BICUBIC, color="white")
+def in_cell(image: Image.Image, side: int = CELL) -> Image.Image:
+    """A picture of any shape as large as a cell of `side` pixels holds, in its middle, on white. RGB."""
+    return ImageOps.pad(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC, color="white")
 
 
 def _wrap(text: str, width: int, pen: ImageDraw.ImageDraw, font) -> str:

@@ -123,17 +123,18 @@ class Family(ABC):
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """RGB pictures -> mean and standard deviation of the scaled latents of each, (C, h, w), float32. Pictures of one size
         are encoded together. Raises BaseModelError for a size that the VAE does not divide evenly."""
-        vae, factor = self.load_vae().to(device), self.vae_factor()
+        factor = self.vae_factor()
         by_size: dict[tuple[int, int], list[int]] = {}
         for index, picture in enumerate(pictures):
-            by_size.setdefault(picture.size, []).append(index)
-        encoded: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        for (width, height), places in by_size.items():
+            width, height = picture.size
             if width % factor or height % factor:
                 raise BaseModelError(
                     f"a picture of {width} x {height} pixels: this base model's VAE needs multiples of {factor}, see "
                     "base_model.resolution and ingestion.buckets.step"
                 )
+            by_size.setdefault(picture.size, []).append(index)
+        vae, encoded = self.load_vae().to(device), {}
+        for places in by_size.values():
             for start in range(0, len(places), batch_size):
                 part = places[start : start + batch_size]
                 batch = np.stack([np.asarray(pictures[index].convert("RGB")) for index in part])

@@ -3,7 +3,9 @@
 import textwrap
 
 import pandas as pd
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
+
+from b4m_pipeline.contact_sheet import in_cell
 
 THUMB, GAP, COLUMNS = 112, 12, 8
 LINE, LINES = 13, 3  # height of a caption's line in pixels, most lines of a caption
@@ -25,8 +27,7 @@ def draw_sheet(manifest: pd.DataFrame, pictures: dict[str, Image.Image]) -> Imag
         for index, row in enumerate(group.itertuples()):
             x = GAP + index % COLUMNS * (THUMB + GAP)
             y = top + 24 + index // COLUMNS * cell
-            square = ImageOps.pad(pictures[row.picture], (THUMB, THUMB), Image.Resampling.BICUBIC, color="white")
-            sheet.paste(square, (x, y))
+            sheet.paste(in_cell(pictures[row.picture], THUMB), (x, y))
             outline = _WARN if row.near_duplicate_of else _FRAME
             draw.rectangle((x, y, x + THUMB - 1, y + THUMB - 1), outline=outline)
             lines = textwrap.wrap(row.caption, 20, max_lines=LINES, placeholder=" ...")

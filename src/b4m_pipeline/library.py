@@ -34,7 +34,7 @@ from b4m_pipeline.config import (
     LibraryParams,
     PreservationParams,
 )
-from b4m_pipeline.contact_sheet import CELL, GAP, LABEL
+from b4m_pipeline.contact_sheet import CELL, GAP, LABEL, in_cell
 from b4m_pipeline.datasets.registry import fetch_adapter, find_known, find_trained, keep_registered, register_adapter
 from b4m_pipeline.evaluation import Shot, draw, fill_prompt, find_truth, measure, words_of
 from b4m_pipeline.looks import add_content_looks
@@ -328,8 +328,7 @@ def draw_grid(composed: list[Composed], references: dict[str, Image.Image]) -> I
 
     def put(picture: Image.Image | None, row: int, column: int) -> None:
         if picture is not None:
-            cell = picture.convert("RGB").resize((CELL, CELL), Image.Resampling.BICUBIC)
-            sheet.paste(cell, (LABEL + column * pitch, 24 + row * pitch))
+            sheet.paste(in_cell(picture), (LABEL + column * pitch, 24 + row * pitch))
 
     for column, style in enumerate(styles, start=1):
         pen.text((LABEL + column * pitch, 6), style, fill="black", font=pen_font)

@@ -31,3 +31,11 @@ def test_a_damaged_file_is_named(tmp_path):
     file.write_bytes(b"nothing of the kind")
     with pytest.raises(DatasetError, match="set.safetensors is damaged"):
         TrainingSetDataset(filepath=str(file)).load()
+
+
+def test_prompts_that_do_not_say_what_they_name_are_refused(tiny_training_set, tmp_path):
+    """As sets that were encoded by an earlier version."""
+    dataset = TrainingSetDataset(filepath=str(tmp_path / "set.safetensors"))
+    dataset.save(dataclasses.replace(tiny_training_set, others=["a cat"]))
+    with pytest.raises(DatasetError, match="run the ingestion pipeline again"):
+        dataset.load()

@@ -44,6 +44,8 @@ class TrainingSetDataset(AbstractDataset):
                 header = handle.metadata()
                 tensors = {key: handle.get_tensor(key) for key in handle.keys()}
             others = json.loads(header["others"])
+            if not isinstance(others, dict):
+                raise TypeError("it does not say what its prompts name")
             other_tensors = {key.removeprefix(_OTHERS): tensors.pop(key) for key in list(tensors) if key.startswith(_OTHERS)}
             table = pd.read_json(io.StringIO(header["table"]), orient="split", dtype=False)
         except (SafetensorError, KeyError, TypeError) as error:
