@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from b4m_pipeline.benchmark import FIGURES, LOWER_IS_BETTER, References, Result
-from b4m_pipeline.contact_sheet import in_cell
+from b4m_pipeline.cells import in_cell
 
 matplotlib.use("Agg")
 

@@ -1,8 +1,9 @@
 """One picture of an evaluation: references, every system's pictures seed by seed, and the truth."""
 
 import pandas as pd
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
+from b4m_pipeline.cells import in_cell
 from b4m_pipeline.evaluation import BASE, CONTENT, JOINED, MADE, STYLE
 
 CELL, GAP, LABEL, TITLE = 112, 8, 200, 40  # pixels
@@ -48,7 +49,7 @@ def draw_contact_sheet(
         pen.multiline_text((GAP, top + 28), _wrap(note, LABEL - 2 * GAP, pen, small), fill=_PALE, font=small)
         for column, image in enumerate(images):
             left = LABEL + column * (CELL + GAP)
-            sheet.paste(in_cell(image), (left, top))
+            sheet.paste(in_cell(image, CELL), (left, top))
             pen.rectangle((left - 1, top - 1, left + CELL, top + CELL), outline=colour if name == MADE else _FRAME)
     return sheet
 
@@ -72,13 +73,8 @@ def labelled_rows(rows: dict[str, list[Image.Image]]) -> Image.Image:
         top = GAP + index * (CELL + GAP)
         pen.multiline_text((GAP, top + 4), _wrap(text, LABEL - 2 * GAP, pen, small), fill=_INK, font=small)
         for column, image in enumerate(images):
-            sheet.paste(in_cell(image), (LABEL + column * (CELL + GAP), top))
+            sheet.paste(in_cell(image, CELL), (LABEL + column * (CELL + GAP), top))
     return sheet
-
-
-def in_cell(image: Image.Image, side: int = CELL) -> Image.Image:
-    """A picture of any shape as large as a cell of `side` pixels holds, in its middle, on white. RGB."""
-    return ImageOps.pad(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC, color="white")
 
 
 def _wrap(text: str, width: int, pen: ImageDraw.ImageDraw, font) -> str:

@@ -5,7 +5,7 @@ import textwrap
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from b4m_pipeline.contact_sheet import in_cell
+from b4m_pipeline.cells import in_cell
 
 THUMB, GAP, COLUMNS = 112, 12, 8
 LINE, LINES = 13, 3  # height of a caption's line in pixels, most lines of a caption

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from b4m_pipeline import stages
 from b4m_pipeline.adapters import save_adapter
 from b4m_pipeline.captioning import add_variants, caption_manifest, preserved_prompts
+from b4m_pipeline.cells import in_cell
 from b4m_pipeline.config import (
     BaseModelParams,
     BreakParams,
@@ -34,7 +35,7 @@ from b4m_pipeline.config import (
     LibraryParams,
     PreservationParams,
 )
-from b4m_pipeline.contact_sheet import CELL, GAP, LABEL, in_cell
+from b4m_pipeline.contact_sheet import CELL, GAP, LABEL
 from b4m_pipeline.datasets.registry import fetch_adapter, find_known, find_trained, keep_registered, register_adapter
 from b4m_pipeline.evaluation import Shot, draw, fill_prompt, find_truth, measure, words_of
 from b4m_pipeline.looks import add_content_looks
@@ -328,7 +329,7 @@ def draw_grid(composed: list[Composed], references: dict[str, Image.Image]) -> I
 
     def put(picture: Image.Image | None, row: int, column: int) -> None:
         if picture is not None:
-            sheet.paste(in_cell(picture), (LABEL + column * pitch, 24 + row * pitch))
+            sheet.paste(in_cell(picture, CELL), (LABEL + column * pitch, 24 + row * pitch))
 
     for column, style in enumerate(styles, start=1):
         pen.text((LABEL + column * pitch, 6), style, fill="black", font=pen_font)

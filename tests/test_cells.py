@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from b4m_pipeline.contact_sheet import in_cell
+from b4m_pipeline.cells import in_cell
 
 
 @pytest.mark.parametrize(("size", "filled", "empty"), [((40, 20), (2, 50), (50, 2)), ((20, 40), (50, 2), (2, 50))])
@@ -16,4 +16,4 @@ def test_a_picture_keeps_its_shape_in_a_cell(size, filled, empty) -> None:
 def test_a_square_fills_its_cell() -> None:
     picture = Image.effect_noise((64, 64), 80).convert("RGBA")
     expected = picture.convert("RGB").resize((112, 112), Image.Resampling.BICUBIC)
-    assert in_cell(picture).tobytes() == expected.tobytes()
+    assert in_cell(picture, 112).tobytes() == expected.tobytes()
