@@ -147,7 +147,9 @@ def test_each_half_is_trained_once_and_every_pair_put_together(shelf, tiny_base,
         ("style", "oil", "models:/b4m-style-oil/1"),
     ]
     assert len(composed) == 4 and all(len(pair.pictures) == 2 and not pair.error for pair in composed)
-    assert {"content", "style", "uri", "s_harm"} <= set(table) and table.s_harm.notna().all()
+    assert [*zip(table.content_name, table.style_name, strict=True)] == [(pair.content, pair.style) for pair in composed]
+    assert table.uri.tolist() == [pair.uri for pair in composed]
+    assert all(table[figure].between(-1, 1).all() for figure in ("content", "style", "s_harm"))
     assert len({pair.pictures[0].tobytes() for pair in composed}) == 4
     version = tracking.get_model_version_by_alias("b4m-joined-cup-oil", "candidate")
     assert version.tags["parents"] == '["models:/b4m-content-cup/1", "models:/b4m-style-oil/1"]'

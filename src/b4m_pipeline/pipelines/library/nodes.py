@@ -88,7 +88,8 @@ def train_library(entries: list, settings) -> tuple[list, pd.DataFrame]:
 
 
 def compose_library(entries: list, pairs: list, trained: list, settings) -> tuple[list, pd.DataFrame]:
-    """Every chosen pair of halves that are there: joined, registered, drawn and measured; and its figures, a row a pair."""
+    """Every chosen pair of halves that are there: joined, registered, drawn and measured; and a table of them, a row a
+    pair: content_name, style_name, uri, error, and the figures of `evaluation.measure`, of which content and style are two."""
     from b4m_pipeline import library as lib
     from b4m_pipeline.fan_out import run_jobs
 
@@ -110,8 +111,9 @@ def compose_library(entries: list, pairs: list, trained: list, settings) -> tupl
     rows = []
     for pair in composed:
         figures = {} if pair.measured is None else pair.measured.select_dtypes("number").drop(columns="seed").mean().dropna()
-        rows.append({"content": pair.content, "style": pair.style, "uri": pair.uri, "error": pair.error, **dict(figures)})
-    return composed, pd.DataFrame(rows, columns=None if rows else ["content", "style", "uri", "error"]).round(4)
+        names = {"content_name": pair.content, "style_name": pair.style}  # content and style themselves are figures
+        rows.append(names | {"uri": pair.uri, "error": pair.error} | dict(figures))
+    return composed, pd.DataFrame(rows, columns=None if rows else ["content_name", "style_name", "uri", "error"]).round(4)
 
 
 def show_library(entries: list, composed: list, settings) -> Image.Image:
