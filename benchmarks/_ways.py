@@ -13,7 +13,7 @@ from torch import nn
 
 from b4m_pipeline import plp
 from b4m_pipeline.config import TrainParams
-from b4m_pipeline.diffusion import DiffusionLoss
+from b4m_pipeline.denoising_loss import DiffusionLoss
 from b4m_pipeline.preservation import Preservation
 from b4m_pipeline.riemannian import RiemannianPreconditioner
 from b4m_pipeline.seeding import torch_generator

@@ -11,7 +11,7 @@ import torch
 
 from b4m_pipeline import plp, stages
 from b4m_pipeline.config import BaseModelParams, BreakParams, ConceptParams, FrameParams, MakeParams
-from b4m_pipeline.diffusion import MaskError
+from b4m_pipeline.denoising_loss import MaskError
 from b4m_pipeline.training_set import TrainingSet, TrainingSetError, encode_training_set
 from tests.conftest import TINY_FRAME
 

@@ -28,8 +28,9 @@ from b4m_pipeline.config import (
     MakeParams,
     TrainParams,
 )
+from b4m_pipeline.denoising_loss import DiffusionLoss
 from b4m_pipeline.devices import pick_device
-from b4m_pipeline.diffusion import DiffusionLoss, load_family
+from b4m_pipeline.diffusion import load_family
 from b4m_pipeline.plp import ADAPTER, TargetError, find_layers
 from b4m_pipeline.provenance import code_version
 from b4m_pipeline.seeding import torch_generator

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import (
     AutoencoderKL,
     DDPMScheduler,
@@ -23,14 +22,10 @@ from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from transformers import CLIPTokenizer
 
-from b4m_pipeline.config import BaseModelParams, TrainParams
+from b4m_pipeline.config import BaseModelParams
 from b4m_pipeline.provenance import code_version
 
 logger = logging.getLogger(__name__)
-
-
-class MaskError(ValueError):
-    """A masked loss is wanted, and there are no masks."""
 
 
 class BaseModelError(ValueError):
@@ -219,9 +214,17 @@ class Family(ABC):
         """Prompts -> arguments of the family's pipeline, those of the empty prompt for guidance among them, (N, ...) each,
         float32 on the CPU."""
 
-    @abstractmethod
-    def encode_prompts(self, prompts: list[str], device: str = "cpu") -> dict[str, torch.Tensor]:
+    @torch.no_grad()
+    def encode_prompts(self, prompts: list[str], device: str = "cpu", batch_size: int = 128) -> dict[str, torch.Tensor]:
         """Prompts -> prompt_embeds (N, T, D) and what else the UNet needs of them, float32 on the CPU."""
+        pipeline = self._text_pipeline(device)
+        starts = range(0, len(prompts), batch_size)
+        parts = [self._encode(pipeline, prompts[start : start + batch_size], device) for start in starts]
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+    @abstractmethod
+    def _encode(self, pipeline: DiffusionPipeline, prompts: list[str], device: str) -> dict[str, torch.Tensor]:
+        """`encode_prompts` with a pipeline of text encoders that is at hand."""
 
     @abstractmethod
     def prompt_layers(self, unet: UNet2DConditionModel) -> list[str]:
@@ -243,9 +246,8 @@ class StableDiffusion(Family):
     pipeline_class = StableDiffusionPipeline
     _unused_parts = ("safety_checker", "feature_extractor")
 
-    @torch.no_grad()
-    def encode_prompts(self, prompts: list[str], device: str = "cpu") -> dict[str, torch.Tensor]:
-        embeds, _ = self._text_pipeline(device).encode_prompt(prompts, device, 1, False)
+    def _encode(self, pipeline: DiffusionPipeline, prompts: list[str], device: str) -> dict[str, torch.Tensor]:
+        embeds, _ = pipeline.encode_prompt(prompts, device, 1, False)
         return {"prompt_embeds": embeds.cpu()}
 
     @torch.no_grad()
@@ -268,9 +270,7 @@ class StableDiffusionXL(Family):
 
     pipeline_class = StableDiffusionXLPipeline
 
-    @torch.no_grad()
-    def encode_prompts(self, prompts: list[str], device: str = "cpu") -> dict[str, torch.Tensor]:
-        pipeline = self._text_pipeline(device)
+    def _encode(self, pipeline: DiffusionPipeline, prompts: list[str], device: str) -> dict[str, torch.Tensor]:
         embeds, _, pooled, _ = pipeline.encode_prompt(prompts, device=device, do_classifier_free_guidance=False)
         return {"prompt_embeds": embeds.cpu(), "pooled_prompt_embeds": pooled.cpu()}
 
@@ -363,131 +363,3 @@ def _sample(file: Path, digest: "hashlib._Hash") -> None:
 def encoder_id(params: BaseModelParams) -> str:
     """What encodes pictures and prompts: the base model, another VAE where one is set, and the resolution."""
     return f"{base_model_id(params)}{f'+{params.vae}' if params.vae else ''}@{params.resolution}px"
-
-
-class DiffusionLoss:
-    """The denoising loss on an encoded training set: callable on rows, every image with its own noise and timestep.
-
-    tensors: those of a TrainingSet, moved to the UNet's device once. Pictures of different sizes in a batch go through the UNet
-    one size after another.
-    """
-
-    def __init__(
-        self,
-        family: Family,
-        unet: UNet2DConditionModel,
-        tensors: dict[str, torch.Tensor],
-        noisy_bias: float = 1.0,
-        min_snr_gamma: float | None = None,
-        noise_offset: float = 0.0,
-        mask_floor: float | None = None,
-    ):
-        self.family, self.unet, self.noisy_bias, self.noise_offset = family, unet, noisy_bias, noise_offset
-        self.schedule = family.load_noise_schedule()
-        self.device = unet.device
-        self.tensors = {key: value.to(self.device) for key, value in tensors.items()}
-        mask = self.tensors.pop("mask", None)  # (N, 1, h, w), no input of the UNet
-        sizes = self.tensors.pop("latents_size", None)
-        self.sizes: list[tuple[int, int]] | None = None  # height and width of each row's latents, where they differ
-        if sizes is not None:
-            self.sizes, self.vae_factor = [tuple(size) for size in sizes.tolist()], family.vae_factor()
-        self.masks = None
-        if mask_floor is not None:
-            if mask is None:
-                raise MaskError(
-                    "masked_loss: true, and no picture has a mask: use pictures with an alpha channel, lay NAME.mask.png "
-                    "beside them, or set it to false"
-                )
-            self.masks = mask_floor + (1 - mask_floor) * mask
-        if (kind := self.schedule.config.prediction_type) not in ("epsilon", "v_prediction"):
-            raise BaseModelError(f"prediction type {kind} is not supported: epsilon and v_prediction are")
-        self.weights = torch.ones(self.schedule.config.num_train_timesteps)
-        if min_snr_gamma is not None:
-            alphas = self.schedule.alphas_cumprod.double()
-            snr = (alphas / (1 - alphas)).clamp(min=1e-8)
-            # What the error of x_0 is divided by when it is said as one of noise, or of velocity.
-            own = snr + 1 if kind == "v_prediction" else snr
-            self.weights = (snr.clamp(max=min_snr_gamma) / own).float()
-        self.weights = self.weights.to(self.device)
-
-    @classmethod
-    def of(
-        cls, family: Family, unet: UNet2DConditionModel, tensors: dict[str, torch.Tensor], params: TrainParams
-    ) -> "DiffusionLoss":
-        """With the parameters of a training stage, which also say whether the UNet keeps its activations and is compiled."""
-        if params.gradient_checkpointing:
-            unet.enable_gradient_checkpointing()
-        if params.compile:
-            unet.compile_repeated_blocks(backend=params.compile)
-        floor = params.mask_floor if params.masked_loss else None
-        return cls(family, unet, tensors, params.noisy_bias, params.min_snr_gamma, params.noise_offset, floor)
-
-    def __call__(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Rows (B,) of the training set -> mean squared error of each image, weighed by its mask, where masks are used, and by
-        its timestep, (B,)."""
-        groups = self.alike(rows)
-        parts = [self._measure(rows[group], *self.predict(rows[group], generator)) for group in groups]
-        return torch.cat(parts)[torch.cat(groups).argsort().to(self.device)]
-
-    def alike(self, rows: torch.Tensor) -> list[torch.Tensor]:
-        """Places in `rows` (B,) of pictures of one size, size by size: what can go through the UNet together."""
-        if self.sizes is None:
-            return [torch.arange(len(rows))]
-        groups: dict[tuple[int, int], list[int]] = {}
-        for place, row in enumerate(rows.tolist()):
-            groups.setdefault(self.sizes[row], []).append(place)
-        return [torch.tensor(places) for places in groups.values()]
-
-    @torch.no_grad()
-    def validation(self, rows: torch.Tensor, timesteps: int, generator: torch.Generator, batch_size: int = 8) -> float:
-        """Mean loss of rows (M,) at so many evenly spaced timesteps each: with the same generator, the same noise."""
-        total = self.schedule.config.num_train_timesteps
-        spaced = ((torch.arange(timesteps) + 0.5) * total / timesteps).long()
-        parts = []
-        for group in self.alike(rows):
-            each, times = rows[group].repeat_interleave(timesteps), spaced.repeat(len(group))
-            for part, at in zip(each.split(batch_size), times.split(batch_size), strict=True):
-                parts.append(self._measure(part, *self.predict(part, generator, at)))
-        return float(torch.cat(parts).mean())
-
-    def _measure(
-        self, rows: torch.Tensor, prediction: torch.Tensor, target: torch.Tensor, timesteps: torch.Tensor
-    ) -> torch.Tensor:
-        error = F.mse_loss(prediction, target, reduction="none")
-        if self.masks is not None:
-            height, width = error.shape[-2:]
-            mask = self.masks[rows.to(self.device), :, :height, :width]
-            error = error * mask / mask.mean((1, 2, 3), keepdim=True)
-        return error.flatten(1).mean(1) * self.weights[timesteps]
-
-    def predict(
-        self, rows: torch.Tensor, generator: torch.Generator, timesteps: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The UNet's output for noisy latents of `rows`, all of one size (see `alike`), and what it should have been,
-        (B, C, h, w) each, float32, and the timesteps (B,), drawn by lot unless given. All randomness is drawn from `generator`
-        on the CPU, so that it is the same on every device."""
-        size = None
-        if self.sizes is not None:
-            ((high, wide),) = {self.sizes[row] for row in rows.tolist()}
-            size = high * self.vae_factor, wide * self.vae_factor
-        rows = rows.to(self.device)
-        batch = {key: value[rows] for key, value in self.tensors.items()}
-        mean, deviation = batch.pop("latents_mean"), batch.pop("latents_std")
-        if size is not None:
-            mean, deviation = mean[..., :high, :wide], deviation[..., :high, :wide]
-        jitter, noise = (torch.randn(mean.shape, generator=generator).to(self.device) for _ in range(2))
-        uniform = torch.rand(len(rows), generator=generator)
-        total = self.schedule.config.num_train_timesteps
-        if timesteps is None:
-            timesteps = (total * uniform ** (1 / self.noisy_bias)).long().clamp(max=total - 1)
-        timesteps = timesteps.to(self.device)
-        if self.noise_offset:
-            noise = noise + self.noise_offset * torch.randn((*mean.shape[:2], 1, 1), generator=generator).to(self.device)
-        latents = mean + deviation * jitter  # a fresh draw from the VAE's posterior (B, C, h, w)
-        noisy_latents = self.schedule.add_noise(latents, noise, timesteps)
-        velocity = self.schedule.config.prediction_type == "v_prediction"
-        target = self.schedule.get_velocity(latents, noise, timesteps) if velocity else noise
-        dtype = self.unet.dtype
-        conditions = self.family.conditions({key: value.to(dtype) for key, value in batch.items()}, size)
-        prediction = self.unet(noisy_latents.to(dtype), timesteps, **conditions).sample
-        return prediction.float(), target, timesteps

@@ -16,8 +16,9 @@ from b4m_pipeline import plp
 from b4m_pipeline.adapters import URI_KEY, Adapter
 from b4m_pipeline.captioning import article
 from b4m_pipeline.config import BaseModelParams, BreakParams, ConceptParams, FrameParams, MakeParams, TrainParams
+from b4m_pipeline.denoising_loss import DiffusionLoss
 from b4m_pipeline.devices import pick_device
-from b4m_pipeline.diffusion import DiffusionLoss, base_model_id, encoder_id, load_family
+from b4m_pipeline.diffusion import base_model_id, encoder_id, load_family
 from b4m_pipeline.preservation import Preservation, require_prompt_layers
 from b4m_pipeline.previews import Previews
 from b4m_pipeline.provenance import code_version, digest_of
