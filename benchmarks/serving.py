@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--port", type=int, default=5001)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--requests", type=int, default=40, help="of all clients together")
-    parser.add_argument("--prompt", default="a snq emoji in w@z style")
+    parser.add_argument("--prompt", default="a grelk emoji in w@z style")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--swap", action="store_true", help="another style_scale with every request")
     parser.add_argument("--timeout", type=float, default=120.0)

@@ -93,7 +93,7 @@ def test_the_readmes_python_gets_the_picture_that_evaluation_drew(project, defau
     )
     assert done.returncode == 0, done.stderr[-3000:]
     samples = pd.read_csv(project / "data/07_model_output/samples.csv")
-    row = samples[(samples.system == "made") & (samples.prompt == "a snq emoji in w@z style") & (samples.seed == 0)].iloc[0]
+    row = samples[(samples.system == "made") & (samples.prompt == "a grelk emoji in w@z style") & (samples.seed == 0)].iloc[0]
     evaluated = np.asarray(Image.open(project / f"data/07_model_output/samples/{row.picture}.png"), int)
     assert np.abs(evaluated - np.asarray(Image.open(project / "penguin.png"), int)).max() <= 1
 
