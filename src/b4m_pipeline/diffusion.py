@@ -216,7 +216,8 @@ class Family(ABC):
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str], device: str = "cpu", batch_size: int = 128) -> dict[str, torch.Tensor]:
-        """Prompts -> prompt_embeds (N, T, D) and what else the UNet needs of them, float32 on the CPU."""
+        """Prompts -> prompt_embeds (N, T, D) and what else the UNet needs of them, float32 on the CPU. batch_size: so many go
+        through the text encoders at once. Raises BaseModelError if these cannot be loaded."""
         pipeline = self._text_pipeline(device)
         starts = range(0, len(prompts), batch_size)
         parts = [self._encode(pipeline, prompts[start : start + batch_size], device) for start in starts]
