@@ -10,6 +10,7 @@ from b4m_pipeline.baselines import METHODS, Task, train_lora
 from b4m_pipeline.config import BreakParams, CompetitorParams, ConceptParams, FrameParams, LoraParams, MakeParams
 from b4m_pipeline.diffusion import load_family
 from b4m_pipeline.plp import TargetError
+from b4m_pipeline.shelf import Shelf
 from b4m_pipeline.training_set import TrainingSet
 from tests.conftest import TINY_FRAME
 
@@ -24,7 +25,7 @@ BREAK = {
 }
 
 
-def task(training_set, base) -> Task:
+def task(training_set, base, folder) -> Task:
     return Task(
         training_set,
         base,
@@ -38,6 +39,7 @@ def task(training_set, base) -> Task:
             learning_rate=1e-2, joint_learning_rate=1e-2, orthogonal_learning_rate=1e-2, zip_steps=8, zip_learning_rate=0.05
         ),
         seed=0,
+        shelf=Shelf(folder),
     )
 
 
@@ -57,9 +59,9 @@ def full_training_set(tiny_training_set, tiny_base):
 
 
 @pytest.fixture(scope="module")
-def shared(full_training_set, tiny_base) -> Task:
+def shared(full_training_set, tiny_base, tmp_path_factory) -> Task:
     """One task for all tests: its trainings are done once."""
-    made = task(full_training_set, tiny_base)
+    made = task(full_training_set, tiny_base, tmp_path_factory.mktemp("shelf"))
     quiet = {"preservation_weight": 1.0, "separation_weight": 1.0}
     made.content_break, made.style_break = (own.model_copy(update=quiet) for own in (made.content_break, made.style_break))
     return made
@@ -146,8 +148,8 @@ def test_orthogonal_adaptation_keeps_the_concepts_rows_apart(shared) -> None:
         assert merged.tensors[f"{module}.lora_B.weight"].abs().max() > 0
 
 
-def test_orthogonal_adaptation_takes_the_rank_that_two_concepts_have_room_for(tiny_training_set, tiny_base) -> None:
-    narrow = task(tiny_training_set, tiny_base)
+def test_orthogonal_adaptation_takes_the_rank_that_two_concepts_have_room_for(tiny_training_set, tiny_base, tmp_path) -> None:
+    narrow = task(tiny_training_set, tiny_base, tmp_path)
     narrow.frame = FrameParams(**TINY_FRAME | {"targets": ["to_q"], "rank": 64, "alpha": 64})
     merged = METHODS["Orthogonal Adaptation"](narrow)
     narrowest = min(tensor.shape[1] for key, tensor in merged.tensors.items() if ".lora_A." in key)

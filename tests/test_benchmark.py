@@ -1,5 +1,7 @@
 """The benchmark: finished work is kept, failures do not stop it, figures and intervals are what they say."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -62,21 +64,45 @@ def test_finished_work_is_kept_and_failures_are_tried_again(tiny_training_set, t
     monkeypatch.setattr(benchmark, "METHODS", {"base": counted, "broken": broken, "sum": baselines.METHODS["sum"]})
     own = params(tmp_path, ["base", "broken", "sum"], ours="sum")
     seen = []
-    first = benchmark.run_pair(task(tiny_training_set, tiny_base), references, own, EVALUATION, seen.append)
+    first = benchmark.run_pair(task(tiny_training_set, tiny_base, tmp_path), references, own, EVALUATION, seen.append)
     assert [r.method for r in first] == [r.method for r in seen] == ["base", "broken", "sum"]
     assert first[1].error == "RuntimeError: no memory" and not first[1].pictures
-    second = benchmark.run_pair(task(tiny_training_set, tiny_base), references, own, EVALUATION)
+    second = benchmark.run_pair(task(tiny_training_set, tiny_base, tmp_path), references, own, EVALUATION)
     assert calls == ["base", "broken", "broken"]
     for before, after in zip(first, second, strict=True):
         assert before.figures() == pytest.approx(after.figures(), nan_ok=True)
         assert [p.tobytes() for p in before.pictures.values()] == [p.tobytes() for p in after.pictures.values()]
     changed = EVALUATION.model_copy(update={"steps": 3})
-    benchmark.run_pair(task(tiny_training_set, tiny_base), references, own, changed)
+    benchmark.run_pair(task(tiny_training_set, tiny_base, tmp_path), references, own, changed)
     assert calls.count("base") == 2  # other parameters: another result
     table = benchmark.table_of(second)
     assert table["error"].tolist() == ["", "RuntimeError: no memory", ""]
     comparison = benchmark.compare(table, "sum", 0)
     assert set(comparison["method"]) == {"base", "sum"}
+
+
+def test_pairs_of_one_style_share_its_trainings_and_each_counts_them(tiny_training_set, tiny_base, tmp_path, monkeypatch):
+    trained, original = [], baselines.train_lora
+
+    def counted(name, *rest, **keywords):
+        trained.append(name)
+        return original(name, *rest, **keywords)
+
+    monkeypatch.setattr(baselines, "train_lora", counted)
+    table = tiny_training_set.table
+    other = table.assign(caption=table["caption"].where(table["role"] != "content", "a snq toy, once more"))
+    other = dataclasses.replace(tiny_training_set, table=other)
+    first = task(tiny_training_set, tiny_base, tmp_path)
+    baselines.METHODS["sum"](first)
+    assert trained == ["content", "style"] and first.shelf.reused == 0
+    second = task(other, tiny_base, tmp_path)  # a new run
+    baselines.METHODS["sum"](second)
+    assert trained == ["content", "style", "content"]
+    once = second.shelf.reused
+    baselines.METHODS["SVD"](second)
+    assert len(trained) == 3 and second.shelf.reused >= 2 * once > 0  # style's again, and content's
+    baselines.METHODS["Orthogonal Adaptation"](second)
+    assert len(trained) == 5  # trained otherwise
 
 
 def test_half_written_results_are_done_again(references, tmp_path):
@@ -90,8 +116,8 @@ def test_half_written_results_are_done_again(references, tmp_path):
     assert benchmark.load_result(tmp_path, "f") is None
 
 
-def test_base_is_asked_in_plain_words(tiny_training_set, tiny_base):
-    own = task(tiny_training_set, tiny_base)
+def test_base_is_asked_in_plain_words(tiny_training_set, tiny_base, tmp_path):
+    own = task(tiny_training_set, tiny_base, tmp_path)
     assert {shot.prompt for shot in benchmark.shots_of(own, "base", EVALUATION)} == {"a cup emoji in ink style"}
     shots = benchmark.shots_of(own, "ours", EVALUATION)
     assert {shot.prompt for shot in shots} == {"a snq emoji in w@z style"} and [shot.seed for shot in shots] == [0, 1]

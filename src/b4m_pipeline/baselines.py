@@ -1,7 +1,7 @@
 """Break-for-Make and what it is held against, behind one interface: a Task goes in, an adapter comes out.
 
-All methods have the same pictures, layers and rank, and see as many pictures as ours does. Trainings that several methods
-share, such as the two plain LoRAs that every merge starts from, are done once a task.
+All methods have the same pictures, layers and rank, and see as many pictures as ours does. Trainings of a single concept,
+such as the two plain LoRAs that every merge starts from, are shared by methods and by pairs (see shelf.py).
 """
 
 import json
@@ -30,10 +30,11 @@ from b4m_pipeline.config import (
 )
 from b4m_pipeline.denoising_loss import DiffusionLoss
 from b4m_pipeline.devices import pick_device
-from b4m_pipeline.diffusion import load_family
+from b4m_pipeline.diffusion import base_model_id, load_family
 from b4m_pipeline.plp import ADAPTER, TargetError, find_layers
 from b4m_pipeline.provenance import code_version
 from b4m_pipeline.seeding import torch_generator
+from b4m_pipeline.shelf import Shelf
 from b4m_pipeline.trainer import Objective, fit, resolve_precision
 from b4m_pipeline.training_set import TrainingSet
 
@@ -108,14 +109,7 @@ class Task:
     make: MakeParams
     competitors: CompetitorParams
     seed: int
-    done: dict[str, Any] = field(default_factory=dict, repr=False)
-
-    def once(self, train: Callable[..., Any], *key: Any) -> Any:
-        """train(), or what it gave before for the same key."""
-        name = json.dumps(key, sort_keys=True, default=str)
-        if name not in self.done:
-            self.done[name] = train()
-        return self.done[name]
+    shelf: Shelf = field(repr=False)
 
     @property
     def name(self) -> str:
@@ -130,12 +124,18 @@ class Task:
 
     def lora(self, kind: str) -> Adapter:
         """The plain LoRA of content or style that merges start from."""
+        fields = self.budget(kind).model_dump() | {"learning_rate": self.competitors.learning_rate}
+        return self.single(kind, self.as_lora(fields))
+
+    def single(self, kind: str, params: LoraParams, frozen_a: Callable[[str, int], torch.Tensor] | None = None) -> Adapter:
+        """`train_lora` on one concept alone, shared with other methods and pairs. frozen_a must follow from seed and kind."""
 
         def train() -> Adapter:
-            fields = self.budget(kind).model_dump() | {"learning_rate": self.competitors.learning_rate}
-            return train_lora(kind, self.training_set, [kind], self.base_model, self.as_lora(fields), self.seed)[0]
+            return train_lora(kind, self.training_set, [kind], self.base_model, params, self.seed, frozen_a)[0]
 
-        return self.once(train, "lora", kind)
+        data = self.training_set.digest(kind)
+        model = base_model_id(self.base_model)
+        return self.shelf.take(train, "lora", kind, data, model, params.model_dump(), self.seed, frozen_a is not None)
 
     def as_lora(self, fields: dict, rank: int | None = None) -> LoraParams:
         """Training parameters with the frame's layers, rank (unless one is given) and alpha / rank."""
@@ -234,8 +234,7 @@ def orthogonal_adaptation(task: Task) -> Adapter:
         def rows(layer: str, inputs: int, place: int = place) -> torch.Tensor:
             return shared(layer, inputs)[place * rank : (place + 1) * rank]
 
-        params = task.as_lora(fields, rank)
-        parts.append(train_lora(kind, task.training_set, [kind], task.base_model, params, task.seed, frozen_a=rows)[0])
+        parts.append(task.single(kind, task.as_lora(fields, rank), frozen_a=rows))
     return stack("orthogonal_adaptation", parts, task)
 
 
@@ -256,7 +255,7 @@ def b_lora(task: Task) -> Adapter:
         fields = task.budget(kind).model_dump() | {"learning_rate": task.competitors.learning_rate}
         targets = {"targets": [*layers["content"], *layers["style"]]}
         params = LoraParams(**task.as_lora(fields).model_dump() | targets)
-        part = train_lora(kind, task.training_set, [kind], task.base_model, params, task.seed)[0]
+        part = task.single(kind, params)
         kept |= {key: value for key, value in part.tensors.items() if key.startswith(B_LORA_BLOCKS[kind] + ".")}
     return _adapter("b_lora", kept, part.rank, part.lora_config["lora_alpha"], task.base_model, task.about())
 
@@ -357,9 +356,12 @@ def break_for_make(
         changed = {"routing": routing} | ({} if quiet else {"preservation_weight": 0.0})
         changed |= {} if separation is None else {"separation_weight": separation}
         params = params.model_copy(update=changed)
-        own = (looks, variants) if kind == "content" else (variants,)  # the style's half does not see looks
-        key = ("half", kind, framed.model_dump(), counterparts, quiet, separation, routing, own)
-        return task.once(lambda: stages.train_half(kind, data, task.base_model, framed, concept, params, task.seed)[0], *key)
+        partners = "counterpart_style" if kind == "content" else "counterpart_content"
+        made_from = [data.digest(kind, partners), data.others, base_model_id(task.base_model), concept.model_dump()]
+        return task.shelf.take(
+            lambda: stages.train_half(kind, data, task.base_model, framed, concept, params, task.seed)[0],
+            *("half", kind, *made_from, framed.model_dump(), params.model_dump(), task.seed),
+        )
 
     content = half("content", task.content, task.content_break)
     style = half("style", task.style, task.style_break)

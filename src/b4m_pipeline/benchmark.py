@@ -117,10 +117,11 @@ def fingerprint_of(task: Task, method: str, evaluation: EvaluationParams) -> str
 
 
 def run_method(task: Task, method: str, references: References, evaluation: EvaluationParams) -> Result:
-    """Train a method on a pair, draw with what it gives, measure that."""
-    start = time.monotonic()
+    """Train a method on a pair, draw with what it gives, measure that. Its seconds are those of all its trainings, also of
+    those that another method or pair had done already."""
+    start, task.shelf.reused = time.monotonic(), 0.0
     adapter: Adapter | None = METHODS[method](task)
-    seconds = time.monotonic() - start
+    seconds = time.monotonic() - start + task.shelf.reused
     shots = shots_of(task, method, evaluation)
     pictures = draw(shots, {method: adapter}, task.base_model, evaluation)
     samples = pd.DataFrame([{"picture": shot.key, **vars(shot)} for shot in shots])

@@ -61,6 +61,7 @@ def run_benchmark(
     from b4m_pipeline.evaluation import find_truth
     from b4m_pipeline.looks import add_content_looks
     from b4m_pipeline.pictures import check_folders, list_folders, load_picture
+    from b4m_pipeline.shelf import Shelf
     from b4m_pipeline.tracking import nested_run
     from b4m_pipeline.training_set import encode_training_set
 
@@ -71,14 +72,14 @@ def run_benchmark(
         checked = check_folders(list_folders(own_content, own_style, partners, None), base_model.resolution, ingestion)
         others = preserved_prompts(preservation, own_content, own_style, partners, seed)
         prepared[pair.name] = (own_content, own_style, checked, others)
-    results, references = [], {}
+    results, references, shelf = [], {}, Shelf(Path(benchmark.folder) / "trained")
     for name, (own_content, own_style, checked, others) in prepared.items():
         manifest = caption_manifest(checked.manifest, checked.squares, captioning)
         shown, pictures = add_content_looks(manifest, checked.squares, ingestion)
         shown = add_variants(shown, captioning, own_style.token)
         training_set = encode_training_set(shown, pictures, base_model, others)
         trained = (frame, own_content, own_style, content_break, style_break, make)
-        task = Task(training_set, base_model, *trained, benchmark.competitors, seed)
+        task = Task(training_set, base_model, *trained, benchmark.competitors, seed, shelf)
         squares = {
             kind: [load_picture(checked.squares[key]) for key in manifest.loc[manifest["role"] == kind, "picture"]]
             for kind in ("content", "style")
