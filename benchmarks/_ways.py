@@ -50,10 +50,18 @@ def _lora_unet(settings: Settings) -> tuple[nn.Module, list[nn.Parameter], list[
     return unet, a, b
 
 
-def _trainer(settings: Settings, unet: nn.Module, objectives: list[Objective], pictures: int) -> Trainer:
+def _trainer(
+    settings: Settings,
+    unet: nn.Module,
+    objectives: list[Objective],
+    pictures: int,
+    apart: Callable[[list[int]], None] | None = None,
+) -> Trainer:
+    """apart: what keeps the objectives' gradients apart when they go through the UNet together; None: one after another."""
     loss = DiffusionLoss(family(settings), unet, encoded(settings, unet, pictures))
+    loss.apart = apart
     params = TrainParams(steps=10**6, batch_size=1, learning_rate=RATE, precision=settings.precision)
-    return Trainer(loss, objectives, params, settings.seed, "", settings.device)
+    return Trainer(loss, objectives, params, settings.seed, "", settings.device, loss.together if apart else None)
 
 
 class _Trained:
@@ -83,9 +91,9 @@ def _break_objectives(settings: Settings, own: list, other: list, counterparts: 
 
 class Ours(_Trained):
     """A step of a break as `stages.train_half` does it: latents and prompts from the cache, one batch for the concept and one
-    for all counterparts, gradients for the half that each loss teaches and for nothing else."""
+    for all counterparts, in one pass or in two, gradients for the half that each loss teaches and for nothing else."""
 
-    def __init__(self, settings: Settings, counterparts: int | None = None, preserving: bool = False):
+    def __init__(self, settings: Settings, counterparts: int | None = None, preserving: bool = False, one_pass: bool = True):
         counterparts = settings.counterparts if counterparts is None else counterparts
         self.pictures = settings.batch * (1 + counterparts)
         penalty, inputs = None, None
@@ -99,7 +107,8 @@ class Ours(_Trained):
             penalty = Preservation(self.layers, [(inputs, 0.1)])
         own, other = [layer.a for layer in self.layers.values()], [layer.b for layer in self.layers.values()]
         objectives = _break_objectives(settings, own, other, counterparts, penalty)
-        self.trainer = _trainer(settings, unet, objectives, self.pictures)
+        apart = partial(plp.teach_apart, self.layers, ("lora_A", "lora_B")) if one_pass and counterparts else None
+        self.trainer = _trainer(settings, unet, objectives, self.pictures, apart)
 
 
 class PlainFactors(_Trained):
@@ -249,6 +258,7 @@ def in_turn(settings: Settings) -> Ours:
 
 WAYS: dict[str, Callable[[Settings], Way]] = {
     "ours": Ours,
+    "ours, two passes": partial(Ours, one_pass=False),
     "ours, counterparts in turn": in_turn,
     "released": Released,
     "plain LoRA": PlainLora,

@@ -102,8 +102,10 @@ def measure_parts(settings: Settings, rounds: int, steps: int, warm_up: int) -> 
         share = paired_share(taken["whole"], taken["without"])
         parts[name] = (share, median(taken["whole"]), median(taken["without"]))
 
+    projected = Ours(settings, one_pass=False)  # as the plain one, whose gradients nothing keeps apart in one pass
+    compare("partly learnable projection, against a plain LoRA in our step", projected.step, PlainFactors(settings).step)
+    del projected
     ours = Ours(settings)
-    compare("partly learnable projection, against a plain LoRA in our step", ours.step, PlainFactors(settings).step)
     compare("preservation on 96 prompts", Ours(settings, preserving=True).step, ours.step)
     del ours
     make = Make(settings)

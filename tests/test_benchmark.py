@@ -172,6 +172,8 @@ def test_nothing_to_compare_with_is_an_error():
 def test_unknown_methods_and_pairs_of_one_name_are_refused(tmp_path):
     with pytest.raises(benchmark.BenchmarkError, match="'oours'"):
         benchmark.check_methods(params(tmp_path, ["oours", "ours"]))
+    with pytest.raises(benchmark.BenchmarkError, match="'theirs'"):
+        benchmark.check_methods(params(tmp_path, further_methods=["theirs"]))
     with pytest.raises(ValueError, match="not among the methods"):
         params(tmp_path, ["base"])
     with pytest.raises(ValueError, match="different names"):
@@ -197,3 +199,20 @@ def test_report_is_one_page_with_everything_in_it(references):
     page = benchmark_report.as_html(table, comparison, pd.DataFrame(), plots, {"cup-ink": sheet}, "<ours>")
     assert page.count("data:image/png;base64,") == 3 and "http" not in page
     assert "&lt;ours&gt;" in page and "<ours>" not in page and "E: &lt;x&gt;" in page
+
+
+def test_a_run_is_about_the_pairs_and_methods_that_it_is_asked_for(tmp_path):
+    pairs = [{"content": f"x/{content}", "style": f"x/{style}"} for content, style in ("ai", "bj", "ck", "di", "ej")]
+    own = {"pairs": pairs, "further_methods": ["SVD"]}
+
+    def names(**changes) -> list[str]:
+        return [pair.name for pair in params(tmp_path, **own | changes).chosen_pairs()]
+
+    assert names() == ["a-i", "b-j", "c-k", "d-i", "e-j"] and names(first_pairs=2) == ["a-i", "b-j"]
+    assert names(part="1/2") == ["a-i", "c-k", "d-i"] and names(part="2/2") == ["b-j", "e-j"]  # a style is in one part
+    assert names(part="2/2", first_pairs=3) == ["b-j"]
+    for wrong, reason in (("4/4", "holds no pairs"), ("0/2", "pattern"), ("2", "pattern")):
+        with pytest.raises(ValueError, match=reason):
+            names(part=wrong)
+    assert params(tmp_path, **own).chosen_methods() == ["base", "sum", "ours"]
+    assert params(tmp_path, **own, further=True).chosen_methods() == ["base", "sum", "ours", "SVD"]

@@ -118,6 +118,12 @@ def test_pictures_of_several_sizes_share_a_batch(family_name, tiny_base, tiny_sd
     generator = torch.Generator().manual_seed(0)
     for group in ([0, 4], [1, 3], [2]):
         assert torch.equal(loss(rows[group], generator), losses[group])
+    batches, counts = [torch.tensor([1, 1, 0]), torch.tensor([2, 3])], []
+    loss.apart, passes = counts.append, len(seen)
+    together = loss.together([(batch, torch.Generator().manual_seed(place)) for place, batch in enumerate(batches)])
+    assert len(seen) == passes + 3 and counts == [[2, 0], [1, 1], [0, 1]]  # a pass for each size, content's pictures first
+    for place, (batch, own) in enumerate(zip(batches, together, strict=True)):
+        assert torch.allclose(own, loss(batch, torch.Generator().manual_seed(place)), rtol=1e-4)
     assert math.isfinite(loss.validation(rows, 2, torch.Generator().manual_seed(0)))
     with pytest.raises(BaseModelError, match="multiples of"):
         family.encode_pictures([Image.new("RGB", (33, 32))])

@@ -103,6 +103,27 @@ def test_orthogonal_halves_never_meet(unet):
         assert (lora_b[d_b:] @ lora_a[:, :d_a]).norm() > 0.1  # L_B F_A: lora_B's concept
 
 
+@pytest.mark.parametrize("halves", ["orthogonal", "free"])
+def test_pictures_of_one_pass_can_teach_a_factor_each(unet, halves):
+    """Each factor's gradient is that of its own pictures alone, and nothing of what the layers give changes."""
+    layers = plp.inject(unet, make_frame(unet), halves)
+    randomise(layers)
+    sides = {"lora_B": [layer.b for layer in layers.values()], "lora_A": [layer.a for layer in layers.values()]}
+    whole = [parameter for side in sides.values() for parameter in side]
+    given = forward(unet)
+    plp.teach_apart(layers, ("lora_B", "lora_A"), [1, len(given) - 1])
+    taught = forward(unet)
+    assert torch.allclose(taught, given, atol=1e-6)
+    losses = taught.square().mean((1, 2, 3))
+    for rows, own, other in ((slice(0, 1), "lora_B", "lora_A"), (slice(1, None), "lora_A", "lora_B")):
+        gradients = torch.autograd.grad(losses[rows].sum(), whole, retain_graph=True)
+        found = dict(zip(("lora_B", "lora_A"), (gradients[: len(layers)], gradients[len(layers) :]), strict=True))
+        plain = torch.autograd.grad(given.square().mean((1, 2, 3))[rows].sum(), sides[own], retain_graph=True)
+        assert all(torch.equal(gradient, torch.zeros_like(gradient)) for gradient in found[other])
+        for gradient, wanted in zip(found[own], plain, strict=True):
+            assert torch.allclose(gradient, wanted, atol=1e-4 * float(wanted.abs().max()))
+
+
 def test_frame_depends_on_neither_global_rng_nor_order(unet):
     first = make_frame(unet)
     torch.manual_seed(123)

@@ -69,7 +69,7 @@ def test_each_kind_is_trained_in_its_own_side(tiny_training_set, tiny_base, cont
 
 def test_concept_and_counterparts_touch_their_own_half_alone(tiny_training_set, tiny_base):
     """A counterpart's pictures must not change the concept's first step: the gradient across is exactly zero."""
-    with_counterparts, _ = train_half("content", tiny_training_set, tiny_base, steps=1)
+    with_counterparts, _ = train_half("content", tiny_training_set, tiny_base, steps=1, one_pass=False)
     table = tiny_training_set.table
     alone = table[table.role.isin(["content"])].index.tolist()
     subset = TrainingSet(
@@ -80,6 +80,29 @@ def test_concept_and_counterparts_touch_their_own_half_alone(tiny_training_set, 
     without, _ = train_half("content", subset, tiny_base, steps=1)
     for key, tensor in without.tensors.items():
         assert torch.equal(tensor, with_counterparts.tensors[key])
+
+
+@pytest.mark.parametrize("halves_kind", ["orthogonal", "free"])
+def test_one_pass_for_concept_and_counterparts_trains_what_two_passes_do(tiny_training_set, tiny_base, halves_kind):
+    keywords = {"frame_params": frame(halves=halves_kind), "steps": 4, "max_grad_norm": 1e9, "gradient_accumulation": 2}
+    apart, apart_history = train_half("content", tiny_training_set, tiny_base, one_pass=False, **keywords)
+    together, history = train_half("content", tiny_training_set, tiny_base, one_pass=True, **keywords)
+    assert history[-1] == pytest.approx(apart_history[-1], rel=1e-3)
+    for key, tensor in apart.tensors.items():
+        assert torch.allclose(tensor, together.tensors[key], atol=2e-4), key
+
+
+def test_one_pass_goes_through_the_unet_once_a_step(tiny_training_set, tiny_base, monkeypatch):
+    seen, original = [], stages.DiffusionLoss._through
+
+    def counted(self, noised):
+        seen.append(len(noised.rows))
+        return original(self, noised)
+
+    monkeypatch.setattr(stages.DiffusionLoss, "_through", counted)
+    train_half("content", tiny_training_set, tiny_base, steps=2, batch_size=2, counterpart_batch_size=1)
+    train_half("content", tiny_training_set, tiny_base, steps=2, batch_size=2, counterpart_batch_size=1, one_pass=False)
+    assert seen == [3, 3, 2, 1, 2, 1]
 
 
 def test_leaking_gradients_reach_the_other_half_as_in_the_released_code(tiny_training_set, tiny_base):

@@ -73,7 +73,7 @@ class Result:
 
 def check_methods(params: BenchmarkParams) -> None:
     """Raise BenchmarkError for a name that is no method's."""
-    if unknown := [name for name in params.methods if name not in METHODS]:
+    if unknown := [name for name in (*params.methods, *params.further_methods) if name not in METHODS]:
         raise BenchmarkError(f"benchmark.methods: unknown {unknown}; known are {list(METHODS)}")
 
 
@@ -181,7 +181,7 @@ def run_pair(
     """All methods on one pair. A method that fails is recorded with its error and the others go on. report: called with each
     result, those from an earlier run included."""
     results = []
-    for method in params.methods:
+    for method in params.chosen_methods():
         folder = Path(params.folder) / task.name / slug(method)
         fingerprint = fingerprint_of(task, method, evaluation)
         result = load_result(folder, fingerprint)

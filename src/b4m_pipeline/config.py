@@ -254,6 +254,9 @@ class BreakParams(TrainParams):
 
     counterpart_batch_size: int = Field(ge=1)
     counterpart_learning_rate: float = Field(gt=0)
+    one_pass: bool = True
+    """The concept's pictures and the counterparts' go through the base model together: a faster step, in which the activations
+    of both are in memory at once. Gradients stay apart either way."""
     routing: Literal["exact", "leaking"] = "exact"
     """exact: each loss touches its own half alone. leaking: each also adds its gradient to the other half, as in the released
     code, for comparison only."""
@@ -369,8 +372,14 @@ class BenchmarkParams(Strict):
     pairs: list[PairParams] = Field(min_length=1)
     first_pairs: int | None = Field(None, ge=1)
     """Only so many of them, from the first, for a quick look."""
+    part: str | None = Field(None, pattern=r"^[1-9][0-9]*/[1-9][0-9]*$")
+    """K/N: only the K-th of N parts of the pairs, so that N processes with one folder share the work. Pairs of one style, which
+    share its trainings, are in one part."""
     methods: list[str] = Field(min_length=1)
     """Names in `baselines.METHODS`."""
+    further_methods: list[str] = []
+    """Those that are tried only if `further` is true: ablations of ours, and what costs more than it tells."""
+    further: bool = False
     ours: str = "ours"
     """The one that all others are compared with, pair by pair."""
     folder: str
@@ -384,7 +393,22 @@ class BenchmarkParams(Strict):
             raise ValueError(f"pairs must have different names (their folders'), got {names}")
         if self.ours not in self.methods:
             raise ValueError(f"ours is {self.ours!r}, which is not among the methods")
+        if self.part and not self.chosen_pairs():
+            raise ValueError(f"part {self.part} holds no pairs: they are of {len({pair.style for pair in self.pairs})} styles")
         return self
+
+    def chosen_pairs(self) -> list[PairParams]:
+        """Those that this run is about."""
+        pairs = self.pairs[: self.first_pairs]
+        if not self.part:
+            return pairs
+        which, parts = (int(number) for number in self.part.split("/"))
+        styles = list(dict.fromkeys(pair.style for pair in pairs))
+        return [pair for pair in pairs if styles.index(pair.style) % parts == which - 1]
+
+    def chosen_methods(self) -> list[str]:
+        """Those that this run is about."""
+        return [*self.methods, *(self.further_methods if self.further else [])]
 
 
 class RayParams(Strict):

@@ -1,5 +1,8 @@
 """What training minimises: the error of the base model's prediction for noised latents, of any family."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
@@ -10,6 +13,28 @@ from b4m_pipeline.diffusion import BaseModelError, Family
 
 class MaskError(ValueError):
     """A masked loss is wanted, and there are no masks."""
+
+
+Batch = tuple[torch.Tensor, torch.Generator]
+"""Rows (B,) of the training set, and what their noise is drawn from."""
+
+
+@dataclass
+class Noised:
+    """Pictures of one size as the UNet gets them: rows (B,), noisy latents and what the UNet should say of them (B, C, h, w)
+    each, timesteps (B,), and the pictures' height and width, None where all have the base model's."""
+
+    rows: torch.Tensor
+    latents: torch.Tensor
+    target: torch.Tensor
+    timesteps: torch.Tensor
+    size: tuple[int, int] | None
+
+    @classmethod
+    def join(cls, parts: list["Noised"]) -> "Noised":
+        """Parts of one size, one after another."""
+        joined = (torch.cat([getattr(part, name) for part in parts]) for name in ("rows", "latents", "target", "timesteps"))
+        return cls(*joined, parts[0].size)
 
 
 class DiffusionLoss:
@@ -30,6 +55,8 @@ class DiffusionLoss:
         mask_floor: float | None = None,
     ):
         self.family, self.unet, self.noisy_bias, self.noise_offset = family, unet, noisy_bias, noise_offset
+        self.apart: Callable[[list[int]], None] | None = None
+        """Called before a pass with how many of its pictures, which come one batch after another, are of each batch."""
         self.schedule = family.load_noise_schedule()
         self.device = unet.device
         self.tensors = {key: value.to(self.device) for key, value in tensors.items()}
@@ -72,9 +99,27 @@ class DiffusionLoss:
     def __call__(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Rows (B,) of the training set -> mean squared error of each image, weighed by its mask, where masks are used, and by
         its timestep, (B,)."""
-        groups = self.alike(rows)
-        parts = [self._measure(rows[group], *self.predict(rows[group], generator)) for group in groups]
-        return torch.cat(parts)[torch.cat(groups).argsort().to(self.device)]
+        return self.together([(rows, generator)])[0]
+
+    def together(self, batches: list[Batch]) -> list[torch.Tensor]:
+        """The same for several batches, (B_i,) each, in one pass of the UNet, or one for each size. Every batch has the noise
+        that it would have by itself."""
+        passes: dict[tuple[int, int] | None, list[tuple[int, torch.Tensor, Noised]]] = {}
+        for place, (rows, generator) in enumerate(batches):
+            for group in self.alike(rows):
+                noised = self.noise(rows[group], generator)
+                passes.setdefault(noised.size, []).append((place, group, noised))
+        found: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in batches]
+        for parts in passes.values():
+            if self.apart:
+                counts = {place: len(group) for place, group, _ in parts}
+                self.apart([counts.get(place, 0) for place in range(len(batches))])
+            noised = Noised.join([own for _, _, own in parts])
+            losses = self._measure(noised, self._through(noised)).split([len(group) for _, group, _ in parts])
+            for (place, group, _), own in zip(parts, losses, strict=True):
+                found[place].append((group, own))
+        order = [torch.cat([group for group, _ in own]).argsort().to(self.device) for own in found]
+        return [torch.cat([losses for _, losses in own])[places] for own, places in zip(found, order, strict=True)]
 
     def alike(self, rows: torch.Tensor) -> list[torch.Tensor]:
         """Places in `rows` (B,) of pictures of one size, size by size: what can go through the UNet together."""
@@ -94,32 +139,35 @@ class DiffusionLoss:
         for group in self.alike(rows):
             each, times = rows[group].repeat_interleave(timesteps), spaced.repeat(len(group))
             for part, at in zip(each.split(batch_size), times.split(batch_size), strict=True):
-                parts.append(self._measure(part, *self.predict(part, generator, at)))
+                noised = self.noise(part, generator, at)
+                parts.append(self._measure(noised, self._through(noised)))
         return float(torch.cat(parts).mean())
 
-    def _measure(
-        self, rows: torch.Tensor, prediction: torch.Tensor, target: torch.Tensor, timesteps: torch.Tensor
-    ) -> torch.Tensor:
-        error = F.mse_loss(prediction, target, reduction="none")
+    def _measure(self, noised: Noised, prediction: torch.Tensor) -> torch.Tensor:
+        error = F.mse_loss(prediction, noised.target, reduction="none")
         if self.masks is not None:
             height, width = error.shape[-2:]
-            mask = self.masks[rows.to(self.device), :, :height, :width]
+            mask = self.masks[noised.rows, :, :height, :width]
             error = error * mask / mask.mean((1, 2, 3), keepdim=True)
-        return error.flatten(1).mean(1) * self.weights[timesteps]
+        return error.flatten(1).mean(1) * self.weights[noised.timesteps]
 
     def predict(
         self, rows: torch.Tensor, generator: torch.Generator, timesteps: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The UNet's output for noisy latents of `rows`, all of one size (see `alike`), and what it should have been,
-        (B, C, h, w) each, float32, and the timesteps (B,), drawn by lot unless given. All randomness is drawn from `generator`
-        on the CPU, so that it is the same on every device."""
+        (B, C, h, w) each, float32, and the timesteps (B,)."""
+        noised = self.noise(rows, generator, timesteps)
+        return self._through(noised), noised.target, noised.timesteps
+
+    def noise(self, rows: torch.Tensor, generator: torch.Generator, timesteps: torch.Tensor | None = None) -> Noised:
+        """Noise `rows`, all of one size, at timesteps (B,) that are drawn by lot unless given. All randomness is drawn from
+        `generator` on the CPU, so that it is the same on every device."""
         size = None
         if self.sizes is not None:
             ((high, wide),) = {self.sizes[row] for row in rows.tolist()}
             size = high * self.vae_factor, wide * self.vae_factor
         rows = rows.to(self.device)
-        batch = {key: value[rows] for key, value in self.tensors.items()}
-        mean, deviation = batch.pop("latents_mean"), batch.pop("latents_std")
+        mean, deviation = self.tensors["latents_mean"][rows], self.tensors["latents_std"][rows]
         if size is not None:
             mean, deviation = mean[..., :high, :wide], deviation[..., :high, :wide]
         jitter, noise = (torch.randn(mean.shape, generator=generator).to(self.device) for _ in range(2))
@@ -134,7 +182,11 @@ class DiffusionLoss:
         noisy_latents = self.schedule.add_noise(latents, noise, timesteps)
         velocity = self.schedule.config.prediction_type == "v_prediction"
         target = self.schedule.get_velocity(latents, noise, timesteps) if velocity else noise
+        return Noised(rows, noisy_latents, target, timesteps, size)
+
+    def _through(self, noised: Noised) -> torch.Tensor:
+        """The UNet's output (B, C, h, w), float32."""
         dtype = self.unet.dtype
-        conditions = self.family.conditions({key: value.to(dtype) for key, value in batch.items()}, size)
-        prediction = self.unet(noisy_latents.to(dtype), timesteps, **conditions).sample
-        return prediction.float(), target, timesteps
+        prompts = {key: value for key, value in self.tensors.items() if not key.startswith("latents_")}
+        conditions = self.family.conditions({key: value[noised.rows].to(dtype) for key, value in prompts.items()}, noised.size)
+        return self.unet(noised.latents.to(dtype), noised.timesteps, **conditions).sample.float()

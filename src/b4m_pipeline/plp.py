@@ -153,6 +153,15 @@ def _factor(linear: nn.Linear) -> torch.Tensor:
     return plp.forward(learnt)
 
 
+def _taught(x: torch.Tensor, weight: torch.Tensor, rows: tuple[int, int] | None) -> torch.Tensor:
+    """F.linear(x (B, ..., n), weight), where x[start:stop] alone has a gradient to the weight. rows None: all of x has."""
+    if rows is None or not torch.is_grad_enabled():
+        return F.linear(x, weight)
+    start, stop = rows
+    parts = ((x[:start], weight.detach()), (x[start:stop], weight), (x[stop:], weight.detach()))
+    return torch.cat([F.linear(part, own) for part, own in parts if len(part)])
+
+
 class PlpLinear(LoraLinear):
     """PEFT's LoRA layer with a pass of its own. PEFT's asks for `lora_A.weight` twice, the first time for its dtype alone, and
     under autocast it writes the input out in float32 only for it to be cast back.
@@ -161,19 +170,23 @@ class PlpLinear(LoraLinear):
     L_B = M_B V', lora_B lora_A x is [Q_B M_A x_2 ; M_B Q_A x_1] for x = [x_1 ; x_2]: half of a plain LoRA's products.
     """
 
+    teaching: dict[Side, tuple[int, int]] | None = None
+    """Which pictures of a batch each factor learns from (see `teach_apart`). None: all."""
+
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         if args or kwargs or self.disable_adapters or self.merged or self.active_adapters != [ADAPTER]:
             return super().forward(x, *args, **kwargs)
         result = self.base_layer(x)
         (plp_a, learnt_a), (plp_b, learnt_b) = _parametrized(self.lora_A[ADAPTER]), _parametrized(self.lora_B[ADAPTER])
+        rows_a, rows_b = (self.teaching and self.teaching[side] for side in ("lora_A", "lora_B"))
         if not torch.is_autocast_enabled(x.device.type):
             x = x.to(learnt_a.dtype)
         if plp_a.reduced is None:
-            update = F.linear(F.linear(x, plp_a.forward(learnt_a)), plp_b.forward(learnt_b))  # (..., m)
+            update = _taught(_taught(x, plp_a.forward(learnt_a), rows_a), plp_b.forward(learnt_b), rows_b)  # (..., m)
         else:
             x_1, x_2 = x.split([plp_a.reduced.shape[1], learnt_a.shape[1]], dim=-1)  # (..., d_A), (..., n - d_A)
-            rows_1 = F.linear(F.linear(x_2, learnt_a), plp_b.reduced)  # (..., d_B)
-            rows_2 = F.linear(F.linear(x_1, plp_a.reduced), learnt_b)  # (..., m - d_B)
+            rows_1 = F.linear(_taught(x_2, learnt_a, rows_a), plp_b.reduced)  # (..., d_B)
+            rows_2 = _taught(F.linear(x_1, plp_a.reduced), learnt_b, rows_b)  # (..., m - d_B)
             update = torch.cat([rows_1, rows_2], dim=-1)
         return torch.add(result, update, alpha=self.scaling[ADAPTER]).to(result.dtype)
 
@@ -211,6 +224,16 @@ class PlpLayer:
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """lora_A (r, n) and lora_B (m, r) as they are applied."""
         return _factor(self.module.lora_A[ADAPTER]), _factor(self.module.lora_B[ADAPTER])
+
+
+def teach_apart(layers: dict[str, PlpLayer], sides: tuple[Side, Side], counts: list[int]) -> None:
+    """From now on the first counts[0] pictures of a batch have a gradient to the learnable part of sides[0] alone, the
+    counts[1] after them to that of sides[1] alone. What layers give does not change: two losses that must not meet can go
+    through the model together."""
+    first, whole = counts[0], sum(counts)
+    teaching = {sides[0]: (0, first), sides[1]: (first, whole)}
+    for layer in layers.values():
+        layer.module.teaching = teaching
 
 
 def find_layers(model: nn.Module, targets: list[str]) -> dict[str, tuple[int, int]]:

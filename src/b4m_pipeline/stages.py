@@ -6,6 +6,7 @@ They take an encoded training set and parameters and return adapters; they know 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -180,10 +181,16 @@ def train_half(
         objectives.append(Objective(counterparts, bench.side(other), [training_set.rows(counterparts)], size, rate))
         if params.routing == "leaking":
             objectives[0].leaks_to, objectives[1].leaks_to = bench.side(other), bench.side(own)
+    together = None
+    if params.one_pass and len(objectives) > 1:
+        together = bench.loss.together
+        if params.routing == "exact":
+            bench.loss.apart = partial(plp.teach_apart, bench.layers, (own, other))
     history = fit(
         bench.loss,
         objectives,
         params,
+        together=together,
         seed=seed,
         device=bench.device,
         checkpoint=checkpoint,

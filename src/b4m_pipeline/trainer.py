@@ -32,6 +32,7 @@ DONE = ".done"
 """Before the suffix of a finished training's checkpoint."""
 
 Loss = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+Together = Callable[[list[tuple[torch.Tensor, torch.Generator]]], list[torch.Tensor]]
 Log = Callable[[dict[str, float], int], None]
 
 
@@ -103,9 +104,19 @@ def _parameter_groups(objectives: list[Objective]) -> list[dict]:
 class Trainer:
     """One run of `fit`: its state is what a checkpoint holds."""
 
-    def __init__(self, loss: Loss, objectives: list[Objective], params: TrainParams, seed: int, fingerprint: str, device: str):
+    def __init__(
+        self,
+        loss: Loss,
+        objectives: list[Objective],
+        params: TrainParams,
+        seed: int,
+        fingerprint: str,
+        device: str,
+        together: Together | None = None,
+    ):
         if not objectives:
             raise ValueError("there is nothing to train: no objectives")
+        self.together = together
         self.loss, self.objectives, self.params, self.seed = loss, objectives, params, seed
         self.fingerprint = fingerprint
         AcceleratorState._reset_state(reset_partial_state=True)  # precision is per stage, accelerate's state per process
@@ -124,29 +135,43 @@ class Trainer:
         """Of validation: loss, step and parameters (those of the average, where there is one)."""
         self.stopped = False
 
-    def _accumulate(self, objective: Objective) -> torch.Tensor:
-        """Add the gradients of an objective's loss, and of its penalty, to its own parameters; returns the loss alone."""
-        p, total = self.params, torch.zeros((), device=self.accelerator.device)
-        for part in range(p.gradient_accumulation):
-            index = self.step * p.gradient_accumulation + part
-            generator = torch_generator(self.seed, objective.name, "noise", index)
-            with self.accelerator.autocast():
-                loss = self.loss(objective.batch(self.seed, index), generator).mean() / p.gradient_accumulation
-            scaler = self.accelerator.scaler
-            whole = loss + objective.penalty() if objective.penalty and part == 0 else loss
-            touched = [*objective.parameters, *objective.leaks_to]
-            gradients = torch.autograd.grad(scaler.scale(whole) if scaler else whole, touched)
-            for parameter, gradient in zip(touched, gradients, strict=True):
+    def _accumulate(self) -> dict[str, torch.Tensor]:
+        """Add the gradients of every objective's loss and penalty to its own parameters; returns the losses alone, by name."""
+        totals = {o.name: torch.zeros((), device=self.accelerator.device) for o in self.objectives}
+        for part in range(self.params.gradient_accumulation):
+            index = self.step * self.params.gradient_accumulation + part
+            for objectives in [self.objectives] if self.together else [[o] for o in self.objectives]:
+                for objective, loss in zip(objectives, self._losses(objectives, index), strict=True):
+                    totals[objective.name] += loss
+        for objective in self.objectives:
+            if objective.penalty:
+                self._add_gradients(objective.penalty(), [objective])
+        return totals
+
+    def _losses(self, objectives: list[Objective], index: int) -> list[torch.Tensor]:
+        """One pass: the index-th batches' losses, whose gradients are added."""
+        seeds = [torch_generator(self.seed, o.name, "noise", index) for o in objectives]
+        batches = [(o.batch(self.seed, index), generator) for o, generator in zip(objectives, seeds, strict=True)]
+        with self.accelerator.autocast():
+            measured = self.together(batches) if self.together else [self.loss(*batches[0])]
+            losses = [each.mean() / self.params.gradient_accumulation for each in measured]
+        self._add_gradients(torch.stack(losses).sum(), objectives)
+        return [loss.detach() for loss in losses]
+
+    def _add_gradients(self, value: torch.Tensor, objectives: list[Objective]) -> None:
+        touched = list({id(p): p for o in objectives for p in (*o.parameters, *o.leaks_to)}.values())
+        scaler = self.accelerator.scaler
+        gradients = torch.autograd.grad(scaler.scale(value) if scaler else value, touched, allow_unused=True)
+        for parameter, gradient in zip(touched, gradients, strict=True):
+            if gradient is not None:
                 # contiguous: the gradient of a sum is one number seen many times, which nothing can clip in place
                 parameter.grad = gradient.contiguous() if parameter.grad is None else parameter.grad + gradient
-            total += loss.detach()
-        return total
 
     def train_step(self, precondition: Callable[[], None] | None) -> dict[str, float]:
         """One optimizer step on all objectives; returns losses and gradient norms before clipping."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        measured = {f"loss_{o.name}": self._accumulate(o) for o in self.objectives}
+        measured = {f"loss_{name}": loss for name, loss in self._accumulate().items()}
         self.accelerator.unscale_gradients()
         # All gradients exist now. Each group is clipped by its own norm: one concept's must not scale the other's.
         for group in self._groups():
@@ -270,13 +295,15 @@ def fit(
     validate: Callable[[], float] | None = None,
     draw: Callable[[int], None] | None = None,
     log: Log | None = None,
+    together: Together | None = None,
     description: str = "training",
 ) -> list[dict[str, float]]:
     """Train the objectives' parameters in place for `params.steps` optimizer steps.
 
-    loss: (rows (B,), generator) -> losses (B,). precondition: changes the clipped gradients in place before a step. validate:
-    gives the validation loss of the weights as they are, draw: shows them, given the step; both come when `params.validation`
-    and `params.samples` say so, and see averaged weights where there is an average.
+    loss: (rows (B,), generator) -> losses (B,). together: the same for the batches of all objectives in one pass; it must see
+    to it that each loss has a gradient to its own objective's parameters alone. precondition: changes the clipped gradients in
+    place before a step. validate: gives the validation loss of the weights as they are, draw: shows them, given the step; both
+    come when `params.validation` and `params.samples` say so, and see averaged weights where there is an average.
     checkpoint: file to write every `checkpoint_every` steps and to resume from. The fingerprint becomes part of its name, so
     runs of other inputs keep theirs. A finished training's is kept, marked as done (see `DONE`), until whoever needs the
     result has stored it: until then the same call gives the same result at once. log: called with the entries of the history
@@ -284,7 +311,7 @@ def fit(
     Returns the history: for each step the losses and gradient norms. Raises DivergenceError if a loss or gradient is not
     finite.
     """
-    trainer = Trainer(loss, objectives, params, seed, fingerprint, device)
+    trainer = Trainer(loss, objectives, params, seed, fingerprint, device, together)
     if checkpoint:
         checkpoint, done = checkpoint_files(checkpoint, fingerprint)
         trainer.resume(checkpoint if checkpoint.exists() else done)

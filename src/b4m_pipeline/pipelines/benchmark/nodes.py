@@ -67,7 +67,7 @@ def run_benchmark(
 
     bench.check_methods(benchmark)
     prepared = {}
-    for pair in benchmark.pairs[: benchmark.first_pairs]:  # all pictures are read before anything is trained
+    for pair in benchmark.chosen_pairs():  # all pictures are read before anything is trained
         own_content, own_style, partners = concepts_of(pair, content, style, counterparts)
         checked = check_folders(list_folders(own_content, own_style, partners, None), base_model.resolution, ingestion)
         others = preserved_prompts(preservation, own_content, own_style, partners, seed)
