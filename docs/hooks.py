@@ -22,6 +22,7 @@ MOUNTED = {
     "data/01_raw/README.md": "reference/data.md",
     "data/06_models/embedded_base/README.md": "reference/embedded_base.md",
     "data/06_models/embedded_base/sheet.png": "reference/sheet.png",
+    "data/06_models/embedded_base/taught.png": "reference/taught.png",
     "data/06_models/embedded_clip/README.md": "reference/embedded_clip.md",
 }
 DESCRIBED = {

@@ -10,6 +10,7 @@ from PIL import Image
 from b4m_pipeline import baselines, benchmark, benchmark_report
 from b4m_pipeline.benchmark import References, Result
 from b4m_pipeline.config import BenchmarkParams, EvaluationParams
+from b4m_pipeline.provenance import code_version
 from tests.test_baselines import task
 
 EVALUATION = EvaluationParams(
@@ -75,7 +76,13 @@ def test_finished_work_is_kept_and_failures_are_tried_again(tiny_training_set, t
     changed = EVALUATION.model_copy(update={"steps": 3})
     benchmark.run_pair(task(tiny_training_set, tiny_base, tmp_path), references, own, changed)
     assert calls.count("base") == 2  # other parameters: another result
+    preserved = task(tiny_training_set, tiny_base, tmp_path)
+    preserved.training_set = dataclasses.replace(tiny_training_set, others={"a cat toy": ""})
+    assert benchmark.fingerprint_of(preserved, "base", EVALUATION) != benchmark.fingerprint_of(
+        task(tiny_training_set, tiny_base, tmp_path), "base", EVALUATION
+    )
     table = benchmark.table_of(second)
+    assert table["code"].tolist() == [code_version(), "", code_version()]
     assert table["error"].tolist() == ["", "RuntimeError: no memory", ""]
     comparison = benchmark.compare(table, "sum", 0)
     assert set(comparison["method"]) == {"base", "sum"}

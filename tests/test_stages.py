@@ -103,6 +103,15 @@ def test_one_pass_goes_through_the_unet_once_a_step(tiny_training_set, tiny_base
     train_half("content", tiny_training_set, tiny_base, steps=2, batch_size=2, counterpart_batch_size=1)
     train_half("content", tiny_training_set, tiny_base, steps=2, batch_size=2, counterpart_batch_size=1, one_pass=False)
     assert seen == [3, 3, 2, 1, 2, 1]
+    seen.clear()
+    mixed = tiny_training_set.tensors["latents_mean"]
+    sizes = torch.tensor([mixed.shape[-2:]] * len(mixed))
+    mixed = dataclasses.replace(tiny_training_set, tensors=tiny_training_set.tensors | {"latents_size": sizes})
+    for checkpointing in (False, True):  # a layer that runs once more in backward knows of the last pass alone
+        train_half(
+            "content", mixed, tiny_base, steps=1, batch_size=2, counterpart_batch_size=1, gradient_checkpointing=checkpointing
+        )
+    assert seen == [3, 2, 1]
 
 
 def test_leaking_gradients_reach_the_other_half_as_in_the_released_code(tiny_training_set, tiny_base):

@@ -21,7 +21,7 @@ from b4m_pipeline.config import BenchmarkParams, EvaluationParams
 from b4m_pipeline.diffusion import base_model_id
 from b4m_pipeline.evaluation import Shot, draw, fill_prompt, measure, words_of
 from b4m_pipeline.metrics import EfficientNetJudge, similarity
-from b4m_pipeline.provenance import digest_of
+from b4m_pipeline.provenance import code_version, digest_of
 from b4m_pipeline.seeding import numpy_generator
 
 logger = logging.getLogger(__name__)
@@ -65,6 +65,8 @@ class Result:
     pictures: dict[str, Image.Image] = field(repr=False)
     seconds: float = 0.0
     error: str = ""
+    code: str = ""
+    """Version of the code that made it."""
 
     def figures(self) -> dict[str, float]:
         """Means over the pictures, and how much these differ from each other."""
@@ -108,7 +110,10 @@ def add_leaks(
 
 def fingerprint_of(task: Task, method: str, evaluation: EvaluationParams) -> str:
     """Everything that decides a result but the code: pictures, base model, parameters, seed."""
-    data = task.training_set.digest("content", "style", "counterpart_content", "counterpart_style")
+    data = [
+        task.training_set.digest("content", "style", "counterpart_content", "counterpart_style"),
+        task.training_set.others,
+    ]
     models = [task.frame, task.content_break, task.style_break, task.make, task.competitors, evaluation]
     concepts = [(concept.name, concept.token, concept.noun) for concept in (task.content, task.style)]
     return digest_of(
@@ -128,7 +133,7 @@ def run_method(task: Task, method: str, references: References, evaluation: Eval
     measured = measure(samples, pictures, references.content, references.style, references.truth, evaluation)
     images = [pictures[key] for key in samples["picture"]]
     measured = add_leaks(measured, images, references, EfficientNetJudge())
-    return Result(task.name, method, measured, pictures, seconds)
+    return Result(task.name, method, measured, pictures, seconds, code=code_version())
 
 
 def save_result(result: Result, folder: Path, fingerprint: str) -> None:
@@ -143,6 +148,7 @@ def save_result(result: Result, folder: Path, fingerprint: str) -> None:
         "method": result.method,
         "seconds": round(result.seconds, 1),
         "error": result.error,
+        "code": result.code,
         "keys": list(result.pictures),
         "measured": result.measured.to_dict("list"),
     }
@@ -161,7 +167,10 @@ def load_result(folder: Path, fingerprint: str) -> Result | None:
         for index, key in enumerate(record["keys"]):
             with Image.open(folder / f"{index}.png") as image:
                 pictures[key] = image.convert("RGB")
-        return Result(record["pair"], record["method"], pd.DataFrame(record["measured"]), pictures, record["seconds"])
+        measured = pd.DataFrame(record["measured"])
+        return Result(
+            record["pair"], record["method"], measured, pictures, record["seconds"], code=record.get("code", "unknown")
+        )
     except (OSError, KeyError, ValueError):
         return None
 
@@ -249,7 +258,7 @@ def table_of(results: list[Result]) -> pd.DataFrame:
     rows = [
         {"pair": r.pair, "method": r.method}
         | r.figures()
-        | {"seconds": r.seconds, "pictures": len(r.pictures), "error": r.error}
+        | {"seconds": r.seconds, "pictures": len(r.pictures), "code": r.code, "error": r.error}
         for r in results
     ]
     return pd.DataFrame(rows)

@@ -112,6 +112,8 @@ def as_html(
         f"<p>{table['pair'].nunique()} pairs, {table['method'].nunique()} methods. Means over pairs; in brackets 95 % "
         f"bootstrap intervals over pairs. Below each mean the difference to <b>{html.escape(ours)}</b>, pair by pair.</p>"
     )
+    made_by = sorted(set(table["code"]) - {""}) if "code" in table else []
+    parts.append(f"<p>Made by {html.escape(', '.join(made_by))}.</p>" if made_by else "")
     parts.append(_comparison_table(comparison, names, ours))
     for title, plot in plots.items():
         parts.append(f"<h2>{html.escape(title)}</h2>{_embedded(plot)}")

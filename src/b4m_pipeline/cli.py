@@ -16,8 +16,9 @@ logger = logging.getLogger(__name__)
 
 
 OUT_OF_MEMORY = (
-    "The GPU's memory is full. Set gradient_checkpointing: true for the stage, lower its batch_size (gradient_accumulation "
-    "makes up for it), base_model.resolution or frame.rank; while pictures are drawn, evaluation.batch_size."
+    "The GPU's memory is full. Set gradient_checkpointing: true for the stage, in a break also one_pass: false, lower its "
+    "batch_size (gradient_accumulation makes up for it), base_model.resolution or frame.rank; while pictures are drawn, "
+    "evaluation.batch_size."
 )
 
 
@@ -72,8 +73,9 @@ def register(folder: Path, alias: str, prefix: str, env: str | None) -> None:
     from b4m_pipeline.datasets.registry import register_adapter
 
     with KedroSession.create(env=env) as session:
-        session.load_context()  # sets the tracking store up
-        click.echo(register_adapter(folder, alias=alias, prefix=prefix)["uri"])
+        drawn = session.load_context().params["evaluation"]  # sets the tracking store up, too
+        inference = {"num_inference_steps": drawn.steps, "guidance_scale": drawn.guidance_scale}
+        click.echo(register_adapter(folder, alias=alias, prefix=prefix, inference=inference)["uri"])
 
 
 @click.command(cls=OneLineErrors)

@@ -40,7 +40,7 @@ class BaseModelParams(Strict):
 
 
 class FrameParams(Strict):
-    """The shared frozen part of all adapters that may be recombined (DESIGN: frame)."""
+    """The shared frozen part of all adapters that may be recombined (docs/method.md, "One layer")."""
 
     seed: int = 0
     rank: int = Field(ge=2)
@@ -256,7 +256,8 @@ class BreakParams(TrainParams):
     counterpart_learning_rate: float = Field(gt=0)
     one_pass: bool = True
     """The concept's pictures and the counterparts' go through the base model together: a faster step, in which the activations
-    of both are in memory at once. Gradients stay apart either way."""
+    of both are in memory at once. Gradients stay apart either way. Without effect where gradient_checkpointing meets pictures
+    of several sizes (buckets)."""
     routing: Literal["exact", "leaking"] = "exact"
     """exact: each loss touches its own half alone. leaking: each also adds its gradient to the other half, as in the released
     code, for comparison only."""

@@ -1,7 +1,7 @@
 """A library of halves: N contents and M styles are trained once each, and any content goes with any style.
 
 The jobs here are functions of plain data, so that they run in this process or on another machine (see fan_out.py). All contents
-of a library share one token, and all styles another: a pair has one of each, and every half has met the other's token.
+of a library share one token, and all styles another: a pair has one of each, and contents' halves have met the style's token.
 """
 
 import csv

@@ -2,8 +2,8 @@
 
 The break's loss says what a half has to do for prompts with its concept's token, and nothing about all other prompts. A half
 that answers to these too speaks over the other concept when both are put together. So each half is also asked to leave the
-outputs of the layers that read the prompt as they are, for prompts of known words. This is our own step beyond the paper; it
-needs no pictures and no pass through the UNet.
+outputs of the layers that read the prompt as they are, for prompts of known words and of others' tokens. This is our own step
+beyond the paper; it needs no pictures and no pass through the UNet.
 """
 
 from dataclasses import dataclass

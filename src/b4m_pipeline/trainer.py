@@ -1,8 +1,9 @@
 """A training loop for several objectives at once. It knows neither Kedro nor MLflow nor the method.
 
 An objective has its own parameters, pictures, batch size and learning rate. Its loss touches its own parameters and nothing
-else: gradients are taken with `torch.autograd.grad` for exactly these. All randomness of a step is drawn from generators
-seeded by (seed, objective, step), so a run that was killed goes on as if it had not been.
+else: gradients are taken with `torch.autograd.grad` for exactly these, or, where all go through the model together, `together`
+sees to it. All randomness of a step is drawn from generators seeded by (seed, objective, step), so a run that was killed goes
+on as if it had not been.
 """
 
 import logging
