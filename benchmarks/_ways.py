@@ -59,9 +59,9 @@ def _trainer(
 ) -> Trainer:
     """apart: what keeps the objectives' gradients apart when they go through the UNet together; None: one after another."""
     loss = DiffusionLoss(family(settings), unet, encoded(settings, unet, pictures))
-    loss.apart = apart
     params = TrainParams(steps=10**6, batch_size=1, learning_rate=RATE, precision=settings.precision)
-    return Trainer(loss, objectives, params, settings.seed, "", settings.device, loss.together if apart else None)
+    together = partial(loss.together, apart=apart) if apart else None
+    return Trainer(loss, objectives, params, settings.seed, "", settings.device, together)
 
 
 class _Trained:

@@ -218,7 +218,9 @@ def test_a_run_is_about_the_pairs_and_methods_that_it_is_asked_for(tmp_path):
     assert names() == ["a-i", "b-j", "c-k", "d-i", "e-j"] and names(first_pairs=2) == ["a-i", "b-j"]
     assert names(part="1/2") == ["a-i", "c-k", "d-i"] and names(part="2/2") == ["b-j", "e-j"]  # a style is in one part
     assert names(part="2/2", first_pairs=3) == ["b-j"]
-    for wrong, reason in (("4/4", "holds no pairs"), ("0/2", "pattern"), ("2", "pattern")):
+    assert params(tmp_path, **own | {"further_methods": ["SVD", "sum"]}, further=True).chosen_methods().count("sum") == 1
+    assert params(tmp_path, **own, further=True, ours="SVD").ours == "SVD"
+    for wrong, reason in (("4/4", "N at most 3"), ("3/2", "K must be at most N"), ("0/2", "pattern"), ("2", "pattern")):
         with pytest.raises(ValueError, match=reason):
             names(part=wrong)
     assert params(tmp_path, **own).chosen_methods() == ["base", "sum", "ours"]

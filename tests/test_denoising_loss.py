@@ -51,6 +51,19 @@ def test_noisy_bias_draws_more_of_the_noisy_steps(tiny_base, tiny_training_set):
     assert abs(seen[0] - 500) < 120 and seen[1] > seen[0] + 150
 
 
+def test_batches_that_go_together_have_the_losses_that_they_have_alone(tiny_base, tiny_training_set):
+    family = load_family(tiny_base)
+    unet, seen, counts = family.load_denoiser(), [], []
+    unet.register_forward_pre_hook(lambda module, args, kwargs: seen.append(len(args[0])), with_kwargs=True)
+    loss = DiffusionLoss(family, unet, tiny_training_set.tensors, noise_offset=0.1)
+    batches = [torch.tensor([1, 0, 1]), torch.tensor([2])]
+    given = [(batch, torch.Generator().manual_seed(place)) for place, batch in enumerate(batches)]
+    together = loss.together(given, apart=counts.append)
+    assert seen == [4] and counts == [[3, 1]]
+    for place, (batch, own) in enumerate(zip(batches, together, strict=True)):
+        assert torch.allclose(own, loss(batch, torch.Generator().manual_seed(place)), rtol=1e-4)
+
+
 @pytest.mark.parametrize("family_name", ["sd", "sdxl"])
 def test_min_snr_weighs_the_error_of_the_clean_picture(family_name, tiny_sd, tiny_base, tiny_training_set):
     """By the paper: the loss on x_0 is weighed by min(SNR, gamma); said as one of noise or velocity that is another factor."""
@@ -118,12 +131,6 @@ def test_pictures_of_several_sizes_share_a_batch(family_name, tiny_base, tiny_sd
     generator = torch.Generator().manual_seed(0)
     for group in ([0, 4], [1, 3], [2]):
         assert torch.equal(loss(rows[group], generator), losses[group])
-    batches, counts = [torch.tensor([1, 1, 0]), torch.tensor([2, 3])], []
-    loss.apart, passes = counts.append, len(seen)
-    together = loss.together([(batch, torch.Generator().manual_seed(place)) for place, batch in enumerate(batches)])
-    assert len(seen) == passes + 3 and counts == [[2, 0], [1, 1], [0, 1]]  # a pass for each size, content's pictures first
-    for place, (batch, own) in enumerate(zip(batches, together, strict=True)):
-        assert torch.allclose(own, loss(batch, torch.Generator().manual_seed(place)), rtol=1e-4)
     assert math.isfinite(loss.validation(rows, 2, torch.Generator().manual_seed(0)))
     with pytest.raises(BaseModelError, match="multiples of"):
         family.encode_pictures([Image.new("RGB", (33, 32))])

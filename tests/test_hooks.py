@@ -15,6 +15,9 @@ from kedro.framework.project import configure_project, pipelines
 from kedro.framework.session import KedroSession
 from kedro.io import DatasetError
 from kedro.pipeline import Node, Pipeline
+from kedro_mlflow.framework.hooks import MlflowHook
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS
 from safetensors import SafetensorError
 
 from b4m_pipeline.adapters import AdapterError
@@ -52,7 +55,11 @@ def project(tmp_path: Path, tiny_sdxl: Path, monkeypatch: pytest.MonkeyPatch, em
     )
     base_model = {"base_model": {"path": str(tiny_sdxl), "resolution": 32}}
     (root / "conf/base/parameters.yml").write_text(yaml.safe_dump(PARAMETERS | base_model))
-    (root / "conf/base/catalog.yml").write_text("size: {type: json.JSONDataset, filepath: data/size.json}\n")
+    (root / "conf/base/catalog.yml").write_text(
+        "size: {type: json.JSONDataset, filepath: data/size.json}\n"
+        "made_adapter: {type: b4m_pipeline.datasets.registry.RegisteredAdapterDataset, filepath: data/made, "
+        "save_args: {inference: {guidance_scale: 7.5}}}\n"
+    )
     shutil.copy(empty_store, root / "mlflow.db")
 
     def register_pipelines() -> dict[str, Pipeline]:
@@ -207,6 +214,21 @@ def test_an_adapter_can_be_registered_later(project, tiny_adapter) -> None:
     result = kedro("register", str(folder))
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1] == "models:/b4m-make-cup-ink/1" == adapter_uri(folder)
+    signature = mlflow.models.get_model_info(adapter_uri(folder)).signature
+    assert {param.name: param.default for param in signature.params}["guidance_scale"] == 7.5  # as a run's own
+
+
+def test_two_processes_may_make_the_experiment_at_once(project, monkeypatch) -> None:
+    original, calls = MlflowHook.after_context_created, []
+
+    def late(self, context) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise MlflowException("Experiment(name=t) already exists", RESOURCE_ALREADY_EXISTS)
+        original(self, context)
+
+    monkeypatch.setattr(MlflowHook, "after_context_created", late)
+    assert kedro("run").exit_code == 0 and len(calls) == 2
 
 
 def test_defects_keep_their_traceback() -> None:

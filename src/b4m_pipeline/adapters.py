@@ -1,6 +1,7 @@
 """Adapters as data: LoRA tensors with their provenance, in files that any diffusers pipeline loads."""
 
 import json
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def save_adapter(adapter: Adapter, folder: Path) -> Path:
     own = {key: value for key, value in adapter.metadata.items() if key != URI_KEY}  # where it lies is no part of it
     metadata["b4m"] = json.dumps(own, sort_keys=True)
     tensors = {_PREFIX + key: tensor.detach().cpu().float().contiguous() for key, tensor in adapter.tensors.items()}
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")  # its own: two processes may write the same adapter
     save_file(tensors, partial, metadata=metadata)
     partial.replace(path)
     return path

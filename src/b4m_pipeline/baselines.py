@@ -128,14 +128,19 @@ class Task:
         return self.single(kind, self.as_lora(fields))
 
     def single(self, kind: str, params: LoraParams, frozen_a: Callable[[str, int], torch.Tensor] | None = None) -> Adapter:
-        """`train_lora` on one concept alone, shared with other methods and pairs. frozen_a must follow from seed and kind."""
+        """`train_lora` on one concept alone, shared with other methods and pairs. frozen_a must follow from seed, kind
+        and rank."""
 
         def train() -> Adapter:
             return train_lora(kind, self.training_set, [kind], self.base_model, params, self.seed, frozen_a)[0]
 
-        data = self.training_set.digest(kind)
-        model = base_model_id(self.base_model)
-        return self.shelf.take(train, "lora", kind, data, model, params.model_dump(), self.seed, frozen_a is not None)
+        made_from = [self.training_set.digest(kind), params.model_dump(), self.seed, *self.trained_on(params)]
+        return self.shelf.take(train, "lora", kind, *made_from, frozen_a is not None)
+
+    def trained_on(self, params: TrainParams) -> list[str | None]:
+        """Which weights, on what and in which number format: one folder may have seen several machines."""
+        device = pick_device(params.device)
+        return [base_model_id(self.base_model), self.base_model.variant, device, resolve_precision(params.precision, device)]
 
     def as_lora(self, fields: dict, rank: int | None = None) -> LoraParams:
         """Training parameters with the frame's layers, rank (unless one is given) and alpha / rank."""
@@ -357,7 +362,7 @@ def break_for_make(
         changed |= {} if separation is None else {"separation_weight": separation}
         params = params.model_copy(update=changed)
         partners = "counterpart_style" if kind == "content" else "counterpart_content"
-        made_from = [data.digest(kind, partners), data.others, base_model_id(task.base_model), concept.model_dump()]
+        made_from = [data.digest(kind, partners), data.others, *task.trained_on(params), concept.model_dump()]
         return task.shelf.take(
             lambda: stages.train_half(kind, data, task.base_model, framed, concept, params, task.seed)[0],
             *("half", kind, *made_from, framed.model_dump(), params.model_dump(), task.seed),

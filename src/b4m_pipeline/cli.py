@@ -73,8 +73,8 @@ def register(folder: Path, alias: str, prefix: str, env: str | None) -> None:
     from b4m_pipeline.datasets.registry import register_adapter
 
     with KedroSession.create(env=env) as session:
-        drawn = session.load_context().params["evaluation"]  # sets the tracking store up, too
-        inference = {"num_inference_steps": drawn.steps, "guidance_scale": drawn.guidance_scale}
+        catalog = session.load_context().config_loader["catalog"]  # sets the tracking store up, too
+        inference = catalog.get("made_adapter", {}).get("save_args", {}).get("inference")  # as a run's own
         click.echo(register_adapter(folder, alias=alias, prefix=prefix, inference=inference)["uri"])
 
 

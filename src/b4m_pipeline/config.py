@@ -256,8 +256,8 @@ class BreakParams(TrainParams):
     counterpart_learning_rate: float = Field(gt=0)
     one_pass: bool = True
     """The concept's pictures and the counterparts' go through the base model together: a faster step, in which the activations
-    of both are in memory at once. Gradients stay apart either way. Without effect where gradient_checkpointing meets pictures
-    of several sizes (buckets)."""
+    of both are in memory at once. Which half learns from which does not change. Without effect where pictures are of several
+    sizes (buckets)."""
     routing: Literal["exact", "leaking"] = "exact"
     """exact: each loss touches its own half alone. leaking: each also adds its gradient to the other half, as in the released
     code, for comparison only."""
@@ -375,7 +375,7 @@ class BenchmarkParams(Strict):
     """Only so many of them, from the first, for a quick look."""
     part: str | None = Field(None, pattern=r"^[1-9][0-9]*/[1-9][0-9]*$")
     """K/N: only the K-th of N parts of the pairs, so that N processes with one folder share the work. Pairs of one style, which
-    share its trainings, are in one part."""
+    share its trainings, are in one part; one content in several parts is trained in each."""
     methods: list[str] = Field(min_length=1)
     """Names in `baselines.METHODS`."""
     further_methods: list[str] = []
@@ -392,10 +392,11 @@ class BenchmarkParams(Strict):
         names = [pair.name for pair in self.pairs]
         if len(set(names)) < len(names):
             raise ValueError(f"pairs must have different names (their folders'), got {names}")
-        if self.ours not in self.methods:
+        if self.ours not in self.chosen_methods():
             raise ValueError(f"ours is {self.ours!r}, which is not among the methods")
         if self.part and not self.chosen_pairs():
-            raise ValueError(f"part {self.part} holds no pairs: they are of {len({pair.style for pair in self.pairs})} styles")
+            styles = len({pair.style for pair in self.pairs[: self.first_pairs]})
+            raise ValueError(f"part {self.part} holds no pairs: K must be at most N, and N at most {styles}, one a style")
         return self
 
     def chosen_pairs(self) -> list[PairParams]:
@@ -409,7 +410,7 @@ class BenchmarkParams(Strict):
 
     def chosen_methods(self) -> list[str]:
         """Those that this run is about."""
-        return [*self.methods, *(self.further_methods if self.further else [])]
+        return list(dict.fromkeys([*self.methods, *(self.further_methods if self.further else [])]))
 
 
 class RayParams(Strict):

@@ -55,8 +55,6 @@ class DiffusionLoss:
         mask_floor: float | None = None,
     ):
         self.family, self.unet, self.noisy_bias, self.noise_offset = family, unet, noisy_bias, noise_offset
-        self.apart: Callable[[list[int]], None] | None = None
-        """Called before a pass with how many of its pictures, which come one batch after another, are of each batch."""
         self.schedule = family.load_noise_schedule()
         self.device = unet.device
         self.tensors = {key: value.to(self.device) for key, value in tensors.items()}
@@ -99,27 +97,18 @@ class DiffusionLoss:
     def __call__(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Rows (B,) of the training set -> mean squared error of each image, weighed by its mask, where masks are used, and by
         its timestep, (B,)."""
-        return self.together([(rows, generator)])[0]
+        groups = self.alike(rows)
+        parts = [self.together([(rows[group], generator)])[0] for group in groups]
+        return torch.cat(parts)[torch.cat(groups).argsort().to(self.device)]
 
-    def together(self, batches: list[Batch]) -> list[torch.Tensor]:
-        """The same for several batches, (B_i,) each, in one pass of the UNet, or one for each size. Every batch has the noise
-        that it would have by itself."""
-        passes: dict[tuple[int, int] | None, list[tuple[int, torch.Tensor, Noised]]] = {}
-        for place, (rows, generator) in enumerate(batches):
-            for group in self.alike(rows):
-                noised = self.noise(rows[group], generator)
-                passes.setdefault(noised.size, []).append((place, group, noised))
-        found: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in batches]
-        for parts in passes.values():
-            if self.apart:
-                counts = {place: len(group) for place, group, _ in parts}
-                self.apart([counts.get(place, 0) for place in range(len(batches))])
-            noised = Noised.join([own for _, _, own in parts])
-            losses = self._measure(noised, self._through(noised)).split([len(group) for _, group, _ in parts])
-            for (place, group, _), own in zip(parts, losses, strict=True):
-                found[place].append((group, own))
-        order = [torch.cat([group for group, _ in own]).argsort().to(self.device) for own in found]
-        return [torch.cat([losses for _, losses in own])[places] for own, places in zip(found, order, strict=True)]
+    def together(self, batches: list[Batch], apart: Callable[[list[int]], None] | None = None) -> list[torch.Tensor]:
+        """The same for several batches, (B_i,) each, of pictures of one size, in one pass of the UNet. Every batch has the
+        noise that it would have by itself. apart: called before the pass with all B_i."""
+        noised = Noised.join([self.noise(rows, generator) for rows, generator in batches])
+        counts = [len(rows) for rows, _ in batches]
+        if apart:
+            apart(counts)
+        return list(self._measure(noised, self._through(noised)).split(counts))
 
     def alike(self, rows: torch.Tensor) -> list[torch.Tensor]:
         """Places in `rows` (B,) of pictures of one size, size by size: what can go through the UNet together."""

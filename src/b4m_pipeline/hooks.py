@@ -12,6 +12,7 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from kedro_mlflow.framework.hooks import MlflowHook
+from mlflow.exceptions import MlflowException
 from pydantic import BaseModel
 
 from b4m_pipeline.prerequisites import (
@@ -55,7 +56,12 @@ class TrackingHook(MlflowHook):
             context.config_loader["mlflow"] = config
             check_store(config["server"]["mlflow_tracking_uri"])
         self._project_path = context.project_path
-        super().after_context_created(context)
+        try:
+            super().after_context_created(context)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            super().after_context_created(context)  # another process has made the experiment between look-up and creation
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:

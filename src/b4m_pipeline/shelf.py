@@ -13,8 +13,8 @@ SECONDS = "seconds"
 
 
 class Shelf:
-    """A folder of trained adapters, by all that they are made from. reused: seconds that trainings took that were not done
-    again, so that whoever measures a method can count what it would have cost by itself."""
+    """A folder of trained adapters, by the code's version and all that they are made from. reused: seconds that trainings took
+    that were not done again, so that whoever measures a method can count what it would have cost by itself."""
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
@@ -23,7 +23,7 @@ class Shelf:
     def take(self, train: Callable[[], Adapter], *made_from: Any) -> Adapter:
         """What `train` gives, or gave before for the same `made_from` (JSON-serialisable) and code. A damaged file is trained
         again."""
-        place = self.folder / digest_of(code_version(), *made_from)
+        place = self.folder / code_version() / digest_of(*made_from)
         try:
             found = load_adapter(place)
         except AdapterError:

@@ -182,12 +182,9 @@ def train_half(
         if params.routing == "leaking":
             objectives[0].leaks_to, objectives[1].leaks_to = bench.side(other), bench.side(own)
     together = None
-    # Checkpointed layers run once more in backward, after all passes: of several, they would remember the last one's pictures.
-    by_size = params.gradient_checkpointing and bench.loss.sizes is not None
-    if params.one_pass and len(objectives) > 1 and not by_size:
-        together = bench.loss.together
-        if params.routing == "exact":
-            bench.loss.apart = partial(plp.teach_apart, bench.layers, (own, other))
+    if params.one_pass and len(objectives) > 1 and bench.loss.sizes is None:
+        apart = partial(plp.teach_apart, bench.layers, (own, other)) if params.routing == "exact" else None
+        together = partial(bench.loss.together, apart=apart)
     history = fit(
         bench.loss,
         objectives,

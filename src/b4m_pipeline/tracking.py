@@ -219,7 +219,10 @@ def nested_run(name: str, tags: dict[str, str | None]) -> Iterator[Callable[[dic
         yield log
     finally:
         if opened:
-            mlflow.end_run()
+            try:
+                mlflow.end_run()
+            except Exception as error:
+                logger.warning("The run of %s cannot be ended in MLflow now: %s", name, error)
 
 
 def log_metrics(metrics: dict[str, float], model_uri: str | None = None) -> None:

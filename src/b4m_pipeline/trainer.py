@@ -146,7 +146,7 @@ class Trainer:
                     totals[objective.name] += loss
         for objective in self.objectives:
             if objective.penalty:
-                self._add_gradients(objective.penalty(), [objective])
+                self._add_gradients(objective.penalty(), [objective], everywhere=False)
         return totals
 
     def _losses(self, objectives: list[Objective], index: int) -> list[torch.Tensor]:
@@ -159,10 +159,11 @@ class Trainer:
         self._add_gradients(torch.stack(losses).sum(), objectives)
         return [loss.detach() for loss in losses]
 
-    def _add_gradients(self, value: torch.Tensor, objectives: list[Objective]) -> None:
+    def _add_gradients(self, value: torch.Tensor, objectives: list[Objective], everywhere: bool = True) -> None:
+        """everywhere: every parameter of these objectives must have a gradient."""
         touched = list({id(p): p for o in objectives for p in (*o.parameters, *o.leaks_to)}.values())
         scaler = self.accelerator.scaler
-        gradients = torch.autograd.grad(scaler.scale(value) if scaler else value, touched, allow_unused=True)
+        gradients = torch.autograd.grad(scaler.scale(value) if scaler else value, touched, allow_unused=not everywhere)
         for parameter, gradient in zip(touched, gradients, strict=True):
             if gradient is not None:
                 # contiguous: the gradient of a sum is one number seen many times, which nothing can clip in place
@@ -301,8 +302,8 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train the objectives' parameters in place for `params.steps` optimizer steps.
 
-    loss: (rows (B,), generator) -> losses (B,). together: the same for the batches of all objectives in one pass; it must see
-    to it that each loss has a gradient to its own objective's parameters alone. precondition: changes the clipped gradients in
+    loss: (rows (B,), generator) -> losses (B,). together: the same for the batches of all objectives in one pass; what each
+    loss teaches is up to it, the sum is differentiated for all parameters. precondition: changes the clipped gradients in
     place before a step. validate: gives the validation loss of the weights as they are, draw: shows them, given the step; both
     come when `params.validation` and `params.samples` say so, and see averaged weights where there is an average.
     checkpoint: file to write every `checkpoint_every` steps and to resume from. The fingerprint becomes part of its name, so
