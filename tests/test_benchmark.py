@@ -208,6 +208,18 @@ def test_report_is_one_page_with_everything_in_it(references):
     assert "&lt;ours&gt;" in page and "<ours>" not in page and "E: &lt;x&gt;" in page
 
 
+def test_the_markdown_table_has_means_and_says_what_is_clear_of_zero():
+    rows = [("base", "style", 0.5, -0.2, -0.1), ("base", "truth", 0.25, -0.1, 0.1), ("ours", "style", 0.65, 0, 0)]
+    columns = ["method", "measure", "mean", "difference_low", "difference_high"]
+    comparison = pd.DataFrame(rows, columns=columns).assign(difference=0.0)
+    assert benchmark_report.as_markdown(comparison, "ours").splitlines() == [
+        "| | style | truth |",
+        "|---|---|---|",
+        "| base | 0.500 **[-0.200, -0.100]** | 0.250 [-0.100, +0.100] |",
+        "| **ours** | 0.650 |  |",
+    ]
+
+
 def test_a_run_is_about_the_pairs_and_methods_that_it_is_asked_for(tmp_path):
     pairs = [{"content": f"x/{content}", "style": f"x/{style}"} for content, style in ("ai", "bj", "ck", "di", "ej")]
     own = {"pairs": pairs, "further_methods": ["SVD"]}

@@ -152,6 +152,29 @@ def _comparison_table(comparison: pd.DataFrame, names: list[str], ours: str) -> 
     return f"<table><tr><th></th>{head}</tr>{''.join(lines)}</table><p><small>Bold: the interval is clear of zero.</small></p>"
 
 
+def as_markdown(comparison: pd.DataFrame, ours: str) -> str:
+    """The comparison as a Markdown table: means over pairs, and in brackets the 95 % interval of the difference to ours, pair
+    by pair, in bold where it is clear of zero."""
+    names = [name for name in FIGURES if name in set(comparison["measure"])]
+    lines = ["| | " + " | ".join(FIGURES[name] for name in names) + " |", "|---" * (len(names) + 1) + "|"]
+    for method in dict.fromkeys(comparison["method"]):
+        cells = []
+        for name in names:
+            found = comparison[(comparison["method"] == method) & (comparison["measure"] == name)]
+            if found.empty:
+                cells.append("")
+                continue
+            row = found.iloc[0]
+            cell = f"{row['mean']:.3f}"
+            if method != ours and pd.notna(row.get("difference")):
+                span = f"[{row['difference_low']:+.3f}, {row['difference_high']:+.3f}]"
+                cell += f" **{span}**" if row["difference_low"] > 0 or row["difference_high"] < 0 else f" {span}"
+            cells.append(cell)
+        shown = f"**{method}**" if method == ours else method
+        lines.append(f"| {shown} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Content-style benchmark</title>
 <style>

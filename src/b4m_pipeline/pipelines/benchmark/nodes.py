@@ -113,8 +113,8 @@ def report_benchmark(
     comparison: pd.DataFrame,
     validation: pd.DataFrame,
     benchmark: BenchmarkParams,
-) -> tuple[dict[str, Image.Image], Image.Image, Image.Image, str]:
-    """Contact sheets by pair, content against style, bars, and all of it as one HTML page."""
+) -> tuple[dict[str, Image.Image], Image.Image, Image.Image, str, str]:
+    """Contact sheets by pair, content against style, bars, all of it as one HTML page, and the comparison as Markdown."""
     from b4m_pipeline import benchmark_report as report
     from b4m_pipeline.tracking import log_picture, log_text
 
@@ -128,4 +128,4 @@ def report_benchmark(
     log_picture(scatter, "benchmark_scatter")
     log_picture(bars, "benchmark_bars")
     log_text(page, "benchmark.html")
-    return sheets, scatter, bars, page
+    return sheets, scatter, bars, page, report.as_markdown(comparison, benchmark.ours)

@@ -45,7 +45,7 @@ def create_pipeline(**kwargs) -> Pipeline:
                     "benchmark_validation",
                     "params:benchmark",
                 ],
-                ["benchmark_sheets", "benchmark_scatter", "benchmark_bars", "benchmark_report"],
+                ["benchmark_sheets", "benchmark_scatter", "benchmark_bars", "benchmark_report", "benchmark_summary"],
                 name="report_benchmark",
             ),
         ]
