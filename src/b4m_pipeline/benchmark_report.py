@@ -50,9 +50,16 @@ def draw_scatter(comparison: pd.DataFrame, ours: str) -> Image.Image:
             for name, value in (("content", x), ("style", y))
         ]
         axes.errorbar(x, y, xerr=spread[0], yerr=spread[1], fmt="o", color=colour, elinewidth=0.6, markersize=6)
-        axes.annotate(method, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8, color=colour)
     front = sorted(pareto_front(points).values())
     axes.plot([x for x, _ in front], [y for _, y in front], color=_OURS, linewidth=0.8, linestyle="--", label="Pareto front")
+    # Names beside the plot, by height: methods lie close together.
+    for place, (method, point) in enumerate(sorted(points.items(), key=lambda item: -item[1][1])):
+        colour = _OURS if method == ours else _OTHER
+        line = {"arrowstyle": "-", "color": colour, "linewidth": 0.4}
+        height = 1 - (place + 0.5) / len(points)
+        axes.annotate(
+            method, point, (1.04, height), textcoords="axes fraction", va="center", fontsize=8, color=colour, arrowprops=line
+        )
     axes.set_xlabel("content: similarity to its pictures")
     axes.set_ylabel("style: similarity to its pictures")
     axes.legend(loc="lower left", fontsize=8)
