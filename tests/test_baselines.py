@@ -6,9 +6,10 @@ import torch
 
 from b4m_pipeline import baselines
 from b4m_pipeline.adapters import save_adapter
-from b4m_pipeline.baselines import METHODS, Task, train_lora
+from b4m_pipeline.baselines import METHODS, Task
 from b4m_pipeline.config import BreakParams, CompetitorParams, ConceptParams, FrameParams, LoraParams, MakeParams
 from b4m_pipeline.diffusion import load_family
+from b4m_pipeline.lora import train_lora
 from b4m_pipeline.plp import TargetError
 from b4m_pipeline.shelf import Shelf
 from b4m_pipeline.training_set import TrainingSet
@@ -76,31 +77,6 @@ def test_ablations_leave_out_what_they_say(full_training_set) -> None:
     assert sources(full_training_set.without_looks()) == {"sidecar": given, "variant": 2}  # the look's caption goes with it
     assert sources(full_training_set.without_variants()) == {"sidecar": given, "look": 1}
     assert len(full_training_set.without_looks().tensors["latents_mean"]) == given + 2
-
-
-def lora(**changes) -> LoraParams:
-    return LoraParams(
-        **{"rank": 2, "alpha": 2, "targets": TARGETS, "steps": 30, "batch_size": 3, "learning_rate": 1e-2} | changes
-    )
-
-
-def test_plain_lora_learns_and_is_repeatable(tiny_training_set, tiny_base) -> None:
-    def train(seed: int, steps: int = 10):
-        return train_lora("cup", tiny_training_set, ["content"], tiny_base, lora(steps=steps, precision="no"), seed)
-
-    (adapter, _), (again, _), (other, _), (_, history) = train(0), train(0), train(1), train(0, 240)
-    assert all(torch.equal(tensor, again.tensors[key]) for key, tensor in adapter.tensors.items())
-    assert any(not torch.equal(tensor, other.tensors[key]) for key, tensor in adapter.tensors.items())
-    losses = [entry["loss_cup"] for entry in history]
-    assert sum(losses[-80:]) < 0.95 * sum(losses[:80])
-
-
-def test_global_randomness_is_left_alone(tiny_training_set, tiny_base) -> None:
-    torch.manual_seed(3)
-    expected = torch.rand(3)
-    torch.manual_seed(3)
-    train_lora("cup", tiny_training_set, ["content"], tiny_base, lora(steps=1), 0)
-    assert torch.equal(torch.rand(3), expected)
 
 
 def test_everyone_sees_as_many_pictures(shared) -> None:

@@ -122,6 +122,11 @@ def test_pictures_of_one_pass_can_teach_a_factor_each(unet, halves):
         assert all(torch.equal(gradient, torch.zeros_like(gradient)) for gradient in found[other])
         for gradient, wanted in zip(found[own], plain, strict=True):
             assert torch.allclose(gradient, wanted, atol=1e-4 * float(wanted.abs().max()))
+    plp.teach_apart(layers, ("lora_B", "lora_A"), [2, 3])
+    with torch.no_grad():
+        assert torch.allclose(forward(unet), given, atol=1e-6)
+    with pytest.raises(ValueError, match="batch of 5, this one has 2"):
+        forward(unet)
 
 
 def test_frame_depends_on_neither_global_rng_nor_order(unet):

@@ -17,6 +17,7 @@ from b4m_pipeline.tracking import (
     limit_patience,
     log_picture,
     loss_curve,
+    nested_run,
     resolve_store,
 )
 
@@ -108,6 +109,25 @@ def test_pictures_are_kept_with_the_run(tracking) -> None:
     with mlflow.start_run() as run:
         log_picture(Image.new("RGB", (4, 4), "red"), "samples/step_10")
     assert [f.path for f in tracking.list_artifacts(run.info.run_id, "pictures/samples")] == ["pictures/samples/step_10.png"]
+
+
+def test_a_nested_run_has_its_own_figures_and_outlives_a_store_that_goes_away(tracking, monkeypatch, caplog) -> None:
+    original = mlflow.end_run
+
+    def away(*arguments, **keywords):
+        original(*arguments, **keywords)
+        raise ConnectionError("store is away")
+
+    with mlflow.start_run() as outer:
+        with nested_run("cup-ink sum", {"pair": "cup-ink", "error": None}) as log:
+            log({"truth": 0.5, "diversity": float("nan")}, {})
+        with monkeypatch.context() as patch, nested_run("cup-ink joint", {}):
+            patch.setattr(mlflow, "end_run", away)
+        assert mlflow.active_run().info.run_id == outer.info.run_id
+    assert "cup-ink joint cannot be ended in MLflow now: store is away" in caplog.text
+    (found,) = mlflow.MlflowClient().search_runs([outer.info.experiment_id], "tags.pair = 'cup-ink'")
+    assert found.data.metrics == {"truth": 0.5} and found.data.tags["mlflow.parentRunId"] == outer.info.run_id
+    assert "error" not in found.data.tags
 
 
 def test_a_relative_sqlite_file_lies_in_the_project(tmp_path, monkeypatch) -> None:

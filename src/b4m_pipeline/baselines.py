@@ -5,7 +5,6 @@ such as the two plain LoRAs that every merge starts from, are shared by methods 
 """
 
 import json
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -31,68 +30,12 @@ from b4m_pipeline.config import (
 from b4m_pipeline.denoising_loss import DiffusionLoss
 from b4m_pipeline.devices import pick_device
 from b4m_pipeline.diffusion import base_model_id, load_family
-from b4m_pipeline.plp import ADAPTER, TargetError, find_layers
-from b4m_pipeline.provenance import code_version
+from b4m_pipeline.lora import lora_adapter, train_lora
+from b4m_pipeline.plp import TargetError, find_layers
 from b4m_pipeline.seeding import torch_generator
 from b4m_pipeline.shelf import Shelf
 from b4m_pipeline.trainer import Objective, fit, resolve_precision
 from b4m_pipeline.training_set import TrainingSet
-
-logger = logging.getLogger(__name__)
-
-_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def train_lora(
-    name: str,
-    training_set: TrainingSet,
-    roles: list[str],
-    base_model: BaseModelParams,
-    params: LoraParams,
-    seed: int,
-    frozen_a: Callable[[str, int], torch.Tensor] | None = None,
-) -> tuple[Adapter, list[dict[str, float]]]:
-    """Plain LoRA (Hu et al. 2021, arXiv 2106.09685) on the pictures of `roles`, in equal shares: with one role a single
-    concept, with content and style joint training. lora_B starts at zero.
-
-    frozen_a: layer name and its in_features -> lora_A (r, in), which then stays as it is. Returns the adapter, which has no
-    frame and no halves, and the training history.
-    """
-    family, device = load_family(base_model), pick_device(params.device)
-    unet = family.load_denoiser(device, _DTYPES[resolve_precision(params.precision, device)])
-    layers = find_layers(unet, params.targets)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        unet.add_adapter(LoraConfig(r=params.rank, lora_alpha=params.alpha, target_modules=list(layers)), adapter_name=ADAPTER)
-    factors = {}
-    for layer, (_, inputs) in layers.items():
-        module = unet.get_submodule(layer)
-        for side, linear in (("lora_A", module.lora_A[ADAPTER]), ("lora_B", module.lora_B[ADAPTER])):
-            weight = linear.float().weight.requires_grad_(side == "lora_B" or frozen_a is None)
-            if side == "lora_A" and frozen_a:
-                weight.data.copy_(frozen_a(layer, inputs))
-            factors[f"{layer}.{side}.weight"] = weight
-    unet.to(device).eval()
-    learnt = [weight for weight in factors.values() if weight.requires_grad]
-    strata = [training_set.rows(role) for role in roles]
-    objective = Objective(name, learnt, strata, params.batch_size, params.learning_rate)
-    loss = DiffusionLoss.of(family, unet, training_set.tensors, params)
-    history = fit(loss, [objective], params, seed=seed, device=device, description=name)
-    tensors = {key: weight.detach().float().cpu().clone() for key, weight in factors.items()}
-    about = {
-        "data_digest": training_set.digest(*roles),
-        "params": json.dumps(params.model_dump() | {"seed": seed}, sort_keys=True),
-    }
-    return _adapter(name, tensors, params.rank, params.alpha, base_model, about), history
-
-
-def _adapter(
-    name: str, tensors: dict[str, torch.Tensor], rank: int, alpha: float, base_model: BaseModelParams, about: dict[str, str]
-) -> Adapter:
-    metadata = {"kind": "lora", "name": name, "base_model": base_model.path, "frame": "none", "frame_config": "{}"}
-    modules = sorted({key.rsplit(".lora_", 1)[0] for key in tensors})
-    config = {"r": rank, "lora_alpha": alpha, "target_modules": modules}
-    return Adapter(tensors, metadata | {"code_version": code_version()} | about, config)
 
 
 @dataclass
@@ -172,7 +115,7 @@ def stack(name: str, parts: list[Adapter], task: Task) -> Adapter:
     for module in parts[0].modules():
         tensors[f"{module}.lora_A.weight"] = torch.cat([part.tensors[f"{module}.lora_A.weight"] for part in parts], 0)
         tensors[f"{module}.lora_B.weight"] = torch.cat([part.tensors[f"{module}.lora_B.weight"] for part in parts], 1)
-    return _adapter(name, tensors, rank, scaling * rank, task.base_model, task.about())
+    return lora_adapter(name, tensors, rank, scaling * rank, task.base_model, task.about())
 
 
 def merge(task: Task, how: Literal["cat", "ties_svd", "dare_ties_svd", "svd"]) -> Adapter:
@@ -204,7 +147,7 @@ def merge(task: Task, how: Literal["cat", "ties_svd", "dare_ties_svd", "svd"]) -
         # PEFT folds each part's scaling into its factors and gives the result its own
         scaled = target.lora_B["merged"].weight.detach() * target.scaling["merged"]
         tensors[f"{module}.lora_B.weight"] = scaled.contiguous().clone()
-    return _adapter(how, tensors, rank, rank, task.base_model, task.about())
+    return lora_adapter(how, tensors, rank, rank, task.base_model, task.about())
 
 
 def np_lora(task: Task) -> Adapter:
@@ -262,7 +205,7 @@ def b_lora(task: Task) -> Adapter:
         params = LoraParams(**task.as_lora(fields).model_dump() | targets)
         part = task.single(kind, params)
         kept |= {key: value for key, value in part.tensors.items() if key.startswith(B_LORA_BLOCKS[kind] + ".")}
-    return _adapter("b_lora", kept, part.rank, part.lora_config["lora_alpha"], task.base_model, task.about())
+    return lora_adapter("b_lora", kept, part.rank, part.lora_config["lora_alpha"], task.base_model, task.about())
 
 
 class _Zipped(nn.Module):

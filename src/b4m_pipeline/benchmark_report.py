@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+from collections.abc import Callable, Iterator
 
 import matplotlib
 import pandas as pd
@@ -138,23 +139,38 @@ def as_html(
     return _PAGE.format(body="\n".join(parts))
 
 
+def _rows(
+    comparison: pd.DataFrame, names: list[str], ours: str, cell: Callable[[pd.Series, bool], str]
+) -> Iterator[tuple[str, list[str]]]:
+    """Method by method, a text for each measure, "" where there is no figure. cell: given a row of the comparison, and whether
+    it has a difference to ours to be shown."""
+    found = comparison.set_index(["method", "measure"])
+    for method in dict.fromkeys(comparison["method"]):
+        rows = [found.loc[(method, name)] if (method, name) in found.index else None for name in names]
+        yield method, ["" if row is None else cell(row, method != ours and pd.notna(row.get("difference"))) for row in rows]
+
+
+def _span(row: pd.Series) -> str:
+    return f"[{row['difference_low']:+.3f}, {row['difference_high']:+.3f}]"
+
+
+def _clear(row: pd.Series) -> bool:
+    """Whether the interval of the difference is clear of zero."""
+    return row["difference_low"] > 0 or row["difference_high"] < 0
+
+
 def _comparison_table(comparison: pd.DataFrame, names: list[str], ours: str) -> str:
+    def cell(row: pd.Series, compared: bool) -> str:
+        text = f"{row['mean']:.3f} <small>[{row['low']:.3f}, {row['high']:.3f}]</small>"
+        if compared:
+            difference = f"{row['difference']:+.3f} {_span(row)}"
+            text += f"<br><small>{f'<b>{difference}</b>' if _clear(row) else difference}</small>"
+        return text
+
     head = "".join(f"<th>{html.escape(FIGURES[name])}</th>" for name in names)
     lines = []
-    for method in dict.fromkeys(comparison["method"]):
-        cells = []
-        for name in names:
-            found = comparison[(comparison["method"] == method) & (comparison["measure"] == name)]
-            if found.empty:
-                cells.append("<td>-</td>")
-                continue
-            row = found.iloc[0]
-            cell = f"{row['mean']:.3f} <small>[{row['low']:.3f}, {row['high']:.3f}]</small>"
-            if method != ours and pd.notna(row.get("difference")):
-                clear = row["difference_low"] > 0 or row["difference_high"] < 0
-                text = f"{row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}]"
-                cell += f"<br><small>{'<b>' + text + '</b>' if clear else text}</small>"
-            cells.append(f"<td>{cell}</td>")
+    for method, texts in _rows(comparison, names, ours, cell):
+        cells = [f"<td>{text or '-'}</td>" for text in texts]
         lines.append(f"<tr{' class=ours' if method == ours else ''}><th>{html.escape(method)}</th>{''.join(cells)}</tr>")
     return f"<table><tr><th></th>{head}</tr>{''.join(lines)}</table><p><small>Bold: the interval is clear of zero.</small></p>"
 
@@ -163,20 +179,13 @@ def as_markdown(comparison: pd.DataFrame, ours: str) -> str:
     """The comparison as a Markdown table: means over pairs, and in brackets the 95 % interval of the difference to ours, pair
     by pair, in bold where it is clear of zero."""
     names = [name for name in FIGURES if name in set(comparison["measure"])]
+
+    def cell(row: pd.Series, compared: bool) -> str:
+        span = f"**{_span(row)}**" if _clear(row) else _span(row)
+        return f"{row['mean']:.3f} {span}" if compared else f"{row['mean']:.3f}"
+
     lines = ["| | " + " | ".join(FIGURES[name] for name in names) + " |", "|---" * (len(names) + 1) + "|"]
-    for method in dict.fromkeys(comparison["method"]):
-        cells = []
-        for name in names:
-            found = comparison[(comparison["method"] == method) & (comparison["measure"] == name)]
-            if found.empty:
-                cells.append("")
-                continue
-            row = found.iloc[0]
-            cell = f"{row['mean']:.3f}"
-            if method != ours and pd.notna(row.get("difference")):
-                span = f"[{row['difference_low']:+.3f}, {row['difference_high']:+.3f}]"
-                cell += f" **{span}**" if row["difference_low"] > 0 or row["difference_high"] < 0 else f" {span}"
-            cells.append(cell)
+    for method, cells in _rows(comparison, names, ours, cell):
         shown = f"**{method}**" if method == ours else method
         lines.append(f"| {shown} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

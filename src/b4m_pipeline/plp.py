@@ -153,11 +153,14 @@ def _factor(linear: nn.Linear) -> torch.Tensor:
     return plp.forward(learnt)
 
 
-def _taught(x: torch.Tensor, weight: torch.Tensor, rows: tuple[int, int] | None) -> torch.Tensor:
-    """F.linear(x (B, ..., n), weight), where x[start:stop] alone has a gradient to the weight. rows None: all of x has."""
+def _taught(x: torch.Tensor, weight: torch.Tensor, rows: tuple[int, int, int] | None) -> torch.Tensor:
+    """F.linear(x (B, ..., n), weight (m, n)), where of rows (start, stop, B) x[start:stop] alone has a gradient to the weight.
+    rows None: all of x has. Raises ValueError for another B."""
     if rows is None or not torch.is_grad_enabled():
         return F.linear(x, weight)
-    start, stop = rows
+    start, stop, whole = rows
+    if len(x) != whole:
+        raise ValueError(f"pictures were to be taught apart in a batch of {whole}, this one has {len(x)}")
     parts = ((x[:start], weight.detach()), (x[start:stop], weight), (x[stop:], weight.detach()))
     return torch.cat([F.linear(part, own) for part, own in parts if len(part)])
 
@@ -170,7 +173,7 @@ class PlpLinear(LoraLinear):
     L_B = M_B V', lora_B lora_A x is [Q_B M_A x_2 ; M_B Q_A x_1] for x = [x_1 ; x_2]: half of a plain LoRA's products.
     """
 
-    teaching: dict[Side, tuple[int, int]] | None = None
+    teaching: dict[Side, tuple[int, int, int]] | None = None
     """Which pictures of a batch each factor learns from (see `teach_apart`). None: all."""
 
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
@@ -229,9 +232,9 @@ class PlpLayer:
 def teach_apart(layers: dict[str, PlpLayer], sides: tuple[Side, Side], counts: list[int]) -> None:
     """From now on the first counts[0] pictures of a batch have a gradient to the learnable part of sides[0] alone, the
     counts[1] after them to that of sides[1] alone. What layers give does not change: two losses that must not meet can go
-    through the model together."""
+    through the model together. With gradients on, a batch of another size is then a ValueError."""
     first, whole = counts[0], sum(counts)
-    teaching = {sides[0]: (0, first), sides[1]: (first, whole)}
+    teaching = {sides[0]: (0, first, whole), sides[1]: (first, whole, whole)}
     for layer in layers.values():
         layer.module.teaching = teaching
 

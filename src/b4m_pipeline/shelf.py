@@ -22,7 +22,7 @@ class Shelf:
 
     def take(self, train: Callable[[], Adapter], *made_from: Any) -> Adapter:
         """What `train` gives, or gave before for the same `made_from` (JSON-serialisable) and code. A damaged file is trained
-        again."""
+        again. Raises what `train` does, and OSError if the result cannot be written."""
         place = self.folder / code_version() / digest_of(*made_from)
         try:
             found = load_adapter(place)

@@ -21,8 +21,8 @@ from b4m_pipeline.base_model.corpus import Drawings
 from b4m_pipeline.base_model.params import ReportParams
 from b4m_pipeline.base_model.text import standard_caption
 from b4m_pipeline.base_model.vae import encode_means, to_tensor
-from b4m_pipeline.baselines import train_lora
 from b4m_pipeline.config import BaseModelParams, LoraParams
+from b4m_pipeline.lora import train_lora
 from b4m_pipeline.metrics import EfficientNetJudge, Judgement, kernel_distance, perceptual_distance
 from b4m_pipeline.seeding import numpy_generator
 from b4m_pipeline.training_set import TrainingSet, encode_training_set
