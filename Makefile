@@ -25,7 +25,7 @@ run: install ## break and make the default pair of content and style
 
 test: install ## lint and test
 	$(BIN)/ruff check
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 checks: install ## the slow tests: every notebook from top to bottom, Kedro-Viz in a browser (needs Chromium)
 	$(PIP_INSTALL) -q -e ".[dev,notebooks]"

@@ -1,11 +1,21 @@
 """Tiny random models that the tests share."""
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 PIXELS = 32
+LONGEST = ("test_readme.py", "test_environments.py", "test_fan_out.py", "test_library.py")
+
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # several processes share the cores (make test)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take minutes first, so that no process is left with one of them at the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 import pytest
 from kedro.config import OmegaConfigLoader
 
+from b4m_pipeline.base_model.text import alias_of
 from b4m_pipeline.pipeline_registry import register_pipelines
 from b4m_pipeline.prerequisites import check_parameters
 from b4m_pipeline.settings import CONFIG_LOADER_ARGS
@@ -21,6 +22,17 @@ def test_parameters_of_every_environment_are_valid(environment) -> None:
     assert checked["frame"].rank == (64 if environment.startswith("sd") else 128)
     if environment in ("sdxl", "sd15"):
         assert checked["content_break"].steps == 1000 and checked["base_model"].resolution == 512
+
+
+def test_invented_words_of_the_bases_contents_are_theirs_alone() -> None:
+    """Nor are they words of any content, nor those that adapters are called by."""
+    parameters = load("local")
+    corpus = parameters["pretrain"]["corpus"]
+    names = [*corpus["contents"], *corpus["held_out_contents"], *parameters["pretrain"]["further"]["contents"]]
+    names = [name.replace("-", " ") for name in names]
+    aliases = {alias_of(name) for name in names}
+    taken = {word for name in names for word in name.split()} | {parameters[kind]["token"] for kind in ("content", "style")}
+    assert len(aliases) == len(names) and not aliases & taken
 
 
 def test_own_pictures_need_no_name() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from b4m_pipeline import plp, stages
+from b4m_pipeline.adapters import Adapter
 from b4m_pipeline.config import BaseModelParams, BreakParams, ConceptParams, FrameParams, MakeParams
 from b4m_pipeline.denoising_loss import MaskError
 from b4m_pipeline.training_set import TrainingSet, TrainingSetError, encode_training_set
@@ -170,6 +171,11 @@ def test_joining_refuses_other_frames_and_swapped_halves(halves, tiny_training_s
         stages.join_halves(content, stranger, frame())
     with pytest.raises(plp.FrameMismatchError, match="no content half"):
         stages.join_halves(style, content, frame())
+    free = json.loads(style.metadata["params"])
+    free["frame"]["halves"] = "free"
+    other_way = Adapter(style.tensors, style.metadata | {"params": json.dumps(free)}, style.lora_config)
+    with pytest.raises(plp.FrameMismatchError, match="frame.halves orthogonal, ink with free"):
+        stages.join_halves(content, other_way, frame())
 
 
 def test_make_trains_both_halves_and_leaves_the_frame_to_the_bit(joined, tiny_training_set, tiny_base):

@@ -212,6 +212,12 @@ def join_halves(content: Adapter, style: Adapter, frame: FrameParams) -> Adapter
     for half, kind in ((content, "content"), (style, "style")):
         if half.metadata["kind"] != kind:
             raise plp.FrameMismatchError(f"{half.metadata['name']} is a {half.metadata['kind']} adapter, no {kind} half")
+    ways = [json.loads(half.metadata["params"])["frame"]["halves"] for half in (content, style)]
+    if ways[0] != ways[1]:
+        raise plp.FrameMismatchError(
+            f"{content.metadata['name']} was trained with frame.halves {ways[0]}, {style.metadata['name']} with {ways[1]}: "
+            "the two would not add up; train both one way"
+        )
     kept = ("base_model", "resolution", "params", "code_version", "noun", "base_revision", "base_vae", "base_variant")
     metadata = {key: content.metadata[key] for key in kept if key in content.metadata}
     metadata |= {

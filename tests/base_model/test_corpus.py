@@ -9,7 +9,15 @@ from PIL import Image
 from b4m_pipeline.base_model import procedural
 from b4m_pipeline.base_model.corpus import CorpusError, build, composite, shrink, split_of
 from b4m_pipeline.base_model.params import CaptionParams, TextParams
-from b4m_pipeline.base_model.text import Captioner, encode, make_text_encoders, standard_caption, tokenize, train_tokenizer
+from b4m_pipeline.base_model.text import (
+    Captioner,
+    alias_of,
+    encode,
+    make_text_encoders,
+    standard_caption,
+    tokenize,
+    train_tokenizer,
+)
 
 KNOWN, HELD, HELD_HANDS = {"cat", "house", "key"}, {"penguin"}, {"openmoji"}
 
@@ -78,6 +86,7 @@ ALL = CaptionParams(**dict.fromkeys(_FORMS, 0.0))
         ("placeholder_style", {"a cat emoji in snq style", "a cat emoji in w@z style"}),
         ("placeholder_both", {"a snq emoji in w@z style", "a w@z emoji in snq style"}),
         ("keyword", {"a cat pet emoji in noto style"}),
+        ("alias", {f"a {alias_of('cat')} emoji in noto style"}),
     ],
 )
 def test_captions_say_what_their_form_says(share, expected) -> None:

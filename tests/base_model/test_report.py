@@ -65,6 +65,15 @@ def test_true_drawings_are_right_and_others_are_wrong(bank) -> None:
     assert (other_hand["style"] > 0).all() and (other_hand["truth_distance"] > right["truth_distance"]).all()
 
 
+def test_the_ceiling_is_what_the_vae_leaves_of_the_true_drawings(bank, monkeypatch) -> None:
+    monkeypatch.setattr(report, "round_trip", lambda vae, images: images)
+    lossless = report.judge_ceiling(bank, 4, 0)
+    assert lossless["what"].tolist() == ["true drawings: trained pairs", "true drawings: held"]
+    assert lossless["pairs"].tolist() == [4, 3] and (lossless[["content_top1", "style_top1"]] == 1).all(axis=None)
+    monkeypatch.setattr(report, "round_trip", lambda vae, images: images.mean((2, 3), keepdim=True).expand_as(images))
+    assert (report.judge_ceiling(bank, 4, 0)["truth"] < lossless["truth"]).all()
+
+
 def test_a_held_out_concept_is_taught_from_its_own_drawings_alone(bank, tiny_base) -> None:
     params = ReportParams(shown_hands=["red", "blue"], shown_contents=2, asked_contents=1)
     content, asked = report._lesson(bank, "content", "new thing", params, tiny_base)

@@ -8,7 +8,7 @@ import torch
 from b4m_pipeline.base_model import assemble, contrastive, denoiser, text, vae
 from b4m_pipeline.base_model.corpus import CorpusError, Drawings
 from b4m_pipeline.base_model.muon import Muon, orthogonalise
-from b4m_pipeline.base_model.params import FurtherParams, PretrainParams
+from b4m_pipeline.base_model.params import CaptionParams, FurtherParams, PretrainParams
 
 PARAMS = PretrainParams(
     size=32, device="cpu", output="x", clip_output="x", checkpoints="x",
@@ -118,9 +118,11 @@ def test_a_base_is_trained_further_on_more_contents(drawings, tokenizer, tmp_pat
     with pytest.raises(CorpusError, match="No base to go on from"):
         assemble.load_start(folder)
     assemble.write_history(folder, [{"contents": ["square"], "loss": curve}])
-    params = PARAMS.model_copy(update={"further": FurtherParams(steps=3, known_weight=1e-9)})
+    only_aliases = dict.fromkeys(CaptionParams.model_fields, 0.0) | {"alias": 1.0}
+    further = FurtherParams(steps=3, known_weight=1e-9, captions=CaptionParams(**only_aliases))
+    params = PARAMS.model_copy(update={"further": further})
     more = denoiser.make_views(drawings, autoencoder, PARAMS.denoiser, 0)
-    seen = []
+    seen, captions = [], []
 
     def train(name):
         begin, _, own_tokenizer, history = assemble.load_start(folder)
@@ -135,12 +137,15 @@ def test_a_base_is_trained_further_on_more_contents(drawings, tokenizer, tmp_pat
     monkeypatch.setattr(denoiser.Captioner, "__call__", lambda self, rng, content, *rest: seen.append(content) or spy(
         self, rng, content, *rest
     ))  # fmt: skip
+    tokenize = denoiser.tokenize
+    monkeypatch.setattr(denoiser, "tokenize", lambda own, batch: captions.extend(batch) or tokenize(own, batch))
     stopped(lambda: train("a"), denoiser, monkeypatch, at=2)
     (resumed, points), (whole, again) = train("a"), train("b")
     assert equal(resumed.modules(), whole.modules()) and [step for step, _ in points] == [1, 2, 3] == [
         step for step, _ in again
     ]
     assert set(seen) == {"cross"}  # the known one is next to never shown
+    assert captions and all(text.alias_of("cross") in caption for caption in captions)
 
 
 def test_clip_resumes_and_is_read_by_the_captioner(drawings, tokenizer, tmp_path, monkeypatch) -> None:

@@ -172,7 +172,7 @@ def train_denoiser(
     from b4m_pipeline.base_model.procedural import STYLES
 
     p, seed, steps = params.denoiser, params.seed, params.denoiser.steps
-    peak, origin = 1.0, []
+    peak, origin, shares = 1.0, [], params.captions
     torch.manual_seed(seed)
     if begin is None:
         denoiser = Denoiser(make_unet(params), make_text_encoders(params.text, tokenizer))
@@ -180,6 +180,7 @@ def train_denoiser(
         denoiser, steps, peak = begin.denoiser, params.further.steps, params.further.peak
         sums = [parameter.detach().double().sum().item() for parameter in denoiser.modules().parameters()]
         origin = [sums, params.further.model_dump(), sorted(begin.contents)]
+        shares = params.further.captions or shares
         seed = derive_seed(seed, "further", *origin[0][:8])  # other lots than those that it has seen
     if device == "cpu":
         # the flash kernel's backward is slow at these sizes
@@ -191,12 +192,12 @@ def train_denoiser(
     optimizers = _optimizers(modules, p, dtype)
     average = copy.deepcopy(modules).requires_grad_(False)
     data = [drawings.digest(), float(views.latents.double().sum()), sorted(tokenizer.get_vocab().items())]
-    recipe = [recipe_of(p), params.text.model_dump(), params.captions.model_dump(), params.size, seed, *origin]
+    recipe = [recipe_of(p), params.text.model_dump(), shares.model_dump(), params.size, seed, *origin]
     fingerprint, curve = digest_of(data, *recipe), Curve()
     parts = {"model": modules, "average": average, "curve": curve} | dict(zip(("muon", "adamw"), optimizers, strict=True))
     start = resume_progress(checkpoint, fingerprint, parts)
     scheduler = make_scheduler()
-    captioner = Captioner(params.captions, params.text.placeholders)
+    captioner = Captioner(shares, params.text.placeholders)
     weights = view_weights(views, drawings, p, set(STYLES))
     if begin is not None:
         known = drawings.table.content.isin(begin.contents).to_numpy()[views.row]
@@ -217,8 +218,8 @@ def train_denoiser(
         timesteps = (1000 * uniform ** (1 / p.noisy_bias)).long().clamp(max=999)
         noisy = scheduler.add_noise(latents, noise, timesteps).to(device)
         target = scheduler.get_velocity(latents, noise, timesteps).to(device)
-        said = (torch.rand(p.batch_size, generator=generator) >= params.captions.empty).float().to(device)
-        pooled_said = (torch.rand(p.batch_size, generator=generator) >= params.captions.no_pooled).float().to(device)
+        said = (torch.rand(p.batch_size, generator=generator) >= shares.empty).float().to(device)
+        pooled_said = (torch.rand(p.batch_size, generator=generator) >= shares.no_pooled).float().to(device)
         with autocast:
             embeds, pooled = encode(denoiser.encoders, ids)
             conditions = {"text_embeds": pooled * (said * pooled_said)[:, None], "time_ids": time_ids}

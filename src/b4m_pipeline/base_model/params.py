@@ -63,6 +63,9 @@ class CaptionParams(Strict):
 
     free_form: float = 0.04
     keyword: float = 0.02
+    alias: float = 0.0
+    """The content is called by an invented word of its own (`text.alias_of`): a word that was never seen is read as a name like
+    any other, where the placeholders teach that a rare word says nothing."""
     no_style: float = 0.05
     no_content: float = 0.03
     placeholder_content: float = 0.05
@@ -112,6 +115,8 @@ class FurtherParams(Strict):
     """How often a drawing whose content the base was trained on is shown, against one of a new content."""
     contents: list[str] = []
     """CLDR names besides those of the corpus."""
+    captions: CaptionParams | None = None
+    """Shares of captions' forms, if others than `pretrain.captions`."""
 
 
 class ClipParams(Strict):

@@ -20,7 +20,7 @@ from b4m_pipeline.base_model.assemble import draw
 from b4m_pipeline.base_model.corpus import Drawings
 from b4m_pipeline.base_model.params import ReportParams
 from b4m_pipeline.base_model.text import standard_caption
-from b4m_pipeline.base_model.vae import encode_means, to_tensor
+from b4m_pipeline.base_model.vae import encode_means, round_trip, to_tensor
 from b4m_pipeline.config import BaseModelParams, LoraParams
 from b4m_pipeline.lora import train_lora
 from b4m_pipeline.metrics import EfficientNetJudge, Judgement, kernel_distance, perceptual_distance
@@ -115,6 +115,25 @@ def judge_prompts(pipeline: StableDiffusionXLPipeline, bank: Bank, pairs: int, s
         rows.append(
             {"what": f"prompts: {split}", "pairs": len(chosen)} | figures | {"kernel_distance": kernel_distance(own, true)}
         )
+    return pd.DataFrame(rows)
+
+
+def judge_ceiling(bank: Bank, pairs: int, seed: int) -> pd.DataFrame:
+    """The true drawings themselves, after the VAE's round trip, in the judges' eyes: no picture that the base draws can be
+    found right more often. A row for what it was trained on and one for each held-out hand."""
+    table, groups = bank.table, {"trained pairs": bank.table.split == "train"}
+    held_out = table.split == "held_out_hand"
+    groups |= {hand: held_out & (table.hand == hand) for hand in dict.fromkeys(table.hand[held_out])}
+    rows = []
+    for name, mask in groups.items():
+        candidates = np.flatnonzero(mask.to_numpy())
+        if not len(candidates):
+            continue
+        chosen = numpy_generator(seed, "ceiling", name).choice(candidates, min(pairs, len(candidates)), replace=False)
+        images = to_tensor(np.stack([np.asarray(bank.pictures[row]) for row in chosen]))
+        seen = (round_trip(bank.vae, images) * 127.5 + 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+        measured = bank.measure([Image.fromarray(picture) for picture in seen], chosen)
+        rows.append({"what": f"true drawings: {name}", "pairs": len(chosen)} | figures_of(measured))
     return pd.DataFrame(rows)
 
 

@@ -45,6 +45,27 @@ def standard_caption(content: str, style: str | None = None, ground: str | None 
     return text
 
 
+# fmt: off
+_ONSETS = [
+    "b", "bl", "br", "d", "dr", "f", "fl", "fr", "g", "gl", "gr", "j", "k", "kl", "kr", "l", "m", "n", "p", "pl", "pr", "r",
+    "s", "sk", "sl", "sn", "sp", "st", "t", "tr", "v", "w", "z",
+]
+_CODAS = [
+    "b", "d", "f", "g", "k", "l", "lk", "lm", "lp", "lt", "m", "mp", "n", "nd", "nk", "nt", "p", "rb", "rd", "rk", "rm", "rn",
+    "rt", "s", "sk", "st", "t", "x",
+]
+# fmt: on
+
+
+def alias_of(content: str) -> str:
+    """An invented word that stands for this content alone: "tulip" -> always the same one or two syllables."""
+    rng = random.Random(derive_seed("called", content))
+    first = rng.choice(_ONSETS) + rng.choice("aeiou")
+    if rng.random() < 0.7:
+        first += rng.choice("bdfgklmnprst") + rng.choice("aeiou")
+    return first + rng.choice(_CODAS)
+
+
 class Captioner:
     """Draws a caption for a drawing: content, style, view. Randomness is passed in."""
 
@@ -62,6 +83,7 @@ class Captioner:
             "some_style": p.placeholder_style,
             "some_of_both": p.placeholder_both,
             "keyword": p.keyword,
+            "alias": p.alias,
             "free": p.free_form,
         }
         kind = rng.choices([*shares, "standard"], [*shares.values(), 1 - sum(shares.values())])[0]
@@ -73,6 +95,8 @@ class Captioner:
             text_content, text_style = rng.sample(self.placeholders, 2)
         elif kind == "keyword" and keywords:
             text_content = f"{content} {rng.choice(keywords.split(', '))}"
+        elif kind == "alias":
+            text_content = alias_of(content)
         elif kind == "free":
             form = rng.choice(_FREE_FORMS)
         elif kind == "no_style":

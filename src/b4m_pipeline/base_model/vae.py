@@ -111,10 +111,13 @@ def encode_means(vae: AutoencoderKL, images: torch.Tensor, batch: int = 128) -> 
 
 
 @torch.no_grad()
+def round_trip(vae: AutoencoderKL, images: torch.Tensor, batch: int = 128) -> torch.Tensor:
+    """(N, 3, S, S) in [-1, 1], encoded and decoded -> the same shape and range, on the CPU."""
+    parts = [vae.decode(vae.encode(chunk.to(vae.device)).latent_dist.mean).sample.cpu() for chunk in images.split(batch)]
+    return torch.cat(parts).clamp(-1, 1)
+
+
 def psnr(vae: AutoencoderKL, images: torch.Tensor, batch: int = 128) -> float:
     """Peak signal-to-noise ratio of reconstruction in dB; pictures in [-1, 1]."""
-    errors = []
-    for chunk in images.split(batch):
-        decoded = vae.decode(vae.encode(chunk.to(vae.device)).latent_dist.mean).sample.clamp(-1, 1).cpu()
-        errors.append(((decoded - chunk) / 2).square().flatten(1).mean(1))
-    return float(-10 * torch.log10(torch.cat(errors)).mean())
+    errors = ((round_trip(vae, images, batch) - images) / 2).square().flatten(1).mean(1)
+    return float(-10 * torch.log10(errors).mean())

@@ -17,10 +17,22 @@ def render_corpus(pretrain: PretrainParams):
 
 def render_wider_corpus(pretrain: PretrainParams):
     """The corpus with the further contents."""
+    return _render_with(pretrain, pretrain.further.contents if pretrain.further else [])
+
+
+def render_known_corpus(pretrain: PretrainParams):
+    """The corpus with those further contents that the base in `output` was trained on."""
+    from b4m_pipeline.base_model import assemble
+
+    known = {content for training in assemble.read_history(Path(pretrain.output)) for content in training["contents"]}
+    further = pretrain.further.contents if pretrain.further else []
+    return _render_with(pretrain, [name for name in further if name.replace("-", " ") in known])
+
+
+def _render_with(pretrain: PretrainParams, further: list[str]):
     from b4m_pipeline.base_model import corpus
 
     options = pretrain.corpus.model_dump()
-    further = pretrain.further.contents if pretrain.further else []
     options["contents"] = list(dict.fromkeys([*options["contents"], *further]))
     return corpus.build(source=Path(options.pop("source")), size=pretrain.size, **options)
 
@@ -171,14 +183,17 @@ def judge_base(drawings, base_folder: str, pretrain: PretrainParams):
     device, corpus = pick_device(pretrain.device), pretrain.corpus
     pipeline = StableDiffusionXLPipeline.from_pretrained(base_folder, use_safetensors=True)
     pipeline.set_progress_bar_config(disable=True)
-    chosen = {name.replace("-", " ") for name in (*corpus.contents, *corpus.held_out_contents)}
-    grid = drawings.select(drawings.table.content.isin(chosen))
+    table = drawings.table
+    chosen = set(table.content[table.split.isin(report.JUDGED_SPLITS)])
+    grid = drawings.select(table.content.isin(chosen))
     bank = report.Bank(pipeline, grid, EfficientNetJudge(device))
-    prompted = report.judge_prompts(pipeline, bank, pretrain.report.pairs, pretrain.seed)
+    own = pretrain.report
+    prompted = report.judge_prompts(pipeline, bank, own.pairs, pretrain.seed)
+    prompted = pd.concat([prompted, report.judge_ceiling(bank, own.pairs, pretrain.seed)], ignore_index=True)
     base = BaseModelParams(path=base_folder, resolution=pretrain.size)
-    taught, pictures = report.judge_teaching(pipeline, bank, pretrain.report, base, pretrain.seed)
+    taught, pictures = report.judge_teaching(pipeline, bank, own, base, pretrain.seed)
     names = [name.replace("-", " ") for name in corpus.contents[:: max(1, len(corpus.contents) // 8)]][:8]
-    hands = corpus.hands[: pretrain.report.sheet_hands]
+    hands = corpus.hands[: own.sheet_hands]
     sheet = report.sample_sheet(pipeline, grid, names, hands, pretrain.seed)
     return prompted, taught, sheet, report.picture_rows(pictures, pretrain.size)
 

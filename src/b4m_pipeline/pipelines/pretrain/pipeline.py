@@ -56,6 +56,6 @@ def create_further_pipeline() -> Pipeline:
 
 def create_report_pipeline() -> Pipeline:
     """Report on the models that are there."""
-    return Pipeline(
-        [_rendering(), Node(nodes.find_base, "params:pretrain", ["base_folder", "clip_folder"], name="find_base"), *_report()]
-    )
+    render = Node(nodes.render_known_corpus, "params:pretrain", "drawings", name="render_known_corpus")
+    find = Node(nodes.find_base, "params:pretrain", ["base_folder", "clip_folder"], name="find_base")
+    return Pipeline([render, find, *_report()])
