@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from b4m_pipeline import baselines, benchmark, benchmark_report
-from b4m_pipeline.benchmark import References, Result
-from b4m_pipeline.config import BenchmarkParams, EvaluationParams
+from b4m_pipeline.benchmark import BenchmarkError, References, Result
+from b4m_pipeline.config import BenchmarkParams, EvaluationParams, TrainParams
 from b4m_pipeline.provenance import code_version
 from tests.test_baselines import task
 
@@ -52,6 +52,13 @@ def references() -> References:
     return References([square((200, 0, 0)), square((0, 0, 200))], [disc((0, 90, 0), 3)], [square((150, 0, 0), 3)])
 
 
+def test_nothing_is_held_back_from_ours_alone() -> None:
+    stage = {"steps": 1, "batch_size": 1, "learning_rate": 1.0}
+    benchmark.require_equal_budgets(TrainParams(**stage))
+    with pytest.raises(BenchmarkError, match=r"validation\.pictures must be 0"):
+        benchmark.require_equal_budgets(TrainParams(**stage), TrainParams(**stage, validation={"pictures": 1}))
+
+
 def test_finished_work_is_kept_and_failures_are_tried_again(tiny_training_set, tiny_base, references, tmp_path, monkeypatch):
     calls = []
 
@@ -78,9 +85,12 @@ def test_finished_work_is_kept_and_failures_are_tried_again(tiny_training_set, t
     assert calls.count("base") == 2  # other parameters: another result
     preserved = task(tiny_training_set, tiny_base, tmp_path)
     preserved.training_set = dataclasses.replace(tiny_training_set, others={"a cat toy": ""})
-    assert benchmark.fingerprint_of(preserved, "base", EVALUATION) != benchmark.fingerprint_of(
-        task(tiny_training_set, tiny_base, tmp_path), "base", EVALUATION
-    )
+    plain = task(tiny_training_set, tiny_base, tmp_path)
+    known = benchmark.fingerprint_of(plain, "base", EVALUATION, references)
+    assert known != benchmark.fingerprint_of(preserved, "base", EVALUATION, references)
+    other_truth = References(references.content, references.style, references.content)
+    assert known != benchmark.fingerprint_of(plain, "base", EVALUATION, other_truth)
+    assert known == benchmark.fingerprint_of(plain, "base", EVALUATION, references)
     table = benchmark.table_of(second)
     assert table["code"].tolist() == [code_version(), "", code_version()]
     assert table["error"].tolist() == ["", "RuntimeError: no memory", ""]

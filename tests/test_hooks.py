@@ -177,8 +177,8 @@ def test_checkpoints_of_finished_trainings_go_when_the_run_has_succeeded(project
 
 def test_a_stage_may_keep_its_last_finished_checkpoint(project, tmp_path) -> None:
     hook = PrerequisitesHook()
-    hook._checkpoints, hook._kept = str(tmp_path), {"joint_make"}
-    for age, name in enumerate(("joint_make-a-1", "joint_make-a-2", "content_break-a-3")):
+    hook._checkpoints, hook._kept, hook._trained = str(tmp_path), {"joint_make"}, ["joint_make", "content_break"]
+    for age, name in enumerate(("joint_make-a-1", "joint_make-a-2", "content_break-a-3", "style_break-b-4")):
         file = tmp_path / f"{name}{DONE}.safetensors"
         file.touch()
         os.utime(file, (age, age))
@@ -187,6 +187,7 @@ def test_a_stage_may_keep_its_last_finished_checkpoint(project, tmp_path) -> Non
     assert sorted(file.name for file in tmp_path.glob("*.safetensors")) == [
         f"joint_make-a-2{DONE}.safetensors",
         "joint_make-a-4.safetensors",
+        f"style_break-b-4{DONE}.safetensors",  # this run has not trained any style
     ]
 
 

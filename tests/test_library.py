@@ -135,6 +135,18 @@ def test_pairs_are_all_none_or_named(shelf):
         choose_pairs(entries, params(shelf, pairs=[{"content": "hat", "style": "inc"}]))
 
 
+def test_two_pairs_of_one_name_are_refused(shelf):
+    concepts = {"content": ("cat", "cat-face"), "style": ("face-ink", "ink")}
+    entries = [
+        library.Entry(kind, ConceptParams(path=str(shelf / "cup"), name=name, token="t"))
+        for kind, names in concepts.items()
+        for name in names
+    ]
+    with pytest.raises(LibraryError, match="would both be called cat-face-ink"):
+        choose_pairs(entries, params(shelf))
+    assert choose_pairs(entries, params(shelf, pairs=[{"content": "cat", "style": "ink"}])) == [("cat", "ink")]
+
+
 def test_each_half_is_trained_once_and_every_pair_put_together(shelf, tiny_base, tracking, monkeypatch):
     import mlflow
 
@@ -167,23 +179,12 @@ def test_each_half_is_trained_once_and_every_pair_put_together(shelf, tiny_base,
 def test_a_failure_is_reported_and_the_others_go_on(shelf, tiny_base, tracking):
     for file in (shelf / "hat").iterdir():
         file.write_bytes(b"no picture")
-    entries = read_table(params(shelf), CONTENT, STYLE)
-    trained, composed, halves, table, _ = run_with_references(shelf, tiny_base, entries)
+    trained, composed, halves, table, sheet = run(shelf, tiny_base)
     assert [half.name for half in trained if half.error] == ["hat"]
     assert "none of the 2 pictures" in halves.error[1]
     assert [pair.name for pair in composed] == ["cup-ink", "cup-oil"]
     with pytest.raises(LibraryError, match="content hat: PicturesError"):
-        nodes.require_all(trained, composed, None)
-
-
-def run_with_references(shelf, base, entries):
-    """Like `run`, without the sheet, which needs pictures of every concept."""
-    kept = nodes.show_library
-    try:
-        nodes.show_library = lambda *args: None
-        return run(shelf, base)
-    finally:
-        nodes.show_library = kept
+        nodes.require_all(trained, composed, sheet)
 
 
 def test_on_ray_with_a_worker_killed_nothing_is_lost_or_done_twice(shelf, tiny_base, tracking, monkeypatch):

@@ -61,6 +61,17 @@ def test_content_alone_gets_looks_its_pictures_in_turn():
     assert add_content_looks(manifest, pictures, IngestionParams())[0].equals(manifest)
 
 
+def test_another_look_keeps_the_pictures_mask():
+    masked = ring().convert("RGBA")
+    masked.putalpha(Image.linear_gradient("L").resize(masked.size))
+    row = {"picture": "content/cup/0", "role": "content", "token": "snq", "noun": "toy", "caption": "", "caption_source": ""}
+    params = IngestionParams(content_looks={"comic": "comic"})
+    _, drawn = add_content_looks(pd.DataFrame([row]), {"content/cup/0": masked}, params)
+    look = drawn["content/cup/0+comic"]
+    assert look.getchannel("A").tobytes() == masked.getchannel("A").tobytes()
+    assert look.convert("RGB").tobytes() == redraw(ring(), "comic", WHITE, "content/cup/0+comic").tobytes()
+
+
 def test_wrong_looks_are_named():
     with pytest.raises(UnknownLookError, match=r"no filters \['sepia'\].*comic"):
         add_content_looks(pd.DataFrame({"role": ["style"]}), {}, IngestionParams(content_looks={"sepia": "sepia"}))

@@ -47,6 +47,14 @@ def test_the_card_says_what_it_is_of_and_how_it_is_used():
         assert said in card
 
 
+def test_the_example_loads_what_it_was_trained_with():
+    card = model_card(MADE | {"base_vae": "some/vae@0123", "base_variant": "fp16"}, URI)
+    assert 'load_pipeline(vae=AutoencoderKL.from_pretrained("some/vae", revision="0123"), variant="fp16")' in card
+    assert "from diffusers import AutoencoderKL" in card
+    plain = {key: value for key, value in MADE.items() if key != "base_vae"}
+    assert ".load_pipeline()" in model_card(plain, URI) and "AutoencoderKL" not in model_card(plain, URI)
+
+
 def test_the_example_is_python():
     code = model_card(MADE | {"example_prompt": 'a "snq" toy'}, URI).split("```python\n")[1].split("```")[0]
     compile(code, "card", "exec")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from b4m_pipeline.config import ConceptParams, CounterpartParams, IngestionParams
-from b4m_pipeline.pictures import Folder, PicturesError, check_folders, list_folders, load_picture
+from b4m_pipeline.pictures import Folder, PicturesError, check_folders, list_concept_folders, list_folders, load_picture
 
 
 def draw(seed, size=48):
@@ -180,7 +180,6 @@ def test_folders_of_a_run(tmp_path):
     [
         (concept("wood", "SNQ"), concept("oil", "s1"), "token"),
         (concept("Toy", "w@z", "wood"), concept("oil", "s1"), "name"),
-        (concept("wood", "w@z", "./toy"), concept("oil", "s1"), "path"),
         (concept("wood", "w@z"), concept("oil", "w@z"), "token"),
         (concept("wood", "w@z"), concept("toy", "s1", "oil"), "name"),
     ],
@@ -188,6 +187,39 @@ def test_folders_of_a_run(tmp_path):
 def test_concepts_must_differ(style, counterpart, what):
     with pytest.raises(PicturesError, match=f"have the same {what}"):
         list_folders(concept("toy", "snq"), style, CounterpartParams(styles=[counterpart]))
+
+
+@pytest.mark.parametrize(
+    ("style", "union"), [("toy", None), ("toy/styles/wood", None), (".", None), ("wood", "toy"), ("wood", "toy/both")]
+)
+def test_a_folder_in_another_one_would_be_trained_on_as_both(style, union, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PicturesError, match="each would be trained on as both"):
+        list_folders(concept("toy", "snq"), concept("wood", "w@z", style), CounterpartParams(), union)
+
+
+def test_a_concept_by_itself_and_its_counterparts_must_differ_too():
+    partners = [concept("oil", "s1", "a/oil"), concept("oil", "s2", "b/oil")]
+    with pytest.raises(PicturesError, match="have the same name"):
+        list_concept_folders("content", concept("toy", "snq"), partners)
+    with pytest.raises(PicturesError, match="have the same token"):
+        list_concept_folders("content", concept("toy", "snq"), [concept("oil", "snq")])
+
+
+def test_masks_and_texts_of_no_picture_are_listed(folder):
+    for name in ("toy 9.txt", "toy 0.png.txt", "toy 1.TXT", "README.txt", ".note.txt"):
+        (folder / name).write_text("in ink style")
+    for name in ("toy 2.MASK.PNG", "toi 2.mask.png"):
+        Image.new("L", (48, 48), 255).save(folder / name, format="PNG")
+    checked = check(content(folder))
+    assert sorted(checked.quarantine.file) == ["toi 2.mask.png", "toy 0.png.txt", "toy 1.TXT", "toy 2.MASK.PNG", "toy 9.txt"]
+    assert checked.quarantine.reason.str.startswith("belongs to no picture").all() and len(checked.manifest) == 3
+
+
+def test_text_of_two_bytes_a_letter_is_no_caption(folder):
+    (folder / "toy 0.txt").write_bytes("in ink style".encode("utf-16-le"))
+    checked = check(content(folder))
+    assert checked.quarantine.reason[0].startswith("caption file is not UTF-8") and not checked.manifest.sidecar.any()
 
 
 @pytest.mark.parametrize(("folder", "name"), [("teapot.v2", "teapot-v2"), ("my cat!", "my-cat"), ("...", "unnamed")])

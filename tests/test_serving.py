@@ -24,10 +24,11 @@ import pytest
 import torch
 import yaml
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 from PIL import Image
 
 from b4m_pipeline import generation, plp, serving
-from b4m_pipeline.adapters import WEIGHTS_NAME, AdapterError, save_adapter
+from b4m_pipeline.adapters import WEIGHTS_NAME, Adapter, AdapterError, save_adapter
 from b4m_pipeline.config import GenerateParams
 from b4m_pipeline.datasets.registry import RegistrationError, register_adapter
 from tests.conftest import PIXELS, framed_lora_of
@@ -54,6 +55,19 @@ def logged(adapter, tiny_sdxl, tmp_path_factory) -> Path:
         pip_requirements=[],
     )
     return root / "model"
+
+
+def test_the_pinned_revision_is_kept_with_the_model(adapter, tiny_sdxl, tmp_path, monkeypatch):
+    monkeypatch.setattr(mlflow.diffusers, "_resolve_base_model_revision", lambda base: "newest")
+    for revision, kept in (("pinned", "pinned"), (None, "newest")):
+        about = adapter.metadata | ({"base_revision": revision} if revision else {})
+        own = Adapter(adapter.tensors, about, adapter.lora_config)
+        folder = tmp_path / kept
+        weights = save_adapter(own, folder / "made")
+        signature = serving.predict_signature(about, INFERENCE)
+        base = {"base_model": str(tiny_sdxl), "signature": signature, "pip_requirements": []}
+        serving.save_model(str(folder / "model"), adapter_path=str(weights), **base)
+        assert Model.load(str(folder / "model")).flavors["diffusers"]["base_model_revision"] == kept
 
 
 @pytest.fixture(scope="module")

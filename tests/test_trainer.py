@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from b4m_pipeline.config import TrainParams
-from b4m_pipeline.trainer import DivergenceError, Objective, checkpoint_files, fit
+from b4m_pipeline.trainer import DivergenceError, Objective, Trainer, checkpoint_files, fit
 
 TARGETS = torch.tensor([[1.0, 2.0], [1.2, 1.8], [-3.0, 0.5], [-2.8, 0.7]])
 
@@ -50,6 +50,28 @@ def test_an_objective_touches_its_own_parameters_only():
     fit(problem.loss, only_x, params(), seed=0)
     assert problem.x.abs().sum() > 0.1
     assert torch.equal(problem.y, torch.zeros(2)) and problem.y.grad is None
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "prodigy"])
+def test_a_scaler_unscales_every_optimizers_gradients_once(optimizer):
+    """prodigy has an optimizer for each objective."""
+    found = []
+    for scaled in (False, True):
+        problem = Problem()
+        own = params(optimizer=optimizer, learning_rate=1.0)
+        trainer = Trainer(problem.loss, problem.objectives(1.0), own, 0, "", "cpu")
+        if scaled:
+            scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24)  # unscaled twice, gradients vanish beside Adam's eps
+            trainer.accelerator.scaler = scaler
+            own_optimizers = [wrapped.optimizer for wrapped in trainer.optimizers]
+            trainer.accelerator.unscale_gradients = lambda s=scaler, o=own_optimizers: [s.unscale_(each) for each in o]
+            for wrapped in trainer.optimizers:
+                wrapped.scaler = scaler
+        for _ in range(5):
+            trainer.train_step(None)
+        found.append((problem.x.detach(), problem.y.detach()))
+    for plain, unscaled in zip(*found, strict=True):
+        assert torch.allclose(plain, unscaled, rtol=1e-4, atol=1e-6)
 
 
 def test_gradients_are_routed_exactly():

@@ -61,9 +61,10 @@ class Task:
     def budget(self, kind: str) -> TrainParams:
         """Steps and batch of a single concept's LoRA: its break's, counterparts' pictures included, and half of make's."""
         own: BreakParams = self.content_break if kind == "content" else self.style_break
-        pictures = own.steps * (own.batch_size + own.counterpart_batch_size) + self.make.steps * self.make.batch_size / 2
+        shown = own.steps * own.gradient_accumulation * (own.batch_size + own.counterpart_batch_size)
+        shown += self.make.steps * self.make.gradient_accumulation * self.make.batch_size / 2
         fields = {name: getattr(own, name) for name in TrainParams.model_fields}
-        return TrainParams(**fields | {"steps": max(1, round(pictures / own.batch_size))})
+        return TrainParams(**fields | {"steps": max(1, round(shown / (own.batch_size * own.gradient_accumulation)))})
 
     def lora(self, kind: str) -> Adapter:
         """The plain LoRA of content or style that merges start from."""

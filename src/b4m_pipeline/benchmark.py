@@ -4,6 +4,7 @@ A (pair, method) is a folder with its pictures and `record.json`: what it was ma
 error. One that is there with the same fingerprint is not done again; one that failed is tried again.
 """
 
+import hashlib
 import json
 import logging
 import time
@@ -17,8 +18,8 @@ from PIL import Image
 
 from b4m_pipeline.adapters import Adapter
 from b4m_pipeline.baselines import METHODS, Task
-from b4m_pipeline.config import BenchmarkParams, EvaluationParams
-from b4m_pipeline.diffusion import base_model_id
+from b4m_pipeline.config import BenchmarkParams, EvaluationParams, TrainParams
+from b4m_pipeline.diffusion import base_model_id, weights_digest
 from b4m_pipeline.evaluation import Shot, draw, fill_prompt, measure, words_of
 from b4m_pipeline.metrics import EfficientNetJudge, similarity
 from b4m_pipeline.provenance import code_version, digest_of
@@ -79,6 +80,12 @@ def check_methods(params: BenchmarkParams) -> None:
         raise BenchmarkError(f"benchmark.methods: unknown {unknown}; known are {list(METHODS)}")
 
 
+def require_equal_budgets(*stages: TrainParams) -> None:
+    """Raise BenchmarkError if a stage of ours would hold pictures back, which all other methods are trained on."""
+    if any(stage.validation.pictures for stage in stages):
+        raise BenchmarkError("validation.pictures must be 0 in a benchmark: other methods learn from what ours would hold back")
+
+
 def shots_of(task: Task, method: str, evaluation: EvaluationParams) -> list[Shot]:
     """The composition prompt with each seed; the base model is asked in plain words, all others by the tokens."""
     names = {"content": words_of(task.content.name), "style": words_of(task.style.name)}
@@ -108,8 +115,9 @@ def add_leaks(
     return table
 
 
-def fingerprint_of(task: Task, method: str, evaluation: EvaluationParams) -> str:
-    """Everything that decides a result but the code: pictures, base model, parameters, seed."""
+def fingerprint_of(task: Task, method: str, evaluation: EvaluationParams, references: References) -> str:
+    """Everything that decides a result but the code: pictures, the true drawings included, base model, judges, number format,
+    parameters, seed."""
     data = [
         task.training_set.digest("content", "style", "counterpart_content", "counterpart_style"),
         task.training_set.others,
@@ -117,7 +125,10 @@ def fingerprint_of(task: Task, method: str, evaluation: EvaluationParams) -> str
     models = [task.frame, task.content_break, task.style_break, task.make, task.competitors, evaluation]
     concepts = [(concept.name, concept.token, concept.noun) for concept in (task.content, task.style)]
     return digest_of(
-        method, base_model_id(task.base_model), data, concepts, [model.model_dump() for model in models], task.seed
+        *(method, base_model_id(task.base_model), data, concepts, [model.model_dump() for model in models], task.seed),
+        [hashlib.sha256(picture.tobytes()).hexdigest() for picture in references.truth],
+        weights_digest(evaluation.clip),
+        task.trained_on(task.content_break),
     )
 
 
@@ -192,7 +203,7 @@ def run_pair(
     results = []
     for method in params.chosen_methods():
         folder = Path(params.folder) / task.name / slug(method)
-        fingerprint = fingerprint_of(task, method, evaluation)
+        fingerprint = fingerprint_of(task, method, evaluation, references)
         result = load_result(folder, fingerprint)
         if result:
             logger.info("%s, %s: done before", task.name, method)

@@ -118,7 +118,7 @@ def compose(
     - Any other text is put behind the template, so that a text encoder's limit never cuts the token.
     """
     text = _shorten(text, params.max_words, token)
-    if text and all(_contains(text, part) for part in ([token, style_token] if role == "union" else [token])):
+    if text and all(contains(text, part) for part in ([token, style_token] if role == "union" else [token])):
         return text
     shows_style = role in ("style", "counterpart_style")
     if source == "tags":
@@ -141,7 +141,8 @@ def _fill(template: str, content: str, noun: str, style: str | None, params: Cap
     return " ".join(text.split())
 
 
-def _contains(text: str, token: str) -> bool:
+def contains(text: str, token: str) -> bool:
+    """Whether a text holds a token as a word, or words, of its own, whatever its capitals."""
     return re.search(rf"(?<!\w){re.escape(token)}(?!\w)", text, re.IGNORECASE) is not None
 
 

@@ -181,14 +181,21 @@ class Family(ABC):
     def encoder_digest(self) -> str:
         """Digest of all that encodes pictures and prompts: VAE, text encoders, tokenizers, code (of Hub ids and revision where
         they are not local)."""
-        p, digest = self.params, hashlib.sha256(code_version().encode())
+        return self._digest(self._encoders(), hashlib.sha256(code_version().encode()))
+
+    def parts_digest(self) -> str:
+        """Digest of all of the base model but its UNet, whose digest is `base_model_id`'s: what encodes, and the scheduler."""
+        return self._digest([*self._encoders(), "scheduler"], hashlib.sha256())
+
+    def _digest(self, parts: list[str], digest: "hashlib._Hash") -> str:
+        p = self.params
         digest.update(f"{p.variant} {p.revision}".encode())
-        for source, parts in ((p.path, self._encoders()), (p.vae, [""])):
+        for source, own in ((p.path, parts), (p.vae, [""])):
             folder = Path(source or "")
             if source is None or not folder.is_dir():
                 digest.update(str(source).encode())
                 continue
-            for part in parts:
+            for part in own:
                 for file in sorted(path for path in (folder / part).rglob("*") if path.is_file()):
                     digest.update(file.relative_to(folder).as_posix().encode())
                     _sample(file, digest)
@@ -361,6 +368,18 @@ def _sample(file: Path, digest: "hashlib._Hash") -> None:
             digest.update(handle.read(65536))
 
 
+def weights_digest(path: str | None) -> str | None:
+    """Digest of the safetensors in a folder; a Hub id, or None, is its own."""
+    if path is None or not Path(path).is_dir():
+        return path
+    digest = hashlib.sha256()
+    for file in sorted(Path(path).glob("*.safetensors")):
+        _sample(file, digest)
+    return digest.hexdigest()[:16]
+
+
 def encoder_id(params: BaseModelParams) -> str:
-    """What encodes pictures and prompts: the base model, another VAE where one is set, and the resolution."""
-    return f"{base_model_id(params)}{f'+{params.vae}' if params.vae else ''}@{params.resolution}px"
+    """What encodes pictures and prompts, and what noise they are learnt under: the base model, another VAE where one is set,
+    the resolution, and a digest of encoders and scheduler."""
+    about = f"{base_model_id(params)}{f'+{params.vae}' if params.vae else ''}@{params.resolution}px"
+    return f"{about}, {load_family(params).parts_digest()}"

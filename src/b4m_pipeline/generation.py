@@ -50,7 +50,7 @@ def read_prompts(params: GenerateParams) -> list[str]:
     if params.prompts_file:
         path = Path(params.prompts_file).expanduser()
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise GenerationError(f"generate.prompts_file: {path} cannot be read as UTF-8 text: {error}") from error
         prompts += [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]

@@ -109,13 +109,16 @@ class PrerequisitesHook:
                 check_clip(f"{name}.clip", parameters[name].clip)
         self._checkpoints = parameters.get("checkpoints")
         stages = {"content_break": "content_break", "style_break": "style_break", "make": "joint_make"}
+        trains = any("training" in node.tags for node in pipeline.nodes)
+        self._trained = [stem for name, stem in stages.items() if trains and f"params:{name}" in inputs]
         self._kept = {stem for name, stem in stages.items() if getattr(parameters.get(name), "keep_checkpoint", False)}
 
     @hook_impl
     def after_pipeline_run(self) -> None:
-        """Remove the checkpoints of finished trainings: their adapters are stored now. Until here a run that was killed in a
-        later stage finds them. Of a stage that keeps its own, the newest stays."""
-        finished = list(Path(self._checkpoints).glob(f"*{_DONE}.safetensors")) if self._checkpoints else []
+        """Remove the checkpoints of finished trainings of this run's stages: their adapters are stored now. Until here a run
+        that was killed in a later stage finds them. Of a stage that keeps its own, the newest stays."""
+        folder, stems = Path(self._checkpoints or ""), self._trained if self._checkpoints else []
+        finished = [file for stem in stems for file in folder.glob(f"{stem}-*{_DONE}.safetensors")]
         for stem in self._kept:
             own = [file for file in finished if file.name.startswith(f"{stem}-")]
             if own:

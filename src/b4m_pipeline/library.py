@@ -177,17 +177,27 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def choose_pairs(entries: Iterable[Entry], params: LibraryParams) -> list[tuple[str, str]]:
-    """(content, style) names to compose. Raises LibraryError for a pair of something that the table does not have."""
+    """(content, style) names to compose. Raises LibraryError for a pair of something that the table does not have, and for two
+    pairs that would have one name."""
     names = {kind: [entry.concept.name for entry in entries if entry.kind == kind] for kind in ("content", "style")}
     if params.pairs == "none":
         return []
     if params.pairs == "all":
-        return [(content, style) for content in names["content"] for style in names["style"]]
-    for pair in params.pairs:
-        for kind in ("content", "style"):
-            if (name := getattr(pair, kind)) not in names[kind]:
+        pairs = [(content, style) for content in names["content"] for style in names["style"]]
+    else:
+        pairs = [(pair.content, pair.style) for pair in params.pairs]
+    joined: dict[str, tuple[str, str]] = {}
+    for content, style in pairs:
+        for kind, name in (("content", content), ("style", style)):
+            if name not in names[kind]:
                 raise LibraryError(f"library.pairs: the table has no {kind} {name!r}; it has {names[kind]}")
-    return [(pair.content, pair.style) for pair in params.pairs]
+        other = joined.setdefault(f"{content}-{style}", (content, style))
+        if other != (content, style):
+            raise LibraryError(
+                f"library.table: the pairs {other} and {(content, style)} would both be called {content}-{style}: give one of "
+                "these concepts another name"
+            )
+    return pairs
 
 
 def train_entry(entry: Entry, settings: Settings) -> Trained:

@@ -92,5 +92,8 @@ def add_content_looks(
         token, noun = copy["token"].item(), copy["noun"].item()
         caption = params.look_template.format(article=article(token), content=token, noun=noun, look=words)
         rows.append(copy.assign(picture=new, caption=caption, caption_source=LOOK))
-        further[new] = redraw(load_picture(pictures[key]), look, params.background, new)
+        picture = pictures[key]() if callable(pictures[key]) else pictures[key]
+        further[new] = redraw(picture, look, params.background, new)
+        if picture.mode == "RGBA":  # its mask
+            further[new].putalpha(picture.getchannel("A"))
     return pd.concat(rows, ignore_index=True), {**pictures, **further}

@@ -104,7 +104,8 @@ def _example(about: dict[str, str], uri: str, inference: dict[str, Any]) -> list
         "```python",
         "import mlflow, torch",
         "",
-        f'pipeline = mlflow.diffusers.load_model("{uri}").load_pipeline()',
+        *(["from diffusers import AutoencoderKL", ""] if "base_vae" in about else []),
+        f'pipeline = mlflow.diffusers.load_model("{uri}").load_pipeline({_base_options(about)})',
         "generator = torch.Generator().manual_seed(0)",
         f"image = pipeline({json.dumps(prompt)}{settings}, generator=generator).images[0]",
         "```",
@@ -112,6 +113,18 @@ def _example(about: dict[str, str], uri: str, inference: dict[str, Any]) -> list
         f"As a service: `mlflow models serve -m {uri} --env-manager local`",
         "",
     ]
+
+
+def _base_options(about: dict[str, str]) -> str:
+    """What the pipeline needs besides the base model's name: which VAE, which files; MLflow keeps the revision itself."""
+    options = []
+    if "base_vae" in about:
+        name, _, revision = about["base_vae"].partition("@")
+        at = f", revision={json.dumps(revision)}" if revision else ""
+        options.append(f"vae=AutoencoderKL.from_pretrained({json.dumps(name)}{at})")
+    if "base_variant" in about:
+        options.append(f"variant={json.dumps(about['base_variant'])}")
+    return ", ".join(options)
 
 
 def _pictures(about: dict[str, str], digests: int) -> list[str]:

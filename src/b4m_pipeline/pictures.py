@@ -1,6 +1,7 @@
 """Folders of pictures -> checked squares, a manifest, and a quarantine that says what was left out and why."""
 
 import csv
+import itertools
 import logging
 import os
 import unicodedata
@@ -24,6 +25,7 @@ ATTRIBUTION = "attribution.csv"
 MASK = ".mask.png"
 """Ending of the file that says where a picture counts: cat.mask.png beside cat.jpg."""
 _SIDECAR_BYTES = 65536
+_ABOUT = ("readme", "license", "licence", "attribution", "notice", "credits")  # texts about a folder, no picture's
 
 MANIFEST_COLUMNS = (
     "picture", "role", "concept", "token", "noun", "file", "sha256", "width", "height", "licence", "source",
@@ -75,42 +77,58 @@ def load_picture(picture: Picture) -> Image.Image:
 def list_folders(
     content: ConceptParams, style: ConceptParams, counterparts: CounterpartParams, union_path: str | None = None
 ) -> list[Folder]:
-    """Every folder that a run reads. Raises PicturesError if two concepts share a name, a token or a folder."""
+    """Every folder that a run reads. Raises PicturesError if two concepts share a name or a token, or if a folder
+    lies in another."""
     concepts = [("content", content, "content"), ("style", style, "style")]
     for kind in ("contents", "styles"):
         role = f"counterpart_{kind.removesuffix('s')}"
         for index, concept in enumerate(getattr(counterparts, kind)):
             concepts.append((role, concept, f"counterparts.{kind}[{index}]"))
-    folders = [
-        Folder(role, c.name, c.token, c.noun, Path(c.path).expanduser(), f"{parameter}.path", c.licence, c.source)
-        for role, c, parameter in concepts
-    ]
+    folders = [_folder(role, concept, f"{parameter}.path") for role, concept, parameter in concepts]
+    if union_path is not None:
+        path = Path(union_path).expanduser()
+        name = f"{content.name}-{style.name}"
+        union = [Folder("union", name, content.token, content.noun, path, "make.union_path")]
+    else:
+        union = []
+    _require_apart(folders, union)
+    return [*folders, *union]
+
+
+def _folder(role: str, concept: ConceptParams, parameter: str) -> Folder:
+    path = Path(concept.path).expanduser()
+    return Folder(role, concept.name, concept.token, concept.noun, path, parameter, concept.licence, concept.source)
+
+
+def _require_apart(folders: list[Folder], union: list[Folder]) -> None:
+    """Raise PicturesError if two concepts share a name or a token, or if a folder, those of the union included, is another one
+    or lies in it."""
     for what, value in {
         "name": lambda folder: folder.name.casefold(),
         "token": lambda folder: folder.token.casefold(),  # CLIP's tokenizers know no capitals
-        "path": lambda folder: os.path.realpath(folder.path),
     }.items():
         seen: dict[str, Folder] = {}
         for folder in folders:
             first = seen.setdefault(value(folder), folder)
             if first is not folder:
                 raise PicturesError(f"{first} and {folder} have the same {what} ({getattr(folder, what)}): give each its own.")
-    if union_path is not None:
-        path = Path(union_path).expanduser()
-        name = f"{content.name}-{style.name}"
-        folders.append(Folder("union", name, content.token, content.noun, path, "make.union_path"))
-    return folders
+    for first, second in itertools.combinations([*folders, *union], 2):
+        outer, inner = sorted((first, second), key=lambda folder: len(os.path.realpath(folder.path)))
+        if Path(os.path.realpath(inner.path)).is_relative_to(os.path.realpath(outer.path)):
+            raise PicturesError(
+                f"{inner} has its pictures in {inner.path}, which is in the folder of {outer} ({outer.path}): each would be "
+                "trained on as both. Give each a folder of its own."
+            )
 
 
 def list_concept_folders(kind: str, concept: ConceptParams, partners: list[ConceptParams]) -> list[Folder]:
-    """The folders of one content or style, and of the other kind's counterparts that its half is trained against."""
+    """The folders of one content or style, and of the other kind's counterparts that its half is trained against. Raises
+    PicturesError as `list_folders` does."""
     other = "style" if kind == "content" else "content"
-    roles = [(kind, concept, f"{kind} {concept.name}")]
-    roles += [(f"counterpart_{other}", c, f"counterparts.{other}s[{index}].path") for index, c in enumerate(partners)]
-    return [
-        Folder(role, c.name, c.token, c.noun, Path(c.path).expanduser(), parameter, c.licence, c.source)
-        for role, c, parameter in roles
-    ]
+    folders = [_folder(kind, concept, f"{kind} {concept.name}")]
+    folders += [_folder(f"counterpart_{other}", c, f"counterparts.{other}s[{i}].path") for i, c in enumerate(partners)]
+    _require_apart(folders, [])
+    return folders
 
 
 def check_folders(folders: Iterable[Folder], resolution: int, params: IngestionParams) -> Checked:
@@ -156,6 +174,8 @@ def _check_folder(folder: Folder, resolution: int, params: IngestionParams) -> t
         logger.warning("%s: %s is left out: %s", folder, name, reason)
 
     files = list(_walk(folder.path))
+    for name in _unclaimed(folder.path, files):
+        put_aside(name, "belongs to no picture here: a mask is called NAME.mask.png, a caption NAME.txt, beside NAME.jpg")
     for path in tqdm(files, desc=f"{folder.role} {folder.name}", delay=2, leave=False):
         name = _text(path.relative_to(folder.path).as_posix())
         try:
@@ -205,6 +225,14 @@ def _walk(root: Path) -> Iterator[Path]:
         pictures = [name for name in pictures if not name.lower().endswith(MASK)]
         found += [Path(parent, name) for name in [*linked, *pictures] if not name.startswith(".")]
     return iter(sorted(found, key=lambda path: path.as_posix()))
+
+
+def _unclaimed(root: Path, pictures: list[Path]) -> list[str]:
+    """Masks and texts below root that are no picture's: most likely a slip in a name."""
+    claimed = {path.with_suffix(".txt") for path in pictures} | {path.with_name(path.stem + MASK) for path in pictures}
+    found = [path for folder in {path.parent for path in pictures} for path in folder.iterdir() if path not in claimed]
+    lost = [path for path in found if path.name.lower().endswith((MASK, ".txt")) and path.stem.lower() not in _ABOUT]
+    return sorted(_text(path.relative_to(root).as_posix()) for path in lost if not path.name.startswith("."))
 
 
 def _require_inside(path: Path, root: Path) -> None:
@@ -261,6 +289,8 @@ def _read_sidecar(path: Path, root: Path) -> str:
         raise UnusablePictureError("caption file is not UTF-8 text") from error
     except OSError as error:
         raise UnusablePictureError(f"caption file cannot be read ({error.strerror})") from error
+    if "\0" in text:
+        raise UnusablePictureError("caption file is not UTF-8 text")
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     if not text:
         raise UnusablePictureError("caption file is empty")

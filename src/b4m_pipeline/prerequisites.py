@@ -43,10 +43,13 @@ def check_parameters(parameters: dict[str, Any], pipelines: dict[str, "Pipeline"
 
 
 def check_devices(parameters: dict[str, Any]) -> None:
-    """Raise WrongParameterError if a stage is to run on a GPU and there is none."""
+    """Raise WrongParameterError if a stage is to run on a GPU and there is none, or on a CPU in the format of GPUs."""
     import torch
 
     for name, stage in parameters.items():
+        on_cpu = getattr(stage, "device", None) == "cpu" or not torch.cuda.is_available()
+        if getattr(stage, "precision", None) == "fp16" and on_cpu:
+            raise WrongParameterError(f"{name}.precision is fp16, which needs a GPU: use auto, bf16 or no on a CPU")
         if getattr(stage, "device", None) == "cuda" and not torch.cuda.is_available():
             raise WrongParameterError(f"{name}.device is cuda, and torch finds no such device here: use auto or cpu")
 

@@ -93,7 +93,10 @@ def save_model(path: str, mlflow_model: Model | None = None, **kwargs: Any) -> N
     the model's metadata; `base_model` and `device` can be overridden on loading (model_config)."""
     model = mlflow_model or Model()
     mlflow.diffusers.save_model(path=path, mlflow_model=model, **kwargs)
-    model.metadata = (model.metadata or {}) | {_DIGEST: _sha256(Path(path) / _weights_folder(model) / WEIGHTS_NAME)}
+    weights = Path(path) / _weights_folder(model) / WEIGHTS_NAME
+    model.metadata = (model.metadata or {}) | {_DIGEST: _sha256(weights)}
+    if revision := load_adapter(weights).metadata.get("base_revision"):  # MLflow has put the Hub's newest there
+        model.flavors[mlflow.diffusers.FLAVOR_NAME]["base_model_revision"] = revision
     model.flavors["python_function"] |= {
         "loader_module": _MODULE,
         "config": {"base_model": model.flavors[mlflow.diffusers.FLAVOR_NAME]["base_model"], "device": ""},

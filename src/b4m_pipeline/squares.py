@@ -135,9 +135,12 @@ def cut(image: Image.Image, size: tuple[int, int], background: tuple[int, int, i
 
 def _alpha(image: Image.Image, size: tuple[int, int], crop: str) -> Image.Image | None:
     """The alpha channel of a picture of any mode, cut like it."""
-    if not image.has_transparency_data:
+    image = _rgb_or_rgba(image)
+    if image.mode != "RGBA":
         return None
-    alpha = cut(_rgb_or_rgba(image).getchannel("A"), size, (0, 0, 0), crop).convert("L")
+    alpha = cut(image.getchannel("A"), size, (0, 0, 0), crop).convert("L")
+    if alpha.getextrema()[1] == 0:
+        raise UnusablePictureError("nothing of it is left after the crop: centre what it shows, or use ingestion.crop: pad")
     return alpha if alpha.getextrema()[0] < 255 else None
 
 

@@ -185,8 +185,7 @@ class Trainer:
         self._require_finite(entry)
         if precondition:
             precondition()
-        for optimizer in self.optimizers:
-            optimizer.step()
+        self._optimize()
         self.step += 1
         if self.average:
             # Young averages would hold on to the start: the decay grows with the steps done.
@@ -194,6 +193,18 @@ class Trainer:
             with torch.no_grad():
                 torch._foreach_lerp_(self.average, self._parameters(), 1 - decay)
         return entry
+
+    def _optimize(self) -> None:
+        """Let all optimizers step. A scaler is updated once, after all of them: accelerate's own step updates it each time, and
+        the next optimizer's gradients would be unscaled twice."""
+        scaler = self.accelerator.scaler
+        if scaler is None:
+            for optimizer in self.optimizers:
+                optimizer.step()
+            return
+        for optimizer in self.optimizers:
+            scaler.step(optimizer.optimizer)
+        scaler.update()
 
     def _require_finite(self, entry: dict[str, float]) -> None:
         """Raise DivergenceError, naming the first figure that is not finite."""
@@ -315,8 +326,15 @@ def fit(
     """
     trainer = Trainer(loss, objectives, params, seed, fingerprint, device, together)
     if checkpoint:
+        stem = checkpoint.stem
         checkpoint, done = checkpoint_files(checkpoint, fingerprint)
         trainer.resume(checkpoint if checkpoint.exists() else done)
+        if not trainer.step and any(checkpoint.parent.glob(f"{stem}-*{checkpoint.suffix}")):
+            logger.warning(
+                "Checkpoints of %s in %s are of other pictures, parameters or code: it is trained from the start",
+                stem,
+                checkpoint.parent,
+            )
     for step, entry in enumerate(trainer.history):
         if log:
             log(entry, step)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from b4m_pipeline.captioning import LOOK, VARIANT
+from b4m_pipeline.captioning import LOOK, VARIANT, contains
 from b4m_pipeline.config import BaseModelParams
 from b4m_pipeline.provenance import digest_of
 
@@ -93,7 +93,7 @@ class TrainingSet:
     def others_without(self, token: str) -> tuple[list[str], dict[str, torch.Tensor]]:
         """The prompts without pictures that do not hold this token, and how they are encoded (M, ...). Raises TrainingSetError
         if there are not even two."""
-        kept = [prompt for prompt in self.others if token not in prompt.split()]
+        kept = [prompt for prompt in self.others if not contains(prompt, token)]
         if len(kept) < 2:  # shares are of what differs between them
             raise TrainingSetError(
                 f"preservation needs prompts without {token!r}: name known words in preservation.contents and styles and run "

@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import mlflow
@@ -21,6 +22,7 @@ from b4m_pipeline.datasets.registry import (
     RegisteredAdapterDataset,
     RegistrationError,
     adapter_uri,
+    fetch_adapter,
     find_trained,
     register_adapter,
     registered_name,
@@ -127,6 +129,32 @@ def test_a_failure_leaves_the_weights_and_nothing_half_registered(
     assert len(tracking.search_logged_models([experiment])) == 0
     monkeypatch.undo()
     assert register_adapter(tmp_path / "made")["version"] == "1"
+
+
+def test_what_another_process_has_registered_meanwhile_is_left_alone(dataset, tiny_adapter, tracking, monkeypatch) -> None:
+    name, register = "b4m-make-cup-ink", mlflow.register_model
+
+    def register_second(uri, own_name, **keywords):
+        tracking.create_registered_model(own_name)
+        tracking.create_model_version(own_name, "elsewhere")
+        return register(uri, own_name, **keywords)
+
+    def fail(*args, **kwargs):
+        raise MlflowException("the server is away")
+
+    monkeypatch.setattr(mlflow, "register_model", register_second)
+    monkeypatch.setattr(mlflow.tracking.MlflowClient, "set_registered_model_alias", fail)
+    with pytest.raises(DatasetError):
+        dataset.save(tiny_adapter)
+    assert [version.source for version in tracking.search_model_versions(f"name='{name}'")] == ["elsewhere"]
+
+
+def test_nothing_fetched_is_left_behind(dataset, tiny_adapter, tracking, tmp_path, monkeypatch) -> None:
+    dataset.save(tiny_adapter)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    assert fetch_adapter("models:/b4m-make-cup-ink@candidate").modules() == tiny_adapter.modules()
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_a_failure_keeps_the_versions_before(dataset, tiny_adapter, tracking, monkeypatch) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import tempfile
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -99,7 +100,8 @@ def fetch_adapter(source: str) -> "Adapter":
 
         try:
             uri = _version_uri(source)
-            adapter = load_adapter(Path(mlflow.diffusers.load_model(uri).adapter_path))
+            with tempfile.TemporaryDirectory() as folder:  # MLflow leaves what it fetches from a server where it was put
+                adapter = load_adapter(Path(mlflow.diffusers.load_model(uri, dst_path=folder).adapter_path))
         except MlflowException as error:
             raise RegistrationError(f"{source} cannot be fetched from the registry: {error}") from error
     if uri:
@@ -202,7 +204,8 @@ def _undone_on_error(name: str, model_id: str) -> "Iterator":
             for begun in client.search_model_versions(f"name='{name}'"):
                 if begun.tags.get(_MODEL_TAG) == model_id:
                     client.delete_model_version(name, begun.version)
-            if not existed and client.search_registered_models(f"name='{name}'"):
+            alone = not existed and not client.search_model_versions(f"name='{name}'")  # nobody else has registered here since
+            if alone and client.search_registered_models(f"name='{name}'"):
                 client.delete_registered_model(name)
             client.delete_logged_model(model_id)
         except MlflowException as error:

@@ -66,6 +66,7 @@ def run_benchmark(
     from b4m_pipeline.training_set import encode_training_set
 
     bench.check_methods(benchmark)
+    bench.require_equal_budgets(content_break, style_break, make)
     prepared = {}
     for pair in benchmark.chosen_pairs():  # all pictures are read before anything is trained
         own_content, own_style, partners = concepts_of(pair, content, style, counterparts)

@@ -1,6 +1,7 @@
 """Nodes of `library`."""
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -119,9 +120,13 @@ def compose_library(entries: list, pairs: list, trained: list, settings) -> tupl
 def show_library(entries: list, composed: list, settings) -> Image.Image:
     """All pairs as a grid, which also goes to MLflow."""
     from b4m_pipeline import library as lib
+    from b4m_pipeline.pictures import PicturesError
     from b4m_pipeline.tracking import log_picture
 
-    first = {entry.name: lib.references_of(entry, settings)[0] for entry in entries}
+    first = {}
+    for entry in entries:
+        with suppress(PicturesError):  # its own training has said what is wrong with it
+            first[entry.name] = lib.references_of(entry, settings)[0]
     sheet = lib.draw_grid(composed, first)
     log_picture(sheet, "library")
     return sheet
