@@ -189,6 +189,16 @@ def test_a_still_gif_is_a_picture(save):
 def test_an_invisible_picture_is_refused(save):
     with pytest.raises(UnusablePictureError, match="fully transparent"):
         read(save(Image.new("RGBA", (20, 20), (9, 9, 9, 0)), "ghost.png"))
+    beside = Image.new("RGBA", (256, 64))
+    beside.paste((255, 0, 0, 255), (0, 0, 40, 64))
+    with pytest.raises(UnusablePictureError, match="nothing of it is left after the crop"):
+        read(save(beside, "beside.png"))
+    assert pixel(read(save(beside, "beside.png"), crop="pad").image, 1) == (255, 0, 0)
+
+
+def test_greys_of_16_bits_with_a_transparent_one_are_read(save):
+    square = read(save(Image.new("I;16", (20, 20), 32896), "grey.png", transparency=5))
+    assert pixel(square.image) == (128, 128, 128) and square.mask is None
 
 
 @pytest.mark.parametrize(
