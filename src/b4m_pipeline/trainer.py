@@ -329,7 +329,8 @@ def fit(
         stem = checkpoint.stem
         checkpoint, done = checkpoint_files(checkpoint, fingerprint)
         trainer.resume(checkpoint if checkpoint.exists() else done)
-        if not trainer.step and any(checkpoint.parent.glob(f"{stem}-*{checkpoint.suffix}")):
+        others = checkpoint.parent.glob(f"{stem}-{'[0-9a-f]' * 16}*")  # as digest_of's fingerprints are
+        if not trainer.step and any(others):
             logger.warning(
                 "Checkpoints of %s in %s are of other pictures, parameters or code: it is trained from the start",
                 stem,
