@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -152,6 +153,31 @@ def test_orthogonal_halves_do_not_meet_after_the_breaks(joined):
         lora_a, lora_b = (joined.tensors[f"{name}.{side}.weight"] for side in ("lora_A", "lora_B"))
         assert (lora_b[d_b:] @ lora_a[:, d_a:]).norm() <= 1e-5
         assert (lora_b[:d_b] @ lora_a[:, :d_a]).norm() <= 1e-5
+
+
+def test_what_other_code_has_trained_is_not_gone_on_with(tiny_training_set, tiny_base, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    keywords = {"checkpoint": tmp_path / "content_break-cup.safetensors"}
+    first, _ = train_half("content", tiny_training_set, tiny_base, **keywords)
+    again, _ = train_half("content", tiny_training_set, tiny_base, **keywords)
+    assert "Resuming at step 4 of 4" in caplog.text and "trained from the start" not in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(stages, "code_version", lambda: "0.2.0+mended")
+    mended, _ = train_half("content", tiny_training_set, tiny_base, **keywords)
+    assert "trained from the start" in caplog.text and "Resuming" not in caplog.text
+    assert mended.metadata["code_version"] == "0.2.0+mended" != again.metadata["code_version"]
+
+
+def test_the_recipe_knows_scheduler_and_encoders(tiny_manifest, tiny_sdxl, tmp_path):
+    """A base whose UNet is the same and whose scheduler is not is another one to learn from."""
+    mended = tmp_path / tiny_sdxl.name
+    shutil.copytree(tiny_sdxl, mended)
+    config = mended / "scheduler/scheduler_config.json"
+    config.write_text(config.read_text().replace("v_prediction", "epsilon"))
+    sets = [encode_training_set(*tiny_manifest, BaseModelParams(path=str(p), resolution=32)) for p in (tiny_sdxl, mended)]
+    assert sets[0].digest("content") != sets[1].digest("content")
+    with pytest.raises(TrainingSetError, match="run the ingestion pipeline again"):
+        train_half("content", sets[0], BaseModelParams(path=str(mended), resolution=32))
 
 
 def test_joining_keeps_lineage(halves, joined):
