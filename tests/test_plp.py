@@ -76,8 +76,9 @@ def test_paper_frame_starts_as_released(unet):
         assert layer.a.detach().std() == pytest.approx(0.5, rel=0.5)  # N(0, 1/r) with r = 4
 
 
-def test_frozen_halves_stay_bit_identical_under_adamw_with_weight_decay(unet):
-    frame = make_frame(unet)
+@pytest.mark.parametrize("order", ["blocks", "shuffled"])
+def test_frozen_halves_stay_bit_identical_under_adamw_with_weight_decay(unet, order):
+    frame = make_frame(unet, order=order)
     layers = plp.inject(unet, frame, "free")
     parameters = [parameter for parameter in unet.parameters() if parameter.requires_grad]
     assert len(parameters) == 2 * len(layers)
@@ -88,16 +89,31 @@ def test_frozen_halves_stay_bit_identical_under_adamw_with_weight_decay(unet):
         optimizer.step()
     for name, layer in layers.items():
         blocks, (lora_a, lora_b) = frame.blocks(name), layer.factors()
-        d_b, d_a = frame.sizes(name)
+        (d_b, d_a), (rows, columns) = frame.sizes(name), frame.places(name)
+        lora_a, lora_b = lora_a[:, columns], lora_b[rows]
         assert torch.equal(lora_a[:, :d_a], blocks.frozen_a) and torch.equal(lora_b[:d_b], blocks.frozen_b)
         assert lora_a[:, d_a:].abs().max() > 0.1
 
 
-def test_orthogonal_halves_never_meet(unet):
-    layers = plp.inject(unet, frame := make_frame(unet), "orthogonal")
+def test_a_shuffled_frame_freezes_rows_and_columns_by_lot(unet):
+    frame, blocks = make_frame(unet, order="shuffled"), make_frame(unet)
+    moved = [frame.places(name)[0].tolist() != sorted(frame.places(name)[0].tolist()) for name in frame.layers]
+    assert sum(moved) > len(moved) / 2
+    for name, (m, n) in frame.layers.items():
+        rows, columns = frame.places(name)
+        assert rows.sort().values.tolist() == list(range(m)) and columns.sort().values.tolist() == list(range(n))
+        assert torch.equal(rows, frame.places(name)[0]) and torch.equal(columns, frame.places(name)[1])
+        assert [own.tolist() for own in blocks.places(name)] == [list(range(m)), list(range(n))]
+        assert torch.equal(frame.blocks(name).frozen_a, blocks.blocks(name).frozen_a)
+
+
+@pytest.mark.parametrize("order", ["blocks", "shuffled"])
+def test_orthogonal_halves_never_meet(unet, order):
+    layers = plp.inject(unet, frame := make_frame(unet, order=order), "orthogonal")
     randomise(layers)
     for name, layer in layers.items():
-        (lora_a, lora_b), (d_b, d_a) = layer.factors(), frame.sizes(name)
+        (lora_a, lora_b), (d_b, d_a), (rows, columns) = layer.factors(), frame.sizes(name), frame.places(name)
+        lora_a, lora_b = lora_a[:, columns], lora_b[rows]
         assert (lora_b[d_b:] @ lora_a[:, d_a:]).norm() <= 1e-5  # L_B L_A
         assert (lora_b[:d_b] @ lora_a[:, d_a:]).norm() > 0.1  # F_B L_A: lora_A's concept
         assert (lora_b[d_b:] @ lora_a[:, :d_a]).norm() > 0.1  # L_B F_A: lora_B's concept
@@ -141,7 +157,16 @@ def test_frame_depends_on_neither_global_rng_nor_order(unet):
 
 @pytest.mark.parametrize(
     "change",
-    [{"seed": 1}, {"rank": 2}, {"alpha": 8.0}, {"split": 0.25}, {"init": "paper"}, {"scale": 2.0}, {"base_model": "x"}],
+    [
+        {"seed": 1},
+        {"rank": 2},
+        {"alpha": 8.0},
+        {"split": 0.25},
+        {"init": "paper"},
+        {"scale": 2.0},
+        {"base_model": "x"},
+        {"order": "shuffled"},
+    ],
 )
 def test_fingerprint_knows_every_part(unet, change):
     assert make_frame(unet).fingerprint != make_frame(unet, **change).fingerprint
@@ -161,8 +186,9 @@ def export_half(unet_folder, side, seed, halves="orthogonal", **changes):
     return plp.export(layers, frame, METADATA, only=side)
 
 
-def test_reconstruction_is_the_plain_sum_of_two_orthogonal_halves(tiny_sdxl):
-    half_a, half_b = (export_half(tiny_sdxl, side, seed) for side, seed in (("lora_A", 1), ("lora_B", 2)))
+@pytest.mark.parametrize("order", ["blocks", "shuffled"])
+def test_reconstruction_is_the_plain_sum_of_two_orthogonal_halves(tiny_sdxl, order):
+    half_a, half_b = (export_half(tiny_sdxl, side, seed, order=order) for side, seed in (("lora_A", 1), ("lora_B", 2)))
     joined = plp.reconstruct(half_a, half_b, METADATA)
     for name in joined.modules():
         assert torch.equal(joined.tensors[f"{name}.lora_A.weight"], half_a.tensors[f"{name}.lora_A.weight"])
@@ -183,10 +209,11 @@ def test_the_same_half_twice_is_refused(tiny_sdxl):
         plp.reconstruct(half, half, METADATA)
 
 
-def test_loading_halves_brings_the_adapter_back(tiny_sdxl, unet):
-    half_a, half_b = export_half(tiny_sdxl, "lora_A", 1), export_half(tiny_sdxl, "lora_B", 2)
+@pytest.mark.parametrize("order", ["blocks", "shuffled"])
+def test_loading_halves_brings_the_adapter_back(tiny_sdxl, unet, order):
+    half_a, half_b = (export_half(tiny_sdxl, side, seed, order=order) for side, seed in (("lora_A", 1), ("lora_B", 2)))
     joined = plp.reconstruct(half_a, half_b, METADATA)
-    frame = make_frame(unet)
+    frame = make_frame(unet, order=order)
     layers = plp.inject(unet, frame, "free")
     plp.load_halves(layers, joined, frame)
     again = plp.export(layers, frame, METADATA)
@@ -233,9 +260,10 @@ def test_wrong_targets_and_ranks_are_named(unet):
 
 @pytest.mark.parametrize("init", ["exact", "paper"])
 @pytest.mark.parametrize("halves", ["orthogonal", "free"])
-def test_a_layer_does_what_its_factors_say(unet, halves, init):
+@pytest.mark.parametrize("order", ["blocks", "shuffled"])
+def test_a_layer_does_what_its_factors_say(unet, halves, init, order):
     """The pass of a layer goes its own ways; forward and gradients are those of lora_B lora_A."""
-    layers = plp.inject(unet, make_frame(unet, init=init, alpha=6.0, scale=2.0), halves)
+    layers = plp.inject(unet, make_frame(unet, init=init, alpha=6.0, scale=2.0, order=order), halves)
     randomise(layers)
     for layer in layers.values():
         x = torch.randn(2, 3, layer.module.in_features, generator=torch.Generator().manual_seed(0))

@@ -357,6 +357,7 @@ METHODS: dict[str, Method] = {
     "ours, separated": lambda task: break_for_make(task, separation=0.3),
     "ours, the paper's data": lambda task: break_for_make(task, looks=False, variants=False, quiet=False, separation=0.0),
     "ours, sides swapped": lambda task: break_for_make(task, frame={"content_side": _swapped(task)}),
+    "ours, shuffled": lambda task: break_for_make(task, frame={"order": "shuffled"}),
     "ours, split 0.25": lambda task: break_for_make(task, frame={"split": 0.25}),
     "ours, split 0.75": lambda task: break_for_make(task, frame={"split": 0.75}),
     "ours, make by AdamW": lambda task: break_for_make(task, make={"optimizer": "adamw"}),

@@ -46,6 +46,9 @@ class FrameParams(Strict):
     rank: int = Field(ge=2)
     alpha: float = Field(gt=0)
     split: float = Field(0.5, gt=0, lt=1)
+    order: Literal["blocks", "shuffled"] = "blocks"
+    """Which rows of lora_B and columns of lora_A are frozen. blocks: the first, as in the paper. shuffled: by lot for each
+    layer, so that both halves read of all text encoders and write to all of attention's heads."""
     init: Literal["exact", "paper"] = "exact"
     scale: float = Field(1.0, gt=0)
     """Factor on F_A and F_B."""

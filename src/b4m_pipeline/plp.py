@@ -8,6 +8,9 @@ first d_A = floor(split n) columns of lora_A are frozen, the rest is learnt:
 
 One concept lives in F_B L_A, the other in L_B F_A. F_B F_A belongs to nobody: the `exact` frame makes it zero, where the
 released code has a norm of 3.9 a layer. All F together are the *frame*; halves of one frame can be put together.
+
+With `order: shuffled` the frozen rows and columns are not the first ones but drawn by lot for each layer. In blocks one half
+would read the one text encoder and write the one half of the attention's heads, the other half the rest.
 """
 
 import hashlib
@@ -29,6 +32,7 @@ ADAPTER = "b4m"  # PEFT's name of the adapter while it is trained
 
 Side = Literal["lora_A", "lora_B"]
 Halves = Literal["orthogonal", "free"]
+Order = Literal["blocks", "shuffled"]
 
 
 class FrameMismatchError(ValueError):
@@ -56,6 +60,7 @@ class Frame:
     base_model: str
     """Which weights, not where they lie: see `diffusion.base_model_id`."""
     layers: dict[str, tuple[int, int]]
+    order: Order = "blocks"
 
     def __post_init__(self):
         for name, (m, n) in self.layers.items():
@@ -68,12 +73,27 @@ class Frame:
     def fingerprint(self) -> str:
         """sha256 over everything that decides the frozen blocks; halves with equal fingerprints can be combined."""
         fields = asdict(self) | {"layers": sorted((k, *v) for k, v in self.layers.items())}
+        if self.order == "blocks":
+            del fields["order"]  # frames had no order before, and are the same
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
     def sizes(self, layer: str) -> tuple[int, int]:
         """(d_B, d_A): frozen rows of lora_B and frozen columns of lora_A."""
         m, n = self.layers[layer]
         return int(self.split * m), int(self.split * n)
+
+    def places(self, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """lora_B's rows (m,) and lora_A's columns (n,), those that are frozen first."""
+        m, n = self.layers[layer]
+        if self.order == "blocks":
+            return torch.arange(m), torch.arange(n)
+        generator = torch_generator("places", self.seed, layer)
+        frozen_first = torch.randperm(m, generator=generator), torch.randperm(n, generator=generator)
+        rows, columns = (
+            torch.cat([own[:size].sort().values, own[size:].sort().values])
+            for own, size in zip(frozen_first, self.sizes(layer), strict=True)
+        )
+        return rows, columns
 
     def blocks(self, layer: str) -> "Blocks":
         """Draw a layer's frozen blocks."""
@@ -117,13 +137,22 @@ def _tile(rows: torch.Tensor, wanted: int) -> torch.Tensor:
 
 
 class FrozenThenLearnt(nn.Module):
-    """Parametrisation of a LoRA factor: [frozen, learnt] along `dim`. The frozen part is a buffer, so that no optimizer,
-    weight decay or quantiser can move it. With a `basis` (r, k) the learnt part is confined to its span; `span` (r, k) is
-    that of the frozen part, where it is orthogonal to `basis`."""
+    """Parametrisation of a LoRA factor: [frozen, learnt] along `dim`, at `places` (those of the frozen first; None: in this
+    order). The frozen part is a buffer, so that no optimizer, weight decay or quantiser can move it. With a `basis` (r, k) the
+    learnt part is confined to its span; `span` (r, k) is that of the frozen part, where it is orthogonal to `basis`."""
 
-    def __init__(self, frozen: torch.Tensor, dim: int, basis: torch.Tensor | None = None, span: torch.Tensor | None = None):
+    def __init__(
+        self,
+        frozen: torch.Tensor,
+        dim: int,
+        basis: torch.Tensor | None = None,
+        span: torch.Tensor | None = None,
+        places: torch.Tensor | None = None,
+    ):
         super().__init__()
         self.dim = dim
+        self.register_buffer("places", places, persistent=False)
+        self.register_buffer("back", None if places is None else places.argsort(), persistent=False)
         self.register_buffer("frozen", frozen, persistent=False)
         self.register_buffer("basis", basis, persistent=False)
         reduced = None if span is None else span.T @ frozen if dim == 1 else frozen @ span  # (k, d_A) or (d_B, k)
@@ -132,9 +161,12 @@ class FrozenThenLearnt(nn.Module):
     def forward(self, learnt: torch.Tensor) -> torch.Tensor:
         if self.basis is not None:  # L_A = basis M_A (r, n - d_A), L_B = M_B basis' (m - d_B, r)
             learnt = self.basis @ learnt if self.dim == 1 else learnt @ self.basis.T
-        return torch.cat([self.frozen, learnt], dim=self.dim)
+        whole = torch.cat([self.frozen, learnt], dim=self.dim)
+        return whole if self.back is None else whole.index_select(self.dim, self.back)
 
     def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
+        if self.places is not None:
+            weight = weight.index_select(self.dim, self.places)
         learnt = weight.narrow(self.dim, self.frozen.shape[self.dim], weight.shape[self.dim] - self.frozen.shape[self.dim])
         if self.basis is not None:
             learnt = self.basis.T @ learnt if self.dim == 1 else learnt @ self.basis
@@ -187,10 +219,14 @@ class PlpLinear(LoraLinear):
         if plp_a.reduced is None:
             update = _taught(_taught(x, plp_a.forward(learnt_a), rows_a), plp_b.forward(learnt_b), rows_b)  # (..., m)
         else:
+            if plp_a.places is not None:
+                x = x.index_select(-1, plp_a.places)
             x_1, x_2 = x.split([plp_a.reduced.shape[1], learnt_a.shape[1]], dim=-1)  # (..., d_A), (..., n - d_A)
             rows_1 = F.linear(_taught(x_2, learnt_a, rows_a), plp_b.reduced)  # (..., d_B)
             rows_2 = _taught(F.linear(x_1, plp_a.reduced), learnt_b, rows_b)  # (..., m - d_B)
             update = torch.cat([rows_1, rows_2], dim=-1)
+            if plp_b.back is not None:
+                update = update.index_select(-1, plp_b.back)
         return torch.add(result, update, alpha=self.scaling[ADAPTER]).to(result.dtype)
 
 
@@ -279,8 +315,9 @@ def inject(model: nn.Module, frame: Frame, halves: Halves, seed: int = 0) -> dic
         bases = (blocks.span_b, blocks.span_a) if halves == "orthogonal" else (None, None)
         # The paper's frame has no complementary subspaces.
         spans = (blocks.span_a, blocks.span_b) if halves == "orthogonal" and frame.init == "exact" else (None, None)
-        plp_a = FrozenThenLearnt(blocks.frozen_a.to(linear_a.weight), 1, bases[0], spans[0])
-        plp_b = FrozenThenLearnt(blocks.frozen_b.to(linear_b.weight), 0, bases[1], spans[1])
+        rows, columns = frame.places(name) if frame.order == "shuffled" else (None, None)
+        plp_a = FrozenThenLearnt(blocks.frozen_a.to(linear_a.weight), 1, bases[0], spans[0], columns)
+        plp_b = FrozenThenLearnt(blocks.frozen_b.to(linear_b.weight), 0, bases[1], spans[1], rows)
         parametrize.register_parametrization(linear_a, "weight", plp_a.to(linear_a.weight.device), unsafe=True)
         parametrize.register_parametrization(linear_b, "weight", plp_b.to(linear_b.weight.device), unsafe=True)
         layers[name] = PlpLayer(name, module)
@@ -303,12 +340,12 @@ def export(layers: dict[str, PlpLayer], frame: Frame, metadata: dict[str, str], 
     """The adapter as an ordinary LoRA. only="lora_A" keeps one half: L_B = 0, as [F_A | L_A] and [F_B ; 0]."""
     tensors = {}
     for name, layer in layers.items():
-        d_b, d_a = frame.sizes(name)
+        (d_b, d_a), (rows, columns) = frame.sizes(name), frame.places(name)
         lora_a, lora_b = (factor.detach().float().cpu().clone() for factor in layer.factors())
         if only == "lora_A":
-            lora_b[d_b:] = 0
+            lora_b[rows[d_b:]] = 0
         elif only == "lora_B":
-            lora_a[:, d_a:] = 0
+            lora_a[:, columns[d_a:]] = 0
         tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = lora_a, lora_b
     config = {"r": frame.rank, "lora_alpha": frame.alpha, "target_modules": sorted(frame.layers)}
     described = asdict(frame) | {"layers": {k: list(v) for k, v in frame.layers.items()}}
@@ -328,7 +365,7 @@ def require_same_frame(first: str, second: str) -> None:
     if first != second:
         raise FrameMismatchError(
             f"Adapters of two frames cannot be combined: {first} and {second}. Halves fit together if they were trained "
-            "with the same frame seed, rank, alpha, split, init, scale and targets on the same base model."
+            "with the same frame seed, rank, alpha, split, order, init, scale and targets on the same base model."
         )
 
 
@@ -367,7 +404,7 @@ def scale_halves(adapter: Adapter, content: float = 1.0, style: float = 1.0) -> 
         raise FrameMismatchError(f"{about.get('name', '?')} has no halves that could be scaled")
     frame, tensors = frame_of(adapter), {key: tensor.clone() for key, tensor in adapter.tensors.items()}
     for module in adapter.modules():
-        d_b, d_a = frame.sizes(module)
-        tensors[f"{module}.lora_A.weight"][:, d_a:] *= factors.get("lora_A", 1.0)
-        tensors[f"{module}.lora_B.weight"][d_b:] *= factors.get("lora_B", 1.0)
+        (d_b, d_a), (rows, columns) = frame.sizes(module), frame.places(module)
+        tensors[f"{module}.lora_A.weight"][:, columns[d_a:]] *= factors.get("lora_A", 1.0)
+        tensors[f"{module}.lora_B.weight"][rows[d_b:]] *= factors.get("lora_B", 1.0)
     return Adapter(tensors, dict(about), dict(adapter.lora_config))

@@ -94,7 +94,7 @@ def set_up(
     dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     unet = family.load_denoiser(device, dtype[resolve_precision(params.precision, device)])
     layers = plp.find_layers(unet, frame.targets)
-    drawn = frame.model_dump(include={"seed", "rank", "alpha", "split", "init", "scale"})
+    drawn = frame.model_dump(include={"seed", "rank", "alpha", "split", "order", "init", "scale"})
     whole = plp.Frame(**drawn, base_model=base_model_id(base_model), layers=layers)
     inputs = [(family.prompt_inputs(unet, group), weight) for group, weight in others or []]  # of the base model alone
     adapted = plp.inject(unet, whole, halves, seed)
@@ -105,7 +105,7 @@ def set_up(
 
 def make_frame(base_model: BaseModelParams, frame: FrameParams) -> plp.Frame:
     """The frame for a base model's layers, from its configuration alone, without weights."""
-    drawn = frame.model_dump(include={"seed", "rank", "alpha", "split", "init", "scale"})
+    drawn = frame.model_dump(include={"seed", "rank", "alpha", "split", "order", "init", "scale"})
     layers = plp.find_layers(load_family(base_model).empty_denoiser(), frame.targets)
     return plp.Frame(**drawn, base_model=base_model_id(base_model), layers=layers)
 
