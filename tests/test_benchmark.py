@@ -52,6 +52,17 @@ def references() -> References:
     return References([square((200, 0, 0)), square((0, 0, 200))], [disc((0, 90, 0), 3)], [square((150, 0, 0), 3)])
 
 
+def test_others_see_as_many_pictures_however_they_are_accumulated(tiny_training_set, tiny_base, tmp_path) -> None:
+    plain = task(tiny_training_set, tiny_base, tmp_path)
+    content, make = plain.content_break, plain.make
+    shown = content.steps * (content.batch_size + content.counterpart_batch_size) + make.steps * make.batch_size / 2
+    assert plain.budget("content").steps == round(shown / content.batch_size)
+    four = plain.content_break.model_copy(update={"gradient_accumulation": 4})
+    more = dataclasses.replace(plain, content_break=four).budget("content")
+    wanted = 4 * content.steps * (content.batch_size + content.counterpart_batch_size) + make.steps * make.batch_size / 2
+    assert more.steps == round(wanted / (4 * content.batch_size)) and more.gradient_accumulation == 4
+
+
 def test_nothing_is_held_back_from_ours_alone() -> None:
     stage = {"steps": 1, "batch_size": 1, "learning_rate": 1.0}
     benchmark.require_equal_budgets(TrainParams(**stage))

@@ -5,7 +5,7 @@ from kedro.config import OmegaConfigLoader
 
 from b4m_pipeline.base_model.text import alias_of
 from b4m_pipeline.pipeline_registry import register_pipelines
-from b4m_pipeline.prerequisites import check_parameters
+from b4m_pipeline.prerequisites import WrongParameterError, check_devices, check_parameters
 from b4m_pipeline.settings import CONFIG_LOADER_ARGS
 from tests.test_startup import ROOT
 
@@ -33,6 +33,13 @@ def test_invented_words_of_the_bases_contents_are_theirs_alone() -> None:
     aliases = {alias_of(name) for name in names}
     taken = {word for name in names for word in name.split()} | {parameters[kind]["token"] for kind in ("content", "style")}
     assert len(aliases) == len(names) and not aliases & taken
+
+
+def test_half_precision_of_gpus_is_refused_on_a_cpu() -> None:
+    parameters = load("local")
+    parameters["make"] |= {"device": "cpu", "precision": "fp16"}
+    with pytest.raises(WrongParameterError, match=r"make\.precision is fp16, which needs a GPU"):
+        check_devices(check_parameters(parameters, register_pipelines()))
 
 
 def test_own_pictures_need_no_name() -> None:

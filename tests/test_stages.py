@@ -168,6 +168,13 @@ def test_what_other_code_has_trained_is_not_gone_on_with(tiny_training_set, tiny
     assert mended.metadata["code_version"] == "0.2.0+mended" != again.metadata["code_version"]
 
 
+def test_no_half_is_held_back_from_its_own_token(tiny_training_set):
+    others = dict.fromkeys(["snq, ink", "a SNQ toy", "a snqx toy", "a cat toy"], "")
+    tensors = {"prompt_embeds": torch.zeros(4, 1, 1)}
+    named = dataclasses.replace(tiny_training_set, others=others, other_tensors=tensors)
+    assert named.others_without("snq")[0] == ["a snqx toy", "a cat toy"]
+
+
 def test_the_recipe_knows_scheduler_and_encoders(tiny_manifest, tiny_sdxl, tmp_path):
     """A base whose UNet is the same and whose scheduler is not is another one to learn from."""
     mended = tmp_path / tiny_sdxl.name

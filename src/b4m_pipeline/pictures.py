@@ -85,12 +85,10 @@ def list_folders(
         for index, concept in enumerate(getattr(counterparts, kind)):
             concepts.append((role, concept, f"counterparts.{kind}[{index}]"))
     folders = [_folder(role, concept, f"{parameter}.path") for role, concept, parameter in concepts]
+    union = []
     if union_path is not None:
-        path = Path(union_path).expanduser()
-        name = f"{content.name}-{style.name}"
+        path, name = Path(union_path).expanduser(), f"{content.name}-{style.name}"
         union = [Folder("union", name, content.token, content.noun, path, "make.union_path")]
-    else:
-        union = []
     _require_apart(folders, union)
     return [*folders, *union]
 
