@@ -35,7 +35,7 @@ class BaseModelParams(Strict):
     """Another VAE: path, Hub id or id@revision, e.g. madebyollin/sdxl-vae-fp16-fix."""
     variant: str | None = None
     """Weight variant, e.g. fp16."""
-    resolution: int = Field(64, ge=8, multiple_of=8)
+    resolution: int = Field(128, ge=8, multiple_of=8)
     """Pixels a side."""
 
 

@@ -20,6 +20,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 
 from b4m_pipeline.base_model.assemble import load_as_float32
 from b4m_pipeline.base_model.corpus import Drawings
+from b4m_pipeline.base_model.lessons import lessons
 from b4m_pipeline.base_model.muon import Muon
 from b4m_pipeline.base_model.params import ClipParams, recipe_of
 from b4m_pipeline.base_model.text import COLOURS, standard_caption, tokenize
@@ -105,10 +106,10 @@ def contrastive_loss(image: torch.Tensor, text: torch.Tensor, true: torch.Tensor
 
 @dataclass
 class Lesson:
-    """One step's pictures (B, 3, S, S) in [-1, 1], a full caption of each, and what is true of them. right: kind -> index of
+    """One step's pictures (B, S, S, 3) uint8, a full caption of each, and what is true of them. right: kind -> index of
     the right word (B,), -1 where none is; true (B, B): caption i holds of picture j."""
 
-    pixels: torch.Tensor
+    pictures: torch.Tensor
     captions: list[str]
     right: dict[str, torch.Tensor]
     true: torch.Tensor
@@ -154,7 +155,7 @@ class School:
         }
         true = np.array([[all(a is None or a == b for a, b in zip(c, p, strict=True)) for p in said] for c in said])
         targets = {kind: torch.from_numpy(index).long() for kind, index in right.items()}
-        return Lesson(to_tensor(pictures), captions, targets, torch.from_numpy(true).float())
+        return Lesson(torch.from_numpy(pictures), captions, targets, torch.from_numpy(true).float())
 
 
 def train_clip(
@@ -180,9 +181,11 @@ def train_clip(
     words = tokenize(tokenizer, school.prompts()).to(device)
     sizes = [len(own) for own in school.words.values()]
     autocast = torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16)
+    made = lessons(lambda step: school.lesson(numpy_generator(seed, "clip", step)), start, params.steps, device)
     running, bar = None, tqdm(range(start, params.steps), initial=start, total=params.steps, desc="CLIP", mininterval=10)
     for step in bar:
-        lesson = school.lesson(numpy_generator(seed, "clip", step))
+        lesson = next(made)
+        pixels = to_tensor(lesson.pictures.to(device))
         captions = tokenize(tokenizer, lesson.captions).to(device)
         factor = warm_cosine(step, params.steps, params.warmup_steps)
         for optimizer in optimizers:
@@ -190,7 +193,7 @@ def train_clip(
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
         with autocast:
-            image = model.get_image_features(pixel_values=lesson.pixels.to(device)).pooler_output
+            image = model.get_image_features(pixel_values=pixels).pooler_output
             text = model.get_text_features(input_ids=torch.cat([words, captions])).pooler_output
         image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
         scale = model.logit_scale.exp().clamp(max=100)
@@ -203,10 +206,10 @@ def train_clip(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
-        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
-        bar.set_postfix(loss=f"{running:.3f}")
+        running = loss.detach() if running is None else 0.98 * running + 0.02 * loss.detach()
         if (step + 1) % params.checkpoint_every == 0 or step + 1 == params.steps:
-            logger.info("CLIP step %d loss %.4f", step + 1, running)
+            bar.set_postfix(loss=f"{running.item():.3f}")
+            logger.info("CLIP step %d loss %.4f", step + 1, running.item())
             save_progress(checkpoint, fingerprint, step + 1, parts)
     return model.eval()
 

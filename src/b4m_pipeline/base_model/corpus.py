@@ -37,7 +37,12 @@ HANDS = {
     "emojione": "emojione",
     "emojione-v1": "old emojione",
     "streamline-emojis": "streamline",
+    "emojione-monotone": "emojione mono",
+    "fxemoji": "firefox",
 }
+
+# Sets that name their drawings without hyphens.
+_UNHYPHENATED = {"fxemoji"}
 
 # Near copies of each other, or told apart by writing alone: no use to a model of 64 pixels.
 _DULL = ("japanese-", "-thirty", "-oclock", "keycap", "-button", "flag", "input-", "-arrow", "no-entry", "hundred-points")
@@ -54,19 +59,25 @@ class Drawings:
 
     rgba: np.ndarray
     table: pd.DataFrame = field(repr=False)
+    _digest: str | None = field(default=None, repr=False, init=False)
 
     def select(self, mask: np.ndarray | pd.Series) -> "Drawings":
         mask = np.asarray(mask)
         return Drawings(self.rgba[mask], self.table[mask].reset_index(drop=True))
 
     def digest(self) -> str:
-        """Short sha256 of the pictures and of what they are."""
-        pixels = hashlib.sha256(np.ascontiguousarray(self.rgba)).hexdigest()
-        return digest_of(pixels, self.table.to_csv(index=False))
+        """Short sha256 of the pictures and of what they are, which nobody changes."""
+        if self._digest is None:
+            pixels = hashlib.sha256(np.ascontiguousarray(self.rgba)).hexdigest()
+            self._digest = digest_of(pixels, self.table.to_csv(index=False))
+        return self._digest
 
     def on(self, background: tuple[int, int, int] = (255, 255, 255)) -> np.ndarray:
         """Composite over a colour (0-255) -> (N, S, S, 3) uint8."""
-        return composite(self.rgba, np.array(background))
+        rgb = np.empty((*self.rgba.shape[:-1], 3), np.uint8)
+        for start in range(0, len(rgb), 1024):  # in float32 all of them would take gigabytes
+            rgb[start : start + 1024] = composite(self.rgba[start : start + 1024], np.array(background))
+        return rgb
 
 
 def composite(rgba: np.ndarray, background: np.ndarray) -> np.ndarray:
@@ -134,15 +145,20 @@ def shrink(rgba: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(premultiplied.convert("RGBA"))
 
 
-def _render(job: tuple[str, str, str | None], size: int) -> np.ndarray:
-    """Render one job (content, svg, procedural style or None) at twice the size, style it, shrink it."""
-    content, svg, style = job
-    rgba = render_svg(svg, 2 * size)
-    if style is not None:
-        rng = numpy_generator("procedural", style, content)
-        styled = procedural.STYLES[style](rgba.astype(np.float32) / 255, rng)
-        rgba = (np.clip(styled, 0, 1) * 255 + 0.5).astype(np.uint8)
-    return shrink(rgba, size)
+def _render(job: tuple[str, str, list[str | None]], size: int) -> np.ndarray:
+    """Render one job (content, svg, procedural styles, None for the drawing itself) at twice the size, style it, shrink it ->
+    (styles, S, S, 4) uint8."""
+    content, svg, styles = job
+    drawing = render_svg(svg, 2 * size)
+    results = []
+    for style in styles:
+        rgba = drawing
+        if style is not None:
+            rng = numpy_generator("procedural", style, content)
+            styled = procedural.STYLES[style](drawing.astype(np.float32) / 255, rng)
+            rgba = (np.clip(styled, 0, 1) * 255 + 0.5).astype(np.uint8)
+        results.append(shrink(rgba, size))
+    return np.stack(results)
 
 
 def split_of(
@@ -185,13 +201,18 @@ def build(
         raise CorpusError(f"Unknown hands {unknown}: expected names among {[*HANDS, *procedural.STYLES]}.")
     sets = {hand: _read_set(source, hand) for hand in dict.fromkeys([*every, procedural_from]) if hand in HANDS}
     keywords = _keywords(source)
+    for hand in _UNHYPHENATED & set(sets):
+        drawn = {name: name.replace("-", "") for name in [*keywords, *known, *held]}
+        sets[hand] = {name: sets[hand][plain] for name, plain in drawn.items() if plain in sets[hand]}
     shared = pd.Series([name for svgs in sets.values() for name in svgs]).value_counts()
     if absent := [name for name in [*known, *held] if name not in shared]:
         raise CorpusError(f"No set draws {absent}: expected CLDR names with hyphens, as in 'baby-bottle'.")
+    licences = {hand: licence_of(source, hand) for hand in sets}
     wide = [n for n, count in shared.items() if count >= min_hands and n in keywords and not any(d in n for d in _DULL)]
     names = list(dict.fromkeys([*known, *held, *sorted(wide)]))
 
-    rows, jobs = [], []
+    rows: list[tuple] = []
+    jobs: dict[tuple[str, str], list[tuple[int, str | None]]] = {}  # a drawing and the rows that are made of it
     for hand in every:
         style = hand if hand in procedural.STYLES else None
         drawn_from = procedural_from if style else hand
@@ -202,11 +223,14 @@ def build(
                 continue
             split = split_of(name, hand, held, set(held_hands), set(known), unseen_share)
             words = ", ".join(keywords.get(name, [])[:8])
-            row = (name.replace("-", " "), hand, HANDS.get(hand, hand), split, words, licence_of(source, drawn_from))
-            rows.append(row)
-            jobs.append((name, sets[drawn_from][name], style))
-    logger.info("Rendering %d drawings of %d contents by %d hands", len(jobs), len(names), len(every))
+            jobs.setdefault((name, drawn_from), []).append((len(rows), style))
+            rows.append((name.replace("-", " "), hand, HANDS.get(hand, hand), split, words, licences[drawn_from]))
+    logger.info("Rendering %d drawings of %d contents by %d hands", len(rows), len(names), len(every))
+    rgba = np.empty((len(rows), size, size, 4), np.uint8)
+    todo = [(name, sets[hand][name], [style for _, style in made]) for (name, hand), made in jobs.items()]
     with ProcessPoolExecutor(processes) as pool:
-        rgba = np.stack(list(pool.map(partial(_render, size=size), jobs, chunksize=64)))
+        drawn = pool.map(partial(_render, size=size), todo, chunksize=8)
+        for made, pictures in zip(jobs.values(), drawn, strict=True):
+            rgba[[row for row, _ in made]] = pictures
     table = pd.DataFrame(rows, columns=["content", "hand", "style", "split", "keywords", "licence"])
     return Drawings(rgba, table)

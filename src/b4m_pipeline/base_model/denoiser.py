@@ -14,11 +14,12 @@ from diffusers.models.attention_processor import AttnProcessor
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
-from b4m_pipeline.base_model.corpus import Drawings, composite, shrink
+from b4m_pipeline.base_model.corpus import Drawings
+from b4m_pipeline.base_model.lessons import lessons
 from b4m_pipeline.base_model.muon import Muon
 from b4m_pipeline.base_model.params import DenoiserParams, PretrainParams, recipe_of
 from b4m_pipeline.base_model.text import COLOURS, Captioner, encode, make_text_encoders, tokenize
-from b4m_pipeline.base_model.vae import encode_means, to_tensor
+from b4m_pipeline.base_model.vae import encode_means
 from b4m_pipeline.checkpoints import resume_progress, save_progress
 from b4m_pipeline.devices import has_fast_bf16
 from b4m_pipeline.provenance import digest_of
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 TIME_IDS = 6  # SDXL's micro-conditioning: original height and width, crop top and left, target height and width
 TIME_DIM = 32
+_VIEWS_AT_ONCE = 512
 
 
 @dataclass
@@ -73,27 +75,40 @@ def make_unet(params: PretrainParams) -> UNet2DConditionModel:
 
 
 def make_views(drawings: Drawings, vae: AutoencoderKL, params: DenoiserParams, seed: int) -> Views:
-    """Encode every drawing on white, on some coloured grounds and small; done once, before training."""
-    size = drawings.rgba.shape[1]
-    pictures, rows, words = [drawings.on()], [np.arange(len(drawings.rgba))], [np.full(len(drawings.rgba), "")]
-    transparent = np.flatnonzero(drawings.rgba[..., 3].reshape(len(drawings.rgba), -1).min(1) == 0)
-    names = np.array(list(COLOURS))
+    """Encode every drawing on white, on some coloured grounds and small; done once, before training. Latents are on the VAE's
+    device, where training needs them."""
+    count = len(drawings.rgba)
+    opaque = drawings.rgba[..., 3].reshape(count, -1).min(1)
+    transparent = np.flatnonzero(opaque == 0)
+    rows, words = [np.arange(count)], [np.full(count, "", dtype=object)]
     for turn in range(params.coloured):
-        chosen = numpy_generator(seed, "ground", turn).choice(names, len(transparent))
-        grounds = np.array([COLOURS[name] for name in chosen])
-        pictures.append(composite(drawings.rgba[transparent], grounds))
         rows.append(transparent)
-        words.append(chosen)
-    small = np.zeros((len(transparent), size, size, 4), np.uint8)
+        words.append(numpy_generator(seed, "ground", turn).choice(np.array(list(COLOURS), dtype=object), len(transparent)))
+    rows.append(transparent)
+    words.append(np.full(len(transparent), "small", dtype=object))
+    row, word = np.concatenate(rows), np.concatenate(words)
+    parts = []
+    for start in range(0, len(row), _VIEWS_AT_ONCE):
+        part = slice(start, start + _VIEWS_AT_ONCE)
+        pictures = _show(torch.from_numpy(drawings.rgba[row[part]]).to(vae.device), word[part])
+        parts.append(encode_means(vae, pictures).to(vae.device) * vae.config.scaling_factor)
+    return Views(torch.cat(parts), row, word)
+
+
+def _show(rgba: torch.Tensor, words: np.ndarray) -> torch.Tensor:
+    """Drawings (N, S, S, 4) uint8 as their views' words say -> (N, 3, S, S) in [-1, 1]."""
+    alpha = rgba[..., 3:].float() / 255
+    premultiplied = torch.cat([rgba[..., :3].float() / 255 * alpha, alpha], -1).permute(0, 3, 1, 2)
+    size = rgba.shape[1]
     inner = size * 5 // 8
     top = (size - inner) // 2
-    for index, row in enumerate(transparent):
-        small[index, top : top + inner, top : top + inner] = shrink(drawings.rgba[row], inner)
-    pictures.append(composite(small, np.array([255, 255, 255])))
-    rows.append(transparent)
-    words.append(np.full(len(transparent), "small"))
-    latents = encode_means(vae, to_tensor(np.concatenate(pictures))) * vae.config.scaling_factor
-    return Views(latents, np.concatenate(rows), np.concatenate(words))
+    small = torch.from_numpy(words == "small").to(rgba.device)
+    if small.any():
+        shrunk = F.interpolate(premultiplied[small], size=(inner, inner), mode="bicubic", antialias=True).clamp(0, 1)
+        premultiplied[small] = F.pad(shrunk, (top, size - inner - top, top, size - inner - top))
+    grounds = np.array([COLOURS.get(word, (255, 255, 255)) for word in words], np.float32) / 255
+    ground = torch.from_numpy(grounds).to(rgba.device)[:, :, None, None]
+    return (premultiplied[:, :3] + ground * (1 - premultiplied[:, 3:])) * 2 - 1
 
 
 def view_weights(views: Views, drawings: Drawings, params: DenoiserParams, procedural: set[str]) -> torch.Tensor:
@@ -205,27 +220,32 @@ def train_denoiser(
     time_ids = torch.tensor([[params.size, params.size, 0, 0, params.size, params.size]] * p.batch_size, device=device)
     texts = drawings.table[["content", "style", "keywords"]].to_numpy()
     autocast = torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16)
-    running, bar = None, tqdm(range(start, steps), initial=start, total=steps, desc="denoiser", mininterval=10)
-    for step in bar:
+
+    def lesson(step: int) -> tuple[torch.Tensor, ...]:
+        """Rows of views (B,), token ids (B, T), timesteps (B,), whether anything and the pooled output is said (B,)."""
         generator = torch_generator(seed, "denoiser", step)
         words = random.Random(derive_seed(seed, "captions", step))
         picked = torch.multinomial(weights, p.batch_size, replacement=True, generator=generator)
         captions = [captioner(words, *texts[views.row[i]], views.word[i]) for i in picked.tolist()]
-        ids = tokenize(tokenizer, captions).to(device)
-        latents = views.latents[picked]
-        noise = torch.randn(latents.shape, generator=generator)
-        uniform = torch.rand(p.batch_size, generator=generator)
+        uniform, said, pooled_said = torch.rand(3, p.batch_size, generator=generator)
         timesteps = (1000 * uniform ** (1 / p.noisy_bias)).long().clamp(max=999)
-        noisy = scheduler.add_noise(latents, noise, timesteps).to(device)
-        target = scheduler.get_velocity(latents, noise, timesteps).to(device)
-        said = (torch.rand(p.batch_size, generator=generator) >= shares.empty).float().to(device)
-        pooled_said = (torch.rand(p.batch_size, generator=generator) >= shares.no_pooled).float().to(device)
+        pooled_said = (said >= shares.empty) & (pooled_said >= shares.no_pooled)
+        return picked, tokenize(tokenizer, captions), timesteps, (said >= shares.empty).float(), pooled_said.float()
+
+    predict = torch.compile(denoiser.unet) if p.compile else denoiser.unet
+    made, latents_of = lessons(lesson, start, steps, device), views.latents.to(device)
+    running, bar = None, tqdm(range(start, steps), initial=start, total=steps, desc="denoiser", mininterval=10)
+    for step in bar:
+        picked, ids, timesteps, said, pooled_said = (part.to(device, non_blocking=True) for part in next(made))
+        latents = latents_of[picked]
+        generator = torch.Generator(device).manual_seed(derive_seed(seed, "noise", step))
+        noise = torch.randn(latents.shape, generator=generator, device=device)
+        noisy = scheduler.add_noise(latents, noise, timesteps)
+        target = scheduler.get_velocity(latents, noise, timesteps)
         with autocast:
             embeds, pooled = encode(denoiser.encoders, ids)
-            conditions = {"text_embeds": pooled * (said * pooled_said)[:, None], "time_ids": time_ids}
-            prediction = denoiser.unet(
-                noisy, timesteps.to(device), embeds * said[:, None, None], added_cond_kwargs=conditions
-            ).sample
+            conditions = {"text_embeds": pooled * pooled_said[:, None], "time_ids": time_ids}
+            prediction = predict(noisy, timesteps, embeds * said[:, None, None], added_cond_kwargs=conditions).sample
         loss = F.mse_loss(prediction.float(), target)
         factor = peak * warm_cosine(step, steps, p.warmup_steps)
         for optimizer in optimizers:
@@ -239,11 +259,11 @@ def train_denoiser(
         decay = min(p.ema, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(modules.parameters()), 1 - decay)
-        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
-        bar.set_postfix(loss=f"{running:.4f}")
+        running = loss.detach() if running is None else 0.98 * running + 0.02 * loss.detach()
         if (step + 1) % p.checkpoint_every == 0 or step + 1 == steps:
-            curve.points.append([step + 1, round(running, 4)])
-            logger.info("denoiser step %d loss %.4f", step + 1, running)
+            bar.set_postfix(loss=f"{running.item():.4f}")
+            curve.points.append([step + 1, round(running.item(), 4)])
+            logger.info("denoiser step %d loss %.4f", step + 1, running.item())
             save_progress(checkpoint, fingerprint, step + 1, parts)
     average = average.to("cpu").eval()
     return Denoiser(average[0], (average[1], average[2])), curve.points

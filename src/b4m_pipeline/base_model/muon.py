@@ -34,19 +34,20 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure=None):
         for group in self.param_groups:
-            by_shape: dict[tuple[int, int], list[tuple[torch.Tensor, torch.Tensor]]] = defaultdict(list)
+            by_shape: dict[tuple[int, int], list[torch.Tensor]] = defaultdict(list)
             for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(parameter)
-                buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
-                update = parameter.grad.lerp(buffer, group["momentum"]).flatten(1)  # Nesterov
-                by_shape[tuple(update.shape)].append((parameter, update))
+                if parameter.grad is not None:
+                    by_shape[tuple(parameter.flatten(1).shape)].append(parameter)
             for (rows, columns), members in by_shape.items():
-                updates = orthogonalise(torch.stack([update for _, update in members]).to(self.dtype)).float()
+                for parameter in members:
+                    if not self.state[parameter]:
+                        self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+                gradients = [parameter.grad for parameter in members]
+                buffers = [self.state[parameter]["momentum_buffer"] for parameter in members]
+                torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
+                ahead = torch._foreach_lerp(gradients, buffers, group["momentum"])  # Nesterov
+                updates = orthogonalise(torch.stack([update.flatten(1) for update in ahead]).to(self.dtype)).float()
                 scale = max(1.0, rows / columns) ** 0.5
-                for (parameter, _), update in zip(members, updates, strict=True):
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(update.view_as(parameter), alpha=-group["lr"] * scale)
+                torch._foreach_mul_(members, 1 - group["lr"] * group["weight_decay"])
+                shaped = [update.view_as(parameter) for parameter, update in zip(members, updates, strict=True)]
+                torch._foreach_add_(members, shaped, alpha=-group["lr"] * scale)

@@ -132,16 +132,18 @@ def stained_glass(rgba: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     grid = 7
     seeds = (np.stack(np.meshgrid(np.arange(grid), np.arange(grid), indexing="ij"), -1).reshape(-1, 2) + 0.5) / grid
     seeds = (seeds + rng.uniform(-0.35, 0.35, seeds.shape) / grid) * size
-    yx = np.stack(np.mgrid[0:size, 0:size], -1).astype(np.float32)
-    distance = np.sqrt(((yx[:, :, None] - seeds) ** 2).sum(-1))  # (S, S, panes)
-    order = np.partition(distance, 1, axis=-1)
+    along = np.arange(size, dtype=np.float32)
+    distance = (along[:, None, None] - seeds[:, 0]) ** 2 + (along[None, :, None] - seeds[:, 1]) ** 2  # (S, S, panes), squared
     pane = distance.argmin(-1)
+    nearest = np.sqrt(distance.min(-1))
+    np.put_along_axis(distance, pane[..., None], np.inf, axis=-1)
+    further = np.sqrt(distance.min(-1)) - nearest
     rgb = _over(rgba, np.array([0.75, 0.88, 0.95], np.float32))
     count = np.maximum(np.bincount(pane.ravel(), minlength=len(seeds)), 1)
     mean = np.stack([np.bincount(pane.ravel(), rgb[..., c].ravel(), len(seeds)) / count for c in range(3)], -1)
     grey = mean.mean(-1, keepdims=True)
     glass = np.clip(grey + 1.4 * (mean - grey), 0, 1)[pane]
-    lead = np.maximum((order[..., 1] - order[..., 0] < 3.2 * size / 128), _edges(rgba, 2.4 * size / 128) > 0.5)
+    lead = np.maximum((further < 3.2 * size / 128), _edges(rgba, 2.4 * size / 128) > 0.5)
     return _opaque(np.where(lead[..., None], 0.06, glass).astype(np.float32))
 
 
@@ -240,15 +242,18 @@ def gold(rgba: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return _opaque(metal * rgba[..., 3:] + np.array([0.06, 0.04, 0.07], np.float32) * (1 - rgba[..., 3:]))
 
 
-def random_texture(rng: np.random.Generator, size: int) -> np.ndarray:
+def random_texture(rng: np.random.Generator, size: int, unit: float = 1.0) -> np.ndarray:
     """A pattern that means nothing, (S, S) in [0, 1]: what an autoencoder needs to have seen to keep any texture.
 
-    A product or sum of two gratings of any direction, 4 to 20 pixels long, bent by a slow wave; or smoothed noise; soft or
-    hard.
+    A product or sum of two gratings of any direction, 4 to 20 units long, bent by a slow wave; or smoothed noise; soft or
+    hard. unit: in pixels; a size and a unit twice as large give the same pattern, finer drawn.
     """
-    y, x = np.mgrid[0:size, 0:size].astype(np.float32)
+    y, x = np.mgrid[0:size, 0:size].astype(np.float32) / np.float32(unit)
     if rng.random() < 0.25:
-        plane = _blur(rng.random((size, size), np.float32), rng.uniform(0.5, 2.5))
+        side = round(size / unit)
+        plane = _blur(rng.random((side, side), np.float32), rng.uniform(0.5, 2.5))
+        if side != size:
+            plane = np.asarray(Image.fromarray(plane).resize((size, size), Image.Resampling.BICUBIC))
         plane = (plane - plane.min()) / max(float(np.ptp(plane)), 1e-6)
     else:
         waves = []
@@ -307,7 +312,7 @@ def manner(rgba: np.ndarray, rng: np.random.Generator, name: str) -> np.ndarray:
     if celled and ground is not None:  # a cell of half a drawing and half nothing has no colour
         rgb, joints = _cells(rgb, down, across, offset, joint)
         rgb = np.where(joints[..., None] > 0, mortar, rgb)
-    pattern = random_texture(own, size // 2).repeat(2, axis=0).repeat(2, axis=1)[..., None]
+    pattern = random_texture(own, size // 2, size / 128).repeat(2, axis=0).repeat(2, axis=1)[..., None]
     strength, shade = own.uniform(0.25, 0.6), _colour(own, (0.05, 0.95))
     if own.random() < (0.4 if celled else 0.75):
         where = pattern * strength * (alpha if own.random() < 0.3 else 1)
@@ -324,6 +329,7 @@ MANNERS = [
     "alba", "brio", "corso", "drava", "elmo", "fado", "gusto", "halma", "irma", "jota", "kivu",
     "lento", "mora", "nero", "opal", "piva", "quilo", "rondo", "sarga", "tarn", "umbra", "vela",
     "waldo", "xeno", "yarra", "zingo", "arco", "brava", "cello", "dolma", "etna", "forza",
+    "gelo", "hydra", "indra", "jasmin", "koto", "lupe", "murano", "nuvo", "orca", "pesto", "rumba", "siena",
 ]
 # fmt: on
 

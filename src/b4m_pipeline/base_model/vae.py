@@ -10,9 +10,11 @@ from diffusers import AutoencoderKL
 from tqdm import tqdm
 
 from b4m_pipeline.base_model.corpus import Drawings, composite
+from b4m_pipeline.base_model.lessons import lessons
 from b4m_pipeline.base_model.params import VaeParams, recipe_of
 from b4m_pipeline.base_model.procedural import random_texture
 from b4m_pipeline.checkpoints import resume_progress, save_progress
+from b4m_pipeline.devices import has_fast_bf16
 from b4m_pipeline.provenance import digest_of
 from b4m_pipeline.schedules import warm_cosine
 from b4m_pipeline.seeding import numpy_generator, torch_generator
@@ -35,16 +37,17 @@ def make_vae(params: VaeParams, size: int) -> AutoencoderKL:
     )
 
 
-def to_tensor(rgb) -> torch.Tensor:
+def to_tensor(rgb: np.ndarray | torch.Tensor) -> torch.Tensor:
     """(N, S, S, 3) uint8 -> (N, 3, S, S) float in [-1, 1]."""
-    return torch.from_numpy(rgb).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    return torch.as_tensor(rgb).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
-def texture(rgb: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarray:
-    """Lay random textures in random colours over a share of the pictures (N, S, S, 3) uint8; the others stay as they are."""
+def texture(rgb: np.ndarray, rng: np.random.Generator, share: float, unit: tuple[float, float] = (1.0, 1.0)) -> np.ndarray:
+    """Lay random textures in random colours over a share of the pictures (N, S, S, 3) uint8; the others stay as they are. unit:
+    the range of the textures' scale, see `random_texture`."""
     rgb = rgb.copy()
     for index in np.flatnonzero(rng.random(len(rgb)) < share):
-        cover = random_texture(rng, rgb.shape[1])[..., None] * rng.uniform(0.15, 1)
+        cover = random_texture(rng, rgb.shape[1], rng.uniform(*unit))[..., None] * rng.uniform(0.15, 1)
         colour = rng.integers(0, 256, 3).astype(np.float32)
         rgb[index] = rgb[index] * (1 - cover) + colour * cover + 0.5
     return rgb
@@ -65,8 +68,9 @@ def train_vae(drawings: Drawings, size: int, params: VaeParams, checkpoint: Path
     parts = {"model": vae, "optimizer": optimizer}
     start = resume_progress(checkpoint, fingerprint, parts)
     vae.train()
-    bar = tqdm(range(start, params.steps), initial=start, total=params.steps, desc="VAE", mininterval=10)
-    for step in bar:
+    unit = (0.75, max(1.0, size / 64))  # of the detail that 64 pixels show, and finer
+
+    def pictures(step: int) -> torch.Tensor:
         rng = numpy_generator(seed, "vae", step)
         rows = rng.integers(0, len(drawings.rgba), params.batch_size)
         ground = rng.integers(0, 256, (params.batch_size, 3))
@@ -75,20 +79,30 @@ def train_vae(drawings: Drawings, size: int, params: VaeParams, checkpoint: Path
         if step < params.crop_share * params.steps:
             top, left = rng.integers(0, size // 2 + 1, 2)
             rgba = rgba[:, top : top + size // 2, left : left + size // 2]
-        images = to_tensor(texture(composite(rgba, ground), rng, params.texture_share)).to(device)
-        posterior = vae.encode(images).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=torch_generator(seed, "vae", step)).to(device)
-        reconstruction = vae.decode(posterior.mean + posterior.std * noise).sample
+        return torch.from_numpy(texture(composite(rgba, ground), rng, params.texture_share, unit))
+
+    autocast = torch.autocast(device, torch.bfloat16, enabled=has_fast_bf16(device))
+    made = lessons(pictures, start, params.steps, device)
+    bar = tqdm(range(start, params.steps), initial=start, total=params.steps, desc="VAE", mininterval=10)
+    for step in bar:
+        images = to_tensor(next(made).to(device))
+        with autocast:
+            posterior = vae.encode(images).latent_dist
+            mean, std = posterior.mean.float(), posterior.std.float()
+            noise = torch.randn(mean.shape, generator=torch_generator(seed, "vae", step)).to(device)
+            reconstruction = vae.decode(mean + std * noise).sample.float()
         loss = F.l1_loss(reconstruction, images) + F.mse_loss(reconstruction, images)
-        loss = loss + _gradient_loss(reconstruction, images) + params.kl_weight * posterior.kl().mean()
+        divergence = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).sum([1, 2, 3]).mean()
+        loss = loss + _gradient_loss(reconstruction, images) + params.kl_weight * divergence
         for group in optimizer.param_groups:
             group["lr"] = params.learning_rate * warm_cosine(step, params.steps, params.steps // 20)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
-        bar.set_postfix(loss=f"{loss.item():.4f}")
         if (step + 1) % params.checkpoint_every == 0 or step + 1 == params.steps:
+            bar.set_postfix(loss=f"{loss.item():.4f}")
+            logger.info("VAE step %d loss %.4f", step + 1, loss.item())
             save_progress(checkpoint, fingerprint, step + 1, parts)
     vae.eval()
     sample = to_tensor(drawings.select(slice_mask(len(drawings.rgba), 512)).on())

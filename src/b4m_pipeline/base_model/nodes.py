@@ -1,4 +1,5 @@
-"""Nodes of `pretrain`. Each stage resumes from its own checkpoint, and starts anew if what it is made from has changed."""
+"""Nodes of the `pretrain` pipelines, which need no Kedro themselves. Each stage resumes from its own checkpoint, and starts
+anew if what it is made from has changed."""
 
 from pathlib import Path
 

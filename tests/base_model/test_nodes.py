@@ -5,10 +5,9 @@ import json
 import pytest
 from tests.test_conf import load
 
-from b4m_pipeline.base_model import corpus
+from b4m_pipeline.base_model import corpus, nodes
 from b4m_pipeline.base_model.corpus import CorpusError
 from b4m_pipeline.base_model.params import FurtherParams, PretrainParams
-from b4m_pipeline.pipelines.pretrain import nodes
 
 
 def test_a_base_is_judged_on_the_contents_that_it_was_trained_on(tmp_path, monkeypatch) -> None:

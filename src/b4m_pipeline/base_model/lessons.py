@@ -1,0 +1,35 @@
+"""What a training step sees, made ahead of it where that pays."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset
+
+WORKERS = 8
+
+
+class _Steps(Dataset):
+    """Item i is what `make` gives for step start + i."""
+
+    def __init__(self, make: Callable[[int], Any], start: int, steps: int):
+        self.make, self.start, self.steps = make, start, steps
+
+    def __len__(self) -> int:
+        return self.steps - self.start
+
+    def __getitem__(self, index: int) -> Any:
+        return self.make(self.start + index)
+
+
+def lessons(make: Callable[[int], Any], start: int, steps: int, device: str) -> Iterator[Any]:
+    """`make(step)` for each step from `start` up to `steps`. It depends on the step alone, so it does not matter who makes it: a
+    GPU, which would wait for the one processor core that draws and captions pictures, is served by other processes; on a CPU
+    all cores are at work as it is."""
+    cores = os.cpu_count() or 1
+    workers = min(WORKERS, cores - 2) if device != "cpu" else 0
+    context = "fork" if workers > 0 else None  # the drawings are gigabytes, which a spawned process would need anew
+    loader = DataLoader(
+        _Steps(make, start, steps), batch_size=None, num_workers=max(0, workers), multiprocessing_context=context
+    )
+    return iter(loader)
