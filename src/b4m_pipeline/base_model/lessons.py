@@ -23,13 +23,12 @@ class _Steps(Dataset):
 
 
 def lessons(make: Callable[[int], Any], start: int, steps: int, device: str) -> Iterator[Any]:
-    """`make(step)` for each step from `start` up to `steps`. It depends on the step alone, so it does not matter who makes it: a
-    GPU, which would wait for the one processor core that draws and captions pictures, is served by other processes; on a CPU
-    all cores are at work as it is."""
+    """`make(step)` for each step from `start` up to `steps`. It depends on the step alone, so it does not matter who makes it.
+
+    A GPU would wait for the one core that composes and captions pictures, so other processes do that; on a CPU all cores are
+    at work as it is."""
     cores = os.cpu_count() or 1
-    workers = min(WORKERS, cores - 2) if device != "cpu" else 0
+    workers = max(1, min(WORKERS, cores - 2)) if device != "cpu" else 0
     context = "fork" if workers > 0 else None  # the drawings are gigabytes, which a spawned process would need anew
-    loader = DataLoader(
-        _Steps(make, start, steps), batch_size=None, num_workers=max(0, workers), multiprocessing_context=context
-    )
+    loader = DataLoader(_Steps(make, start, steps), batch_size=None, num_workers=workers, multiprocessing_context=context)
     return iter(loader)
