@@ -1,5 +1,6 @@
 """Splits, captions and pictures of the embedded base's corpus."""
 
+import json
 import random
 
 import numpy as np
@@ -48,6 +49,48 @@ def test_missing_sources_are_named_with_the_remedy(tmp_path) -> None:
         build(tmp_path, contents=["cat"], held_out_contents=[], hands=["twemoji"], held_out_hands=[], **options)
     with pytest.raises(CorpusError, match="Unknown hands"):
         build(tmp_path, contents=["cat"], held_out_contents=[], hands=["nobody"], held_out_hands=[], **options)
+
+
+def make_sources(folder, sets: dict[str, list[str]]) -> None:
+    """Vector sets as npm installs them: every icon is a red square."""
+    for hand, names in sets.items():
+        place = folder / "node_modules/@iconify-json" / hand
+        place.mkdir(parents=True)
+        body = {"body": '<rect x="4" y="4" width="8" height="8" fill="#f00"/>'}
+        (place / "icons.json").write_text(json.dumps({"icons": dict.fromkeys(names, body), "width": 16, "height": 16}))
+        (place / "info.json").write_text(json.dumps({"license": {"spdx": "CC0-1.0"}}))
+    words = folder / "node_modules/emojibase-data/en"
+    words.mkdir(parents=True)
+    (words / "data.json").write_text(json.dumps([{"label": "red heart", "tags": ["love"]}, {"label": "cat face"}]))
+
+
+def test_every_set_is_found_by_the_same_names_and_every_style_gets_its_own_drawing(tmp_path) -> None:
+    make_sources(tmp_path, {"twemoji": ["red-heart", "cat-face"], "fxemoji": ["redheart"]})
+    options = {"size": 32, "procedural_from": "twemoji", "unseen_share": 0.0, "min_hands": 9, "processes": 1}
+    contents, hands = ["red-heart", "cat-face"], ["twemoji", "fxemoji", "sketch", "alba"]
+    drawings = build(tmp_path, contents=contents, held_out_contents=[], hands=hands, held_out_hands=[], **options)
+    drawn = list(zip(drawings.table.content, drawings.table["style"], strict=True))
+    assert sorted(drawn) == sorted(
+        [("red heart", style) for style in ("twemoji", "firefox", "sketch", "alba")]
+        + [("cat face", style) for style in ("twemoji", "sketch", "alba")]
+    )
+    plain = drawings.rgba[[style in ("twemoji", "firefox") for _, style in drawn]]
+    assert (plain == plain[0]).all() and plain[0, 16, 16].tolist() == [255, 0, 0, 255]
+    for style in ("sketch", "alba"):
+        own = drawings.rgba[[name == style for _, name in drawn]]
+        assert not np.array_equal(own[0], plain[0])
+    assert drawings.digest() == drawings.select(np.ones(len(drawn), bool)).digest()
+    assert np.array_equal(drawings.on((1, 2, 3)), composite(drawings.rgba, np.array([1, 2, 3])))
+
+
+@pytest.mark.parametrize("name", procedural.MANNERS[::4])
+def test_styles_by_lot_look_alike_at_every_size(name) -> None:
+    small = np.zeros((128, 128, 4), np.float32)
+    small[32:96, 32:96] = (0.8, 0.3, 0.2, 1)
+    large = small.repeat(2, axis=0).repeat(2, axis=1)
+    drawn, finer = (procedural.STYLES[name](rgba, np.random.default_rng(0)) for rgba in (small, large))
+    halved = finer.reshape(128, 2, 128, 2, 4).mean((1, 3))
+    assert np.abs(halved - drawn).mean() < 0.03
 
 
 def test_compositing_and_shrinking_leave_no_fringe() -> None:

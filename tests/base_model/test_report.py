@@ -54,14 +54,14 @@ def bank(pipeline, drawings):
 
 def test_true_drawings_are_right_and_others_are_wrong(bank) -> None:
     """What the figures rest on: by both judges every true drawing is its own best answer, and another one is not."""
-    rows = np.arange(len(bank.pictures))
-    right = bank.measure(bank.pictures, rows)
+    rows = np.arange(len(bank.table))
+    right = bank.measure(bank.pictures(rows), rows)
     figures = report.figures_of(right)
     assert all(figures[name] == 1 for name in figures if "top" in name) and figures["truth"] == pytest.approx(1, abs=1e-5)
-    other_content = bank.measure([bank.pictures[(row + 4) % 16] for row in rows], rows)
+    other_content = bank.measure(bank.pictures((rows + 4) % 16), rows)
     assert (other_content["content"] > 0).all() and (other_content["content_latent"] > 0).all()
     assert (other_content["style"] == 0).mean() > 0.8  # the same hand still, on another shape
-    other_hand = bank.measure([bank.pictures[row // 4 * 4 + (row + 1) % 4] for row in rows], rows)
+    other_hand = bank.measure(bank.pictures(rows // 4 * 4 + (rows + 1) % 4), rows)
     assert (other_hand["style"] > 0).all() and (other_hand["truth_distance"] > right["truth_distance"]).all()
 
 

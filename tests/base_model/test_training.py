@@ -173,7 +173,7 @@ def test_a_lesson_says_what_is_right_of_each_picture(drawings) -> None:
     lessons = [school.lesson(np.random.default_rng(seed)) for seed in range(12)]
     without_style = with_ground = 0
     for lesson in lessons:
-        assert lesson.pixels.shape == (8, 3, 32, 32) and torch.equal(lesson.true.diagonal(), torch.ones(8))
+        assert lesson.pictures.shape == (8, 32, 32, 3) and torch.equal(lesson.true.diagonal(), torch.ones(8))
         for index, caption in enumerate(lesson.captions):
             content, style, ground = (int(lesson.right[kind][index]) for kind in ("content", "style", "ground"))
             assert school.words["content"][content] in caption
@@ -182,7 +182,7 @@ def test_a_lesson_says_what_is_right_of_each_picture(drawings) -> None:
             if style >= 0:  # colours are kept: the drawing's own is in the picture
                 assert f"in {school.words['style'][style]} style" in caption
                 colour = torch.tensor([200, 30, 30] if school.words["style"][style] == "red" else [30, 30, 200])
-                assert ((lesson.pixels[index] * 127.5 + 127.5).sub(colour[:, None, None]).abs().amax(0) < 30).any()
+                assert ((lesson.pictures[index] - colour.float()).abs().amax(-1) < 30).any()
             without_style += style < 0
             with_ground += ground > 0
     assert 20 < without_style < 60 and 25 < with_ground < 65
@@ -227,3 +227,19 @@ def test_muon_orthogonalises_and_scales_by_shape() -> None:
     Muon([weight], lr=0.1).step()
     update = torch.linalg.svdvals(weight.detach().flatten(1)) / 0.1
     assert update.min() > 0.5 and update.max() < 1.4
+
+
+def test_views_show_what_their_word_says(drawings, monkeypatch) -> None:
+    """As the denoiser's autoencoder gets them: here it hands the pictures themselves on."""
+    monkeypatch.setattr(denoiser, "encode_means", lambda _, pictures: pictures)
+    autoencoder = vae.make_vae(PARAMS.vae, 32).eval()
+    autoencoder.register_to_config(scaling_factor=1.0)
+    views = denoiser.make_views(drawings, autoencoder, PARAMS.denoiser, 0)
+    shown = ((views.latents.permute(0, 2, 3, 1) + 1) * 127.5).round().numpy()
+    white = shown[views.word == ""]
+    assert np.array_equal(white, drawings.on()[views.row[views.word == ""]])
+    for picture, word in zip(shown, views.word, strict=True):
+        if word in text.COLOURS:
+            assert picture[0, 0].tolist() == list(text.COLOURS[word])
+    ink = {word: (shown[views.word == word] < 128).any(-1).sum((1, 2)) for word in ("", "small")}
+    assert np.allclose(ink["small"] / ink[""], (20 / 32) ** 2, atol=0.12)

@@ -7,6 +7,7 @@ seen none of the drawings.
 import hashlib
 import logging
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image
 
 from b4m_pipeline.adapters import save_adapter
 from b4m_pipeline.base_model.assemble import draw
-from b4m_pipeline.base_model.corpus import Drawings
+from b4m_pipeline.base_model.corpus import Drawings, composite
 from b4m_pipeline.base_model.params import ReportParams
 from b4m_pipeline.base_model.text import standard_caption
 from b4m_pipeline.base_model.vae import encode_means, round_trip, to_tensor
@@ -37,15 +38,19 @@ class Bank:
     """The true drawings, in the eyes of both judges. A drawing is looked at when something is first held against it."""
 
     def __init__(self, pipeline: StableDiffusionXLPipeline, drawings: Drawings, judge: EfficientNetJudge):
-        self.table, self.vae, self.judge = drawings.table, pipeline.vae, judge
-        self.pictures = [Image.fromarray(picture) for picture in drawings.on()]
+        self.drawings, self.table, self.vae, self.judge = drawings, drawings.table, pipeline.vae, judge
         self._features: dict[int, tuple[torch.Tensor, ...]] = {}
+
+    def pictures(self, rows: Iterable[int]) -> list[Image.Image]:
+        """The drawings in these rows on white."""
+        white = np.array([255, 255, 255])
+        return [Image.fromarray(composite(self.drawings.rgba[row], white)) for row in rows]
 
     def look(self, rows: np.ndarray) -> tuple[torch.Tensor, ...]:
         """What the judge sees of content (N, D) and style (N, E), and latents (N, L), of the true drawings in these rows."""
         new = [row for row in dict.fromkeys(rows.tolist()) if row not in self._features]
         if new:
-            pictures = [self.pictures[row] for row in new]
+            pictures = self.pictures(new)
             latents = encode_means(self.vae, to_tensor(np.stack([np.asarray(picture) for picture in pictures]))).flatten(1)
             seen = self.judge.look(pictures)
             self._features |= dict(zip(new, zip(seen.content, seen.style, latents, strict=True), strict=True))
@@ -70,7 +75,7 @@ class Bank:
         """One row for each picture that should show the drawing of rows (N,): ranks of its content and its style by both
         judges (0: right), similarity and perceptual distance to the true drawing."""
         seen = self.judge.look(pictures, maps=True)
-        true = self.judge.look([self.pictures[row] for row in rows], maps=True)
+        true = self.judge.look(self.pictures(rows), maps=True)
         latents = encode_means(self.vae, to_tensor(np.stack([np.asarray(picture) for picture in pictures]))).flatten(1)
         distances = [perceptual_distance(_one(seen, index), _one(true, index)).item() for index in range(len(rows))]
         return pd.DataFrame(
@@ -110,7 +115,7 @@ def judge_prompts(pipeline: StableDiffusionXLPipeline, bank: Bank, pairs: int, s
         chosen = numpy_generator(seed, "judge", split).choice(candidates, min(pairs, len(candidates)), replace=False)
         captions = [standard_caption(bank.table.content[row], bank.table["style"][row]) for row in chosen]
         pictures = draw(pipeline, captions, seed)
-        own, true = (bank.judge.embed(images) for images in (pictures, [bank.pictures[row] for row in chosen]))
+        own, true = (bank.judge.embed(images) for images in (pictures, bank.pictures(chosen)))
         figures = figures_of(bank.measure(pictures, chosen))
         rows.append(
             {"what": f"prompts: {split}", "pairs": len(chosen)} | figures | {"kernel_distance": kernel_distance(own, true)}
@@ -130,7 +135,7 @@ def judge_ceiling(bank: Bank, pairs: int, seed: int) -> pd.DataFrame:
         if not len(candidates):
             continue
         chosen = numpy_generator(seed, "ceiling", name).choice(candidates, min(pairs, len(candidates)), replace=False)
-        images = to_tensor(np.stack([np.asarray(bank.pictures[row]) for row in chosen]))
+        images = to_tensor(np.stack([np.asarray(picture) for picture in bank.pictures(chosen)]))
         seen = (round_trip(bank.vae, images) * 127.5 + 127.5).round().byte().permute(0, 2, 3, 1).numpy()
         measured = bank.measure([Image.fromarray(picture) for picture in seen], chosen)
         rows.append({"what": f"true drawings: {name}", "pairs": len(chosen)} | figures_of(measured))
@@ -153,7 +158,7 @@ def _lesson(
         shown = [known[place] for place in order[: params.shown_contents]]
         asked = [known[place] for place in order[params.shown_contents : params.shown_contents + params.asked_contents]]
         captions = [standard_caption(table.content[row], token) for row in shown]
-    pictures = {str(row): bank.pictures[row] for row in shown}
+    pictures = dict(zip(map(str, shown), bank.pictures(shown), strict=True))
     manifest = pd.DataFrame(
         {
             "picture": list(pictures),
@@ -207,7 +212,7 @@ def sample_sheet(
 ) -> Image.Image:
     """Contents (rows) by hands (columns): above what the base draws, below the true drawing."""
     size = drawings.rgba.shape[1]
-    table, white = drawings.table, drawings.on()
+    table, white = drawings.table, np.array([255, 255, 255])
     words = dict(zip(table.hand, table["style"], strict=True))
     captions = [standard_caption(content, words[hand]) for content in contents for hand in hands]
     pictures = draw(pipeline, captions, seed)
@@ -217,7 +222,7 @@ def sample_sheet(
         sheet.paste(picture, (column * size, 2 * row * size))
         true = np.flatnonzero((table.content == contents[row]) & (table.hand == hands[column]))
         if len(true):
-            sheet.paste(Image.fromarray(white[true[0]]), (column * size, (2 * row + 1) * size))
+            sheet.paste(Image.fromarray(composite(drawings.rgba[true[0]], white)), (column * size, (2 * row + 1) * size))
     return sheet
 
 
