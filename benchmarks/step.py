@@ -27,7 +27,7 @@ from b4m_pipeline.trainer import resolve_precision
 
 ATTENTION = "to_q,to_k,to_v,to_out.0"
 _DEFAULTS = {
-    "mini": {"resolution": 64, "batch": 8, "rank": 128, "targets": "attn2.to_k,attn2.to_v,add_embedding.linear_2"},
+    "mini": {"resolution": 128, "batch": 8, "rank": 128, "targets": "attn2.to_k,attn2.to_v,add_embedding.linear_2"},
     "sdxl": {"resolution": 512, "batch": 1, "rank": 64, "targets": ATTENTION},
     "sd15": {"resolution": 512, "batch": 2, "rank": 64, "targets": ATTENTION},
 }
