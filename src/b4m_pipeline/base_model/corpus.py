@@ -44,7 +44,7 @@ HANDS = {
 # Sets that name their drawings without hyphens.
 _UNHYPHENATED = {"fxemoji"}
 
-# Near copies of each other, or told apart by writing alone: no use to a model of 64 pixels.
+# Near copies of each other, or told apart by writing alone: no use to a model of small pictures.
 _DULL = ("japanese-", "-thirty", "-oclock", "keycap", "-button", "flag", "input-", "-arrow", "no-entry", "hundred-points")
 
 

@@ -57,7 +57,8 @@ def load_drawings(folder: Path) -> Drawings:
 
 
 def rehearse(drawings: Drawings, tokenizer_folder: str, pretrain: PretrainParams, steps: int, folder: Path) -> float:
-    """Train a denoiser that is thrown away, on latents drawn by lot, at full size -> seconds a step, without the first ones."""
+    """Train a denoiser that is thrown away, on latents drawn by lot, at full size -> seconds a step, without the first ones.
+    tokenizer_folder: what `nodes.train_tokenizer` wrote; folder: for a checkpoint that does not stay."""
     from transformers import CLIPTokenizer
 
     size = pretrain.size // 2 ** (len(pretrain.vae.channels) - 1)
@@ -96,7 +97,8 @@ def _finish(process: subprocess.Popen, name: str) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """All stages. Raises RuntimeError if one fails, or if no time is left for the denoiser."""
+    """All stages, by the arguments of `main`; writes base and CLIP to the parameters' folders. Raises RuntimeError if a stage
+    fails or no time is left for the denoiser, CorpusError if the vector sources are not there."""
     begun = time.perf_counter()
 
     def say(what: str) -> None:
@@ -129,6 +131,7 @@ def run(arguments: argparse.Namespace) -> None:
     finally:
         for process in (vae, clip):
             process.kill()
+            process.wait()
 
 
 def main() -> None:
