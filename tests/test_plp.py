@@ -6,6 +6,8 @@ import dataclasses
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from b4m_pipeline import plp
 from b4m_pipeline.adapters import save_adapter
@@ -50,6 +52,27 @@ def test_exact_frame_leaves_the_base_model_untouched_at_step_0(unet, halves):
     for layer in layers.values():
         lora_a, lora_b = layer.factors()
         assert (lora_b @ lora_a).norm() <= 1e-6
+
+
+class RefuseTwoDevices(TorchDispatchMode):
+    """What a GPU does: it calculates with no tensors of the CPU, numbers apart, and copies them only."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor) and leaf.dim()]
+        if len({tensor.device.type for tensor in tensors}) > 1 and func is not torch.ops.aten.copy_.default:
+            raise RuntimeError(f"{func} was given tensors of two devices")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("order", ["blocks", "shuffled"])
+@pytest.mark.parametrize("halves", ["orthogonal", "free"])
+def test_a_model_can_be_on_another_device_than_blocks_are_drawn_on(unet, halves, order):
+    unet.to("meta")
+    with RefuseTwoDevices():
+        layers = plp.inject(unet, make_frame(unet, order=order), halves)
+        factors = [factor for layer in layers.values() for factor in layer.factors()]
+    held = [tensor for layer in layers.values() for tensor in (*layer.module.parameters(), *layer.module.buffers())]
+    assert {tensor.device.type for tensor in [*held, *factors]} == {"meta"}
 
 
 def test_frozen_blocks_annihilate_each_other_on_every_shape():

@@ -316,8 +316,9 @@ def inject(model: nn.Module, frame: Frame, halves: Halves, seed: int = 0) -> dic
         # The paper's frame has no complementary subspaces.
         spans = (blocks.span_a, blocks.span_b) if halves == "orthogonal" and frame.init == "exact" else (None, None)
         rows, columns = frame.places(name) if frame.order == "shuffled" else (None, None)
-        plp_a = FrozenThenLearnt(blocks.frozen_a.to(linear_a.weight), 1, bases[0], spans[0], columns)
-        plp_b = FrozenThenLearnt(blocks.frozen_b.to(linear_b.weight), 0, bases[1], spans[1], rows)
+        # Made where the blocks were drawn, on the CPU, and then moved as a whole.
+        plp_a = FrozenThenLearnt(blocks.frozen_a, 1, bases[0], spans[0], columns)
+        plp_b = FrozenThenLearnt(blocks.frozen_b, 0, bases[1], spans[1], rows)
         parametrize.register_parametrization(linear_a, "weight", plp_a.to(linear_a.weight.device), unsafe=True)
         parametrize.register_parametrization(linear_b, "weight", plp_b.to(linear_b.weight.device), unsafe=True)
         layers[name] = PlpLayer(name, module)
