@@ -10,6 +10,7 @@ from PIL import Image
 from b4m_pipeline import baselines, benchmark, benchmark_report
 from b4m_pipeline.benchmark import BenchmarkError, References, Result
 from b4m_pipeline.config import BenchmarkParams, EvaluationParams, TrainParams
+from b4m_pipeline.metrics import EfficientNetJudge, similarity
 from b4m_pipeline.provenance import code_version
 from tests.test_baselines import task
 
@@ -152,8 +153,6 @@ def test_base_is_asked_in_plain_words(tiny_training_set, tiny_base, tmp_path):
 
 
 def test_leaks_are_zero_for_the_truth_and_positive_for_what_leaks(references):
-    from b4m_pipeline.metrics import EfficientNetJudge
-
     judge, empty = EfficientNetJudge(), pd.DataFrame(index=range(1))
     truth = benchmark.add_leaks(empty, references.truth, references, judge)
     assert abs(truth["content_leak"][0]) < 1e-5 and abs(truth["style_leak"][0]) < 1e-5
@@ -227,6 +226,25 @@ def test_report_is_one_page_with_everything_in_it(references):
     page = benchmark_report.as_html(table, comparison, pd.DataFrame(), plots, {"cup-ink": sheet}, "<ours>")
     assert page.count("data:image/png;base64,") == 3 and "http" not in page
     assert "&lt;ours&gt;" in page and "<ours>" not in page and "E: &lt;x&gt;" in page
+
+
+def test_true_drawings_have_figures_of_their_own_beside_the_methods(references):
+    true = benchmark.measure_truth("cup-ink", references, EVALUATION)
+    assert benchmark.measure_truth("cup-ink", References(references.content, references.style, []), EVALUATION) is None
+    judge, figures = EfficientNetJudge(), true.figures()
+    seen = judge.look(references.truth)
+    for kind in ("content", "style"):
+        near = similarity(getattr(seen, kind), getattr(judge.look(getattr(references, kind)), kind))
+        assert figures[kind] == pytest.approx(float(near), abs=1e-5)
+    assert set(figures) == {"content", "style", "s_harm"}  # likeness to itself says nothing
+
+    drawn = pd.DataFrame({name: [0.1] for name in benchmark.FIGURES})
+    table = benchmark.table_of([Result("cup-ink", "ours", drawn, {"k": square((9, 9, 9))}), true])
+    comparison = benchmark.compare(table, "ours", 0)
+    assert set(comparison.loc[comparison["method"] == benchmark.TRUE_DRAWING, "measure"]) == {"content", "style", "s_harm"}
+    page = benchmark_report.as_html(table, comparison, pd.DataFrame(), {}, {}, "ours")
+    assert "1 pairs, 1 methods" in page and benchmark.TRUE_DRAWING in page
+    assert benchmark_report.draw_scatter(comparison, "ours").width > 100
 
 
 def test_the_markdown_table_has_means_and_says_what_is_clear_of_zero():

@@ -40,6 +40,9 @@ FIGURES = {
     "diversity": "diversity",
 }
 """What is reported, and the words for it."""
+TRUE_DRAWING = "true drawing"
+"""Name in tables of the figures that the truth itself has: a method with more content keeps more of the content's pictures than
+a drawing in this style should."""
 LOWER_IS_BETTER = {"truth_distance", "content_leak", "style_leak"}
 
 
@@ -145,6 +148,18 @@ def run_method(task: Task, method: str, references: References, evaluation: Eval
     images = [pictures[key] for key in samples["picture"]]
     measured = add_leaks(measured, images, references, EfficientNetJudge())
     return Result(task.name, method, measured, pictures, seconds, code=code_version())
+
+
+def measure_truth(pair: str, references: References, evaluation: EvaluationParams) -> Result | None:
+    """The true drawings' own content, style and S_harm, as a Result; None where no true drawing is known."""
+    if not references.truth:
+        return None
+    keys = [f"{TRUE_DRAWING}/{index}" for index in range(len(references.truth))]
+    samples = pd.DataFrame({"picture": keys, "kind": "composition"})
+    pictures = dict(zip(keys, references.truth, strict=True))
+    without_clip = evaluation.model_copy(update={"clip": None})
+    measured = measure(samples, pictures, references.content, references.style, [], without_clip)
+    return Result(pair, TRUE_DRAWING, measured, pictures)
 
 
 def save_result(result: Result, folder: Path, fingerprint: str) -> None:

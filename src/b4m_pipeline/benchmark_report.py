@@ -9,7 +9,7 @@ import matplotlib
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from b4m_pipeline.benchmark import FIGURES, LOWER_IS_BETTER, References, Result
+from b4m_pipeline.benchmark import FIGURES, LOWER_IS_BETTER, TRUE_DRAWING, References, Result
 from b4m_pipeline.cells import in_cell
 
 matplotlib.use("Agg")
@@ -39,7 +39,8 @@ def draw_sheet(pair: str, results: list[Result], references: References) -> Imag
 
 
 def draw_scatter(comparison: pd.DataFrame, ours: str) -> Image.Image:
-    """Content against style, a point for each method with its intervals, and the front of those that no other beats in both."""
+    """Content against style, a point for each method with its intervals, and the front of those that no other beats in both;
+    the true drawings, where known, stand apart from it."""
     means = {name: comparison[comparison["measure"] == name].set_index("method") for name in ("content", "style")}
     methods = [method for method in means["content"].index if method in means["style"].index]
     figure, axes = plt.subplots(figsize=(8, 6), dpi=110)
@@ -51,7 +52,7 @@ def draw_scatter(comparison: pd.DataFrame, ours: str) -> Image.Image:
             for name, value in (("content", x), ("style", y))
         ]
         axes.errorbar(x, y, xerr=spread[0], yerr=spread[1], fmt="o", color=colour, elinewidth=0.6, markersize=6)
-    front = sorted(pareto_front(points).values())
+    front = sorted(pareto_front({name: point for name, point in points.items() if name != TRUE_DRAWING}).values())
     axes.plot([x for x, _ in front], [y for _, y in front], color=_OURS, linewidth=0.8, linestyle="--", label="Pareto front")
     # Names beside the plot, by height: methods lie close together.
     for place, (method, point) in enumerate(sorted(points.items(), key=lambda item: -item[1][1])):
@@ -115,9 +116,10 @@ def as_html(
 ) -> str:
     """The whole report as one page."""
     names = [name for name in FIGURES if name in set(comparison["measure"])]
+    methods = set(table["method"]) - {TRUE_DRAWING}
     parts = ["<h1>Content-style benchmark</h1>"]
     parts.append(
-        f"<p>{table['pair'].nunique()} pairs, {table['method'].nunique()} methods. Means over pairs; in brackets 95 % "
+        f"<p>{table['pair'].nunique()} pairs, {len(methods)} methods. Means over pairs; in brackets 95 % "
         f"bootstrap intervals over pairs. Below each mean the difference to <b>{html.escape(ours)}</b>, pair by pair.</p>"
     )
     made_by = sorted(set(table["code"]) - {""}) if "code" in table else []

@@ -94,6 +94,8 @@ def run_benchmark(
                 log({f"benchmark.{key}": value for key, value in result.figures().items()}, result.pictures)
 
         results += bench.run_pair(task, references[name], benchmark, evaluation, report)
+        if true := bench.measure_truth(name, references[name], evaluation):
+            results.append(true)
     return results, references
 
 
@@ -116,11 +118,13 @@ def report_benchmark(
     benchmark: BenchmarkParams,
 ) -> tuple[dict[str, Image.Image], Image.Image, Image.Image, str, str]:
     """Contact sheets by pair, content against style, bars, all of it as one HTML page, and the comparison as Markdown."""
+    from b4m_pipeline import benchmark as bench
     from b4m_pipeline import benchmark_report as report
     from b4m_pipeline.tracking import log_picture, log_text
 
+    drawn = [result for result in results if result.method != bench.TRUE_DRAWING]  # the sheets show it above
     sheets = {
-        pair: report.draw_sheet(pair, [result for result in results if result.pair == pair], own)
+        pair: report.draw_sheet(pair, [result for result in drawn if result.pair == pair], own)
         for pair, own in references.items()
     }
     scatter, bars = report.draw_scatter(comparison, benchmark.ours), report.draw_bars(comparison, benchmark.ours)
