@@ -116,13 +116,14 @@ def as_html(
 ) -> str:
     """The whole report as one page."""
     names = [name for name in FIGURES if name in set(comparison["measure"])]
+    table = table.fillna({"error": "", "code": ""})  # a CSV file tells "" and nothing not apart
     methods = set(table["method"]) - {TRUE_DRAWING}
     parts = ["<h1>Content-style benchmark</h1>"]
     parts.append(
         f"<p>{table['pair'].nunique()} pairs, {len(methods)} methods. Means over pairs; in brackets 95 % "
         f"bootstrap intervals over pairs. Below each mean the difference to <b>{html.escape(ours)}</b>, pair by pair.</p>"
     )
-    made_by = sorted(set(table["code"]) - {""}) if "code" in table else []
+    made_by = sorted(set(table["code"]) - {""})
     parts.append(f"<p>Made by {html.escape(', '.join(made_by))}.</p>" if made_by else "")
     parts.append(_comparison_table(comparison, names, ours))
     for title, plot in plots.items():
