@@ -229,7 +229,7 @@ def test_report_is_one_page_with_everything_in_it(references):
     assert "&lt;ours&gt;" in page and "<ours>" not in page and "E: &lt;x&gt;" in page
 
 
-def test_true_drawings_have_figures_of_their_own_beside_the_methods(references):
+def test_true_drawings_have_figures_of_their_own_beside_the_methods(references, monkeypatch):
     true = benchmark.measure_truth("cup-ink", references, EVALUATION)
     assert benchmark.measure_truth("cup-ink", References(references.content, references.style, []), EVALUATION) is None
     judge, figures = EfficientNetJudge(), true.figures()
@@ -246,7 +246,11 @@ def test_true_drawings_have_figures_of_their_own_beside_the_methods(references):
     stored = pd.read_csv(io.StringIO(table.to_csv(index=False)))  # as the catalog hands it on
     page = benchmark_report.as_html(stored, comparison, pd.DataFrame(), {}, {}, "ours")
     assert "1 pairs, 1 methods" in page and benchmark.TRUE_DRAWING in page and "Failed" not in page
-    assert benchmark_report.draw_scatter(comparison, "ours").width > 100
+
+    judged: dict[str, tuple[float, float]] = {}
+    monkeypatch.setattr(benchmark_report, "pareto_front", lambda points: judged.update(points) or points)
+    benchmark_report.draw_scatter(comparison, "ours")
+    assert set(judged) == {"ours"}  # no method is held against the truth
 
 
 def test_the_markdown_table_has_means_and_says_what_is_clear_of_zero():
