@@ -12,7 +12,7 @@ import time
 from benchmarks._hardware import synchronize
 from benchmarks._models import ROOT, Settings
 
-from b4m_pipeline.memory import peak_gib, reset_peak
+from b4m_pipeline.common.memory import peak_gib, reset_peak
 
 
 def measure_alone(settings: Settings, way: str, steps: int, warm_up: int = 1) -> dict:

@@ -11,13 +11,13 @@ from benchmarks._models import Settings, encoded, family, load_text_encoders, lo
 from peft import LoraConfig
 from torch import nn
 
-from b4m_pipeline import plp
-from b4m_pipeline.config import TrainParams
-from b4m_pipeline.denoising_loss import DiffusionLoss
-from b4m_pipeline.preservation import Preservation
-from b4m_pipeline.riemannian import RiemannianPreconditioner
-from b4m_pipeline.seeding import torch_generator
-from b4m_pipeline.trainer import Objective, Trainer
+from b4m_pipeline.common.config import TrainParams
+from b4m_pipeline.common.seeding import torch_generator
+from b4m_pipeline.diffusion.loss import DiffusionLoss
+from b4m_pipeline.method import plp
+from b4m_pipeline.method.preservation import Preservation
+from b4m_pipeline.method.riemannian import RiemannianPreconditioner
+from b4m_pipeline.training.trainer import Objective, Trainer
 
 RATE, COUNTERPART_RATE = 1e-4, 1e-5
 DAMPING = 1e-2

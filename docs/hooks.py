@@ -27,7 +27,10 @@ MOUNTED = {
 }
 DESCRIBED = {
     # code -> the page that its docstrings are on
-    **{f"src/b4m_pipeline/{name}.py": f"reference/{name}.md" for name in ("config", "plp", "stages", "trainer", "riemannian")},
+    **{
+        f"src/b4m_pipeline/{name}.py": f"reference/{name.rpartition('/')[2]}.md"
+        for name in ("common/config", "method/plp", "training/stages", "training/trainer", "method/riemannian")
+    },
     "src/b4m_pipeline/datasets": "reference/datasets.md",
 }
 _ORIGINS = {page: origin for origin, page in MOUNTED.items()}

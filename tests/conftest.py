@@ -182,7 +182,7 @@ def lora_of(tiny_sdxl: Path):
     import torch
     from diffusers import UNet2DConditionModel
 
-    from b4m_pipeline.adapters import Adapter
+    from b4m_pipeline.method.adapter import Adapter
 
     targets, rank = ["to_q", "to_k", "to_v", "to_out.0"], 4
     generator = torch.Generator().manual_seed(1)
@@ -219,9 +219,9 @@ def framed_lora_of(tiny_sdxl: Path):
     import dataclasses
     import json
 
-    from b4m_pipeline import plp
-    from b4m_pipeline.config import BaseModelParams
-    from b4m_pipeline.diffusion import base_model_id
+    from b4m_pipeline.common.config import BaseModelParams
+    from b4m_pipeline.diffusion.families import base_model_id
+    from b4m_pipeline.method import plp
 
     adapter = lora_of(tiny_sdxl)
     modules = adapter.modules()
@@ -290,7 +290,7 @@ def tiny_manifest():
 @pytest.fixture(scope="session")
 def tiny_base(tiny_sdxl: Path):
     """BaseModelParams of `tiny_sdxl`."""
-    from b4m_pipeline.config import BaseModelParams
+    from b4m_pipeline.common.config import BaseModelParams
 
     return BaseModelParams(path=str(tiny_sdxl), resolution=PIXELS)
 
@@ -298,6 +298,6 @@ def tiny_base(tiny_sdxl: Path):
 @pytest.fixture(scope="session")
 def tiny_training_set(tiny_manifest, tiny_base):
     """The manifest encoded by `tiny_sdxl`."""
-    from b4m_pipeline.training_set import encode_training_set
+    from b4m_pipeline.inputs.training_set import encode_training_set
 
     return encode_training_set(*tiny_manifest, tiny_base)

@@ -3,9 +3,9 @@
 import pytest
 from kedro.config import OmegaConfigLoader
 
-from b4m_pipeline.base_model.text import alias_of
 from b4m_pipeline.pipeline_registry import register_pipelines
 from b4m_pipeline.prerequisites import WrongParameterError, check_devices, check_parameters
+from b4m_pipeline.pretrain.text import alias_of
 from b4m_pipeline.settings import CONFIG_LOADER_ARGS
 from tests.test_startup import ROOT
 

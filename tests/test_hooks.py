@@ -20,13 +20,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS
 from safetensors import SafetensorError
 
-from b4m_pipeline.adapters import AdapterError
-from b4m_pipeline.checkpoints import CheckpointError
 from b4m_pipeline.cli import cli, is_users_error
-from b4m_pipeline.config import BaseModelParams, FrameParams, MakeParams
+from b4m_pipeline.common.config import BaseModelParams, FrameParams, MakeParams
 from b4m_pipeline.datasets.registry import adapter_uri
 from b4m_pipeline.hooks import PrerequisitesHook, git_commit
-from b4m_pipeline.trainer import DONE, DivergenceError
+from b4m_pipeline.method.adapter import AdapterError
+from b4m_pipeline.training.checkpoints import CheckpointError
+from b4m_pipeline.training.trainer import DONE, DivergenceError
 
 ROOT = Path(__file__).parents[1]
 HAS_GPU = torch.cuda.is_available()
@@ -209,7 +209,7 @@ def test_an_error_of_a_node_fails_the_run_and_ends_in_its_message(project) -> No
 
 
 def test_an_adapter_can_be_registered_later(project, tiny_adapter) -> None:
-    from b4m_pipeline.adapters import save_adapter
+    from b4m_pipeline.method.adapter import save_adapter
 
     folder = project / "data/adapter"
     save_adapter(tiny_adapter, folder)

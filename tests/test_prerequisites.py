@@ -2,8 +2,8 @@
 
 import pytest
 
-from b4m_pipeline import plp
-from b4m_pipeline.config import BreakParams, FrameParams, PreservationParams
+from b4m_pipeline.common.config import BreakParams, FrameParams, PreservationParams
+from b4m_pipeline.method import plp
 from b4m_pipeline.prerequisites import WrongParameterError, check_base_model, check_preservation
 
 BREAK = {"steps": 1, "batch_size": 1, "learning_rate": 1e-3, "counterpart_batch_size": 1, "counterpart_learning_rate": 1e-4}

@@ -86,7 +86,7 @@ def register(folder: Path, alias: str, prefix: str, env: str | None) -> None:
 def export(adapter: str, output: Path, dtype: str, env: str | None) -> None:
     """Write ADAPTER (a folder, or models:/NAME@ALIAS) to OUTPUT (.safetensors) for ComfyUI, A1111 and kohya's scripts."""
     from b4m_pipeline.datasets.registry import fetch_adapter
-    from b4m_pipeline.exports import export_adapter
+    from b4m_pipeline.registry.exports import export_adapter
 
     with KedroSession.create(env=env) as session:
         session.load_context()  # sets the tracking store up
@@ -100,7 +100,7 @@ def export(adapter: str, output: Path, dtype: str, env: str | None) -> None:
 @click.option("--env", "-e", default=None, help="Kedro configuration environment name.")
 def promote(name: str, version: str | None, alias: str, env: str | None) -> None:
     """Make a version of the registered adapter NAME the champion."""
-    from b4m_pipeline import promotion
+    from b4m_pipeline.registry import promotion
 
     with KedroSession.create(env=env) as session:
         session.load_context()  # sets the tracking store up
@@ -113,7 +113,7 @@ def promote(name: str, version: str | None, alias: str, env: str | None) -> None
 @click.option("--env", "-e", default=None, help="Kedro configuration environment name.")
 def roll_back(name: str, alias: str, env: str | None) -> None:
     """Make the version before the champion of NAME again; several times, the versions before that."""
-    from b4m_pipeline import promotion
+    from b4m_pipeline.registry import promotion
 
     with KedroSession.create(env=env) as session:
         session.load_context()  # sets the tracking store up
@@ -132,7 +132,7 @@ def adapters(kind: str | None, concept: str | None, frame: str | None, base: str
 
     from rich.console import Console
 
-    from b4m_pipeline import promotion
+    from b4m_pipeline.registry import promotion
 
     with KedroSession.create(env=env) as session:
         session.load_context()  # sets the tracking store up

@@ -15,6 +15,7 @@ from kedro_mlflow.framework.hooks import MlflowHook
 from mlflow.exceptions import MlflowException
 from pydantic import BaseModel
 
+from b4m_pipeline.common.provenance import code_version
 from b4m_pipeline.prerequisites import (
     check_base_model,
     check_clip,
@@ -23,10 +24,9 @@ from b4m_pipeline.prerequisites import (
     check_parameters,
     check_preservation,
 )
-from b4m_pipeline.provenance import code_version
-from b4m_pipeline.tracking import check_store, limit_patience, resolve_store
+from b4m_pipeline.registry.tracking import check_store, limit_patience, resolve_store
 
-_DONE = ".done"  # as in b4m_pipeline.trainer, which imports torch
+_DONE = ".done"  # as in b4m_pipeline.training.trainer, which imports torch
 
 
 def git_commit(folder: Path) -> str | None:

@@ -56,7 +56,7 @@ def check_devices(parameters: dict[str, Any]) -> None:
 
 def check_optimizers(parameters: dict[str, Any], stages: list[str]) -> None:
     """Raise OptimizerError, naming the package, if one of these stages wants an optimizer that is not installed."""
-    from b4m_pipeline.optimizers import check_optimizer
+    from b4m_pipeline.training.optimizers import check_optimizer
 
     for name in stages:
         check_optimizer(parameters[name].optimizer.removeprefix("riemannian_"))
@@ -67,7 +67,7 @@ def check_clip(parameter: str, path: str | None) -> None:
     if path:
         from transformers import CLIPConfig
 
-        from b4m_pipeline.captioning import CaptioningError
+        from b4m_pipeline.inputs.captioning import CaptioningError
 
         try:
             CLIPConfig.from_pretrained(path)
@@ -93,10 +93,10 @@ def check_base_model(base_model: Any, frame: Any | None, preserving: bool = Fals
     """Look for the base model and, given a frame, for its targets in it; preserving: also for ones that read the prompt. Raises
     BaseModelError, TargetError."""
     if frame is None:
-        from b4m_pipeline.diffusion import load_family
+        from b4m_pipeline.diffusion.families import load_family
 
         load_family(base_model)
     else:
-        from b4m_pipeline.stages import check_targets
+        from b4m_pipeline.training.stages import check_targets
 
         check_targets(base_model, frame, preserving)

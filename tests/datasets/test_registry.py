@@ -14,7 +14,6 @@ from kedro.io import DatasetError
 from mlflow.exceptions import MlflowException
 from safetensors import safe_open
 
-from b4m_pipeline.adapters import WEIGHTS_NAME, AdapterError, load_adapter
 from b4m_pipeline.datasets import adapter as local
 from b4m_pipeline.datasets.registry import (
     RECORD_NAME,
@@ -27,6 +26,7 @@ from b4m_pipeline.datasets.registry import (
     register_adapter,
     registered_name,
 )
+from b4m_pipeline.method.adapter import WEIGHTS_NAME, AdapterError, load_adapter
 
 INFERENCE = {"num_inference_steps": 2, "guidance_scale": 3.0}
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 from kedro.io import AbstractDataset
 
 if TYPE_CHECKING:
-    from b4m_pipeline.adapters import Adapter
+    from b4m_pipeline.method.adapter import Adapter
 
-WEIGHTS_NAME = "pytorch_lora_weights.safetensors"  # as in b4m_pipeline.adapters, which imports torch
+WEIGHTS_NAME = "pytorch_lora_weights.safetensors"  # as in b4m_pipeline.method.adapter, which imports torch
 
 
 class AdapterDataset(AbstractDataset):
-    """Saves and loads `b4m_pipeline.adapters.Adapter`; any diffusers pipeline loads the folder, too.
+    """Saves and loads `b4m_pipeline.method.adapter.Adapter`; any diffusers pipeline loads the folder, too.
 
     Args:
         filepath: a local folder.
@@ -23,12 +23,12 @@ class AdapterDataset(AbstractDataset):
         self.metadata = metadata
 
     def save(self, data: "Adapter") -> None:
-        from b4m_pipeline.adapters import save_adapter
+        from b4m_pipeline.method.adapter import save_adapter
 
         save_adapter(data, self._folder)
 
     def load(self) -> "Adapter":
-        from b4m_pipeline.adapters import load_adapter
+        from b4m_pipeline.method.adapter import load_adapter
 
         return load_adapter(self._folder)
 

@@ -25,7 +25,7 @@ class DescribedPictureDataset(ImageDataset):
     """pillow.ImageDataset for PNGs that keeps what a picture says of its origin (see `generation.png_info`) in the file."""
 
     def save(self, data) -> None:
-        from b4m_pipeline.generation import png_info
+        from b4m_pipeline.diffusion.sampling import png_info
 
         before = self._save_args
         self._save_args = before | {"pnginfo": png_info(data)}

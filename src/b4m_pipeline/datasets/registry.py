@@ -14,12 +14,12 @@ from b4m_pipeline.datasets.adapter import WEIGHTS_NAME, AdapterDataset
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from b4m_pipeline.adapters import Adapter
+    from b4m_pipeline.method.adapter import Adapter
 
 logger = logging.getLogger(__name__)
 
 RECORD_NAME = "registered.json"
-URI_KEY = "registry_uri"  # as in b4m_pipeline.adapters, which imports torch
+URI_KEY = "registry_uri"  # as in b4m_pipeline.method.adapter, which imports torch
 
 NAME_OF_KIND = {"content": "content", "style": "style", "reconstructed": "joined", "made": "make"}
 _MODEL_TAG = "model_id"  # of the logged model that a version was made from: the registry does not always give it back
@@ -61,8 +61,8 @@ def register_adapter(
     """
     import mlflow
 
-    from b4m_pipeline.adapters import load_adapter
-    from b4m_pipeline.model_card import model_card
+    from b4m_pipeline.method.adapter import load_adapter
+    from b4m_pipeline.registry.model_card import model_card
 
     adapter = load_adapter(folder)
     name = registered_name(adapter, prefix)
@@ -90,7 +90,7 @@ def fetch_adapter(source: str) -> "Adapter":
     """The adapter of "models:/NAME@ALIAS", "models:/NAME/VERSION" or a folder, with its version in the registry, where it has
     one, under "registry_uri". Raises RegistrationError if the registry has none such, AdapterError if the file is missing or
     damaged."""
-    from b4m_pipeline.adapters import load_adapter
+    from b4m_pipeline.method.adapter import load_adapter
 
     if not source.startswith("models:/"):
         adapter, uri = load_adapter(Path(source).expanduser()), adapter_uri(Path(source).expanduser())
@@ -115,7 +115,7 @@ def find_trained(kind: str, recipe_digest: str) -> "Adapter | None":
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
-    from b4m_pipeline.adapters import AdapterError
+    from b4m_pipeline.method.adapter import AdapterError
 
     wanted = f"tags.`recipe_digest` = '{recipe_digest}' and tags.`kind` = '{kind}'"
     try:
@@ -172,7 +172,7 @@ def _log(adapter: "Adapter", weights: Path, name: str, inference: dict[str, Any]
     """Log it with our flavor of mlflow.diffusers' model. Requirements are given, so none are guessed."""
     from mlflow.models import Model
 
-    from b4m_pipeline import serving
+    from b4m_pipeline.registry import serving
 
     base = adapter.metadata["base_model"]
     return Model.log(

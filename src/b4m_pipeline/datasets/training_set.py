@@ -10,7 +10,7 @@ _OTHERS = "others."
 
 
 class TrainingSetDataset(AbstractDataset):
-    """Saves and loads `b4m_pipeline.training_set.TrainingSet` without pickle.
+    """Saves and loads `b4m_pipeline.inputs.training_set.TrainingSet` without pickle.
 
     Args:
         filepath: a local .safetensors file.
@@ -37,7 +37,7 @@ class TrainingSetDataset(AbstractDataset):
         import pandas as pd
         from safetensors import SafetensorError, safe_open
 
-        from b4m_pipeline.training_set import TrainingSet
+        from b4m_pipeline.inputs.training_set import TrainingSet
 
         try:
             with safe_open(str(self._filepath), framework="pt") as handle:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from kedro.pipeline import Node, Pipeline
 
-from b4m_pipeline.config import BaseModelParams, BreakParams, ConceptParams, FrameParams
+from b4m_pipeline.common.config import BaseModelParams, BreakParams, ConceptParams, FrameParams
 
 
 def train_half(
@@ -23,11 +23,11 @@ def train_half(
 ):
     """Train the half of `kind`, unless the registry has one that was made from the same; returns the half and its loss curve
     (a row a step)."""
-    from b4m_pipeline import stages
+    from b4m_pipeline.common.devices import pick_device
+    from b4m_pipeline.common.memory import reported_peak
     from b4m_pipeline.datasets.registry import find_known
-    from b4m_pipeline.devices import pick_device
-    from b4m_pipeline.memory import reported_peak
-    from b4m_pipeline.tracking import MetricLogger, log_picture, loss_curve
+    from b4m_pipeline.registry.tracking import MetricLogger, log_picture, loss_curve
+    from b4m_pipeline.training import stages
 
     checkpoint = Path(checkpoints) / f"{kind}_break-{concept.name}.safetensors"
     device = pick_device(training.device)

@@ -11,7 +11,7 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 from PIL import Image
 
-from b4m_pipeline.config import (
+from b4m_pipeline.common.config import (
     BaseModelParams,
     CaptioningParams,
     ConceptParams,
@@ -20,7 +20,7 @@ from b4m_pipeline.config import (
     MakeParams,
     PreservationParams,
 )
-from b4m_pipeline.pictures import PicturesError
+from b4m_pipeline.inputs.folders import PicturesError
 from b4m_pipeline.pipelines.ingestion import create_pipeline
 
 CONF = Path(__file__).parents[3] / "conf" / "base"

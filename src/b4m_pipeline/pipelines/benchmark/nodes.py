@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from b4m_pipeline.config import (
+from b4m_pipeline.common.config import (
     BaseModelParams,
     BenchmarkParams,
     BreakParams,
@@ -55,15 +55,15 @@ def run_benchmark(
     seed: int,
 ) -> tuple[list, dict]:
     """Every method on every pair, each a nested MLflow run; what an earlier run finished is taken from its folder."""
-    from b4m_pipeline import benchmark as bench
-    from b4m_pipeline.baselines import Task
-    from b4m_pipeline.captioning import add_variants, caption_manifest, preserved_prompts
-    from b4m_pipeline.evaluation import find_truth
-    from b4m_pipeline.looks import add_content_looks
-    from b4m_pipeline.pictures import check_folders, list_folders, load_picture
-    from b4m_pipeline.shelf import Shelf
-    from b4m_pipeline.tracking import nested_run
-    from b4m_pipeline.training_set import encode_training_set
+    from b4m_pipeline.benchmark import run as bench
+    from b4m_pipeline.benchmark.methods import Task
+    from b4m_pipeline.benchmark.shelf import Shelf
+    from b4m_pipeline.evaluation.evaluate import find_truth
+    from b4m_pipeline.inputs.captioning import add_variants, caption_manifest, preserved_prompts
+    from b4m_pipeline.inputs.folders import check_folders, list_folders, load_picture
+    from b4m_pipeline.inputs.looks import add_content_looks
+    from b4m_pipeline.inputs.training_set import encode_training_set
+    from b4m_pipeline.registry.tracking import nested_run
 
     bench.check_methods(benchmark)
     bench.require_equal_budgets(content_break, style_break, make)
@@ -103,7 +103,7 @@ def compare_methods(
     results: list, references: dict, benchmark: BenchmarkParams, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Figures of each (pair, method), methods' means with differences to ours, and whether the measures can be believed."""
-    from b4m_pipeline import benchmark as bench
+    from b4m_pipeline.benchmark import run as bench
 
     table = bench.table_of(results)
     return table, bench.compare(table, benchmark.ours, seed), bench.validate_measures(references)
@@ -118,9 +118,9 @@ def report_benchmark(
     benchmark: BenchmarkParams,
 ) -> tuple[dict[str, Image.Image], Image.Image, Image.Image, str, str]:
     """Contact sheets by pair, content against style, bars, all of it as one HTML page, and the comparison as Markdown."""
-    from b4m_pipeline import benchmark as bench
-    from b4m_pipeline import benchmark_report as report
-    from b4m_pipeline.tracking import log_picture, log_text
+    from b4m_pipeline.benchmark import report
+    from b4m_pipeline.benchmark import run as bench
+    from b4m_pipeline.registry.tracking import log_picture, log_text
 
     drawn = [result for result in results if result.method != bench.TRUE_DRAWING]  # the sheets show it above
     sheets = {

@@ -3,8 +3,8 @@
 import pandas as pd
 from PIL import Image
 
-from b4m_pipeline.config import BaseModelParams, EvaluationParams
-from b4m_pipeline.pictures import Picture, load_picture
+from b4m_pipeline.common.config import BaseModelParams, EvaluationParams
+from b4m_pipeline.inputs.folders import Picture, load_picture
 
 
 def draw_samples(
@@ -17,7 +17,7 @@ def draw_samples(
     seed: int,
 ) -> tuple[dict[str, Image.Image], pd.DataFrame]:
     """Pictures of every system with the same seeds, and the table that says which is which."""
-    from b4m_pipeline.evaluation import evaluate
+    from b4m_pipeline.evaluation.evaluate import evaluate
 
     return evaluate(content_adapter, style_adapter, reconstructed_adapter, made_adapter, base_model, evaluation, seed)
 
@@ -30,7 +30,7 @@ def collect_references(
     evaluation: EvaluationParams,
 ) -> dict[str, list[Image.Image]]:
     """What the samples are compared with: pictures of content and style and, where there is one, the true drawing."""
-    from b4m_pipeline.evaluation import EvaluationError, find_truth
+    from b4m_pipeline.evaluation.evaluate import EvaluationError, find_truth
 
     references = {}
     for kind in ("content", "style"):
@@ -56,9 +56,9 @@ def measure_samples(
     seed: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Figures of every picture, and their means with intervals; the means also go to MLflow."""
-    from b4m_pipeline.adapters import URI_KEY
-    from b4m_pipeline.evaluation import flat_metrics, measure, summarise
-    from b4m_pipeline.tracking import log_metrics
+    from b4m_pipeline.evaluation.evaluate import flat_metrics, measure, summarise
+    from b4m_pipeline.method.adapter import URI_KEY
+    from b4m_pipeline.registry.tracking import log_metrics
 
     pictures = {key: load_picture(sample_pictures[key]) for key in samples["picture"]}
     measured = measure(samples, pictures, references["content"], references["style"], references["truth"], evaluation)
@@ -76,10 +76,10 @@ def draw_contact_sheet(
 ) -> Image.Image:
     """References, base model, halves alone, halves joined, made, truth in one picture; it also goes to MLflow, and with the
     means into the description of the adapter's version."""
-    from b4m_pipeline import contact_sheet
-    from b4m_pipeline.adapters import URI_KEY
-    from b4m_pipeline.evaluation import flat_metrics
-    from b4m_pipeline.tracking import describe_evaluation, log_picture
+    from b4m_pipeline.evaluation import contact_sheet
+    from b4m_pipeline.evaluation.evaluate import flat_metrics
+    from b4m_pipeline.method.adapter import URI_KEY
+    from b4m_pipeline.registry.tracking import describe_evaluation, log_picture
 
     about = made_adapter.metadata
     pictures = {key: load_picture(sample_pictures[key]) for key in samples["picture"]}

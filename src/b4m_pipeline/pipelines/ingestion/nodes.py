@@ -3,8 +3,7 @@
 import pandas as pd
 from PIL import Image
 
-from b4m_pipeline import captioning
-from b4m_pipeline.config import (
+from b4m_pipeline.common.config import (
     BaseModelParams,
     CaptioningParams,
     ConceptParams,
@@ -13,9 +12,10 @@ from b4m_pipeline.config import (
     MakeParams,
     PreservationParams,
 )
-from b4m_pipeline.input_sheet import draw_sheet
-from b4m_pipeline.looks import add_content_looks
-from b4m_pipeline.pictures import Picture, check_folders, list_folders, load_picture
+from b4m_pipeline.inputs import captioning
+from b4m_pipeline.inputs.folders import Picture, check_folders, list_folders, load_picture
+from b4m_pipeline.inputs.input_sheet import draw_sheet
+from b4m_pipeline.inputs.looks import add_content_looks
 
 
 def check_pictures(
@@ -59,7 +59,7 @@ def encode_pictures(
     """The training set: latents and prompt embeddings, computed once by the base's encoders, of the pictures, of the content's
     other looks and captions, and of the prompts to be preserved."""
     # No return annotation: Kedro resolves a node's annotations at start-up, and this one would import torch there.
-    from b4m_pipeline.training_set import encode_training_set
+    from b4m_pipeline.inputs.training_set import encode_training_set
 
     others = captioning.preserved_prompts(preservation, content, style, counterparts, seed)
     manifest, pictures = add_content_looks(manifest, pictures, ingestion)

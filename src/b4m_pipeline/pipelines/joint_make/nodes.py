@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from b4m_pipeline.config import BaseModelParams, FrameParams, MakeParams
+from b4m_pipeline.common.config import BaseModelParams, FrameParams, MakeParams
 
 
 def make_adapter(
@@ -17,11 +17,11 @@ def make_adapter(
 ):
     """Fine-tune both learnable parts together, unless the registry has the result of the same; returns the made adapter and its
     loss curve (a row a step)."""
-    from b4m_pipeline import stages
+    from b4m_pipeline.common.devices import pick_device
+    from b4m_pipeline.common.memory import reported_peak
     from b4m_pipeline.datasets.registry import find_known
-    from b4m_pipeline.devices import pick_device
-    from b4m_pipeline.memory import reported_peak
-    from b4m_pipeline.tracking import MetricLogger, log_picture, loss_curve
+    from b4m_pipeline.registry.tracking import MetricLogger, log_picture, loss_curve
+    from b4m_pipeline.training import stages
 
     checkpoint = Path(checkpoints) / f"joint_make-{reconstructed_adapter.metadata['name']}.safetensors"
     with MetricLogger("joint_make") as log, reported_peak("make", pick_device(make.device), log):

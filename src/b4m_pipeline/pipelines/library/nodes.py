@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from b4m_pipeline.config import (
+from b4m_pipeline.common.config import (
     BaseModelParams,
     BreakParams,
     CaptioningParams,
@@ -44,8 +44,8 @@ def read_library(
     """The table's entries, the pairs to compose, and what all jobs share; what can be known to be wrong is said here."""
     import mlflow
 
-    from b4m_pipeline import fan_out
-    from b4m_pipeline import library as lib
+    from b4m_pipeline.library import fan_out
+    from b4m_pipeline.library import jobs as lib
 
     entries = lib.read_table(library, content, style)
     pairs = lib.choose_pairs(entries, library)
@@ -78,8 +78,8 @@ def read_library(
 
 def train_library(entries: list, settings) -> tuple[list, pd.DataFrame]:
     """Every half that is not in the registry yet, each a job; what could not be trained is in the table with its error."""
-    from b4m_pipeline import library as lib
-    from b4m_pipeline.fan_out import run_jobs
+    from b4m_pipeline.library import jobs as lib
+    from b4m_pipeline.library.fan_out import run_jobs
 
     def lost(entry, reason: str):
         return lib.Trained(entry.kind, entry.concept.name, error=reason)
@@ -91,8 +91,8 @@ def train_library(entries: list, settings) -> tuple[list, pd.DataFrame]:
 def compose_library(entries: list, pairs: list, trained: list, settings) -> tuple[list, pd.DataFrame]:
     """Every chosen pair of halves that are there: joined, registered, drawn and measured; and a table of them, a row a
     pair: content_name, style_name, uri, error, and the figures of `evaluation.measure`, of which content and style are two."""
-    from b4m_pipeline import library as lib
-    from b4m_pipeline.fan_out import run_jobs
+    from b4m_pipeline.library import jobs as lib
+    from b4m_pipeline.library.fan_out import run_jobs
 
     by_name = {(entry.kind, entry.concept.name): entry for entry in entries}
     uris = {(result.kind, result.name): result.uri for result in trained}
@@ -119,9 +119,9 @@ def compose_library(entries: list, pairs: list, trained: list, settings) -> tupl
 
 def show_library(entries: list, composed: list, settings) -> Image.Image:
     """All pairs as a grid, which also goes to MLflow."""
-    from b4m_pipeline import library as lib
-    from b4m_pipeline.pictures import PicturesError
-    from b4m_pipeline.tracking import log_picture
+    from b4m_pipeline.inputs.folders import PicturesError
+    from b4m_pipeline.library import jobs as lib
+    from b4m_pipeline.registry.tracking import log_picture
 
     first = {}
     for entry in entries:
@@ -134,7 +134,7 @@ def show_library(entries: list, composed: list, settings) -> Image.Image:
 
 def require_all(trained: list, composed: list, sheet: Image.Image) -> None:
     """Raise LibraryError if something failed, now that everything else is done and kept."""
-    from b4m_pipeline.library import LibraryError
+    from b4m_pipeline.library.jobs import LibraryError
 
     failed = [f"{result.kind} {result.name}: {result.error}" for result in trained if result.error]
     failed += [f"pair {pair.name}: {pair.error}" for pair in composed if pair.error]

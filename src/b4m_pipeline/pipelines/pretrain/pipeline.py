@@ -2,7 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from b4m_pipeline.base_model import nodes
+from b4m_pipeline.pipelines.pretrain import nodes
 
 
 def _rendering() -> Node:

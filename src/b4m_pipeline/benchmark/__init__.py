@@ -1,0 +1,1 @@
+"""Other methods and ours on the same pairs."""

@@ -1,0 +1,38 @@
+"""Trainings that several methods and pairs of a benchmark share: done once, kept on disk, also for the next run."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from b4m_pipeline.common.provenance import code_version, digest_of
+from b4m_pipeline.method.adapter import Adapter, AdapterError, load_adapter, save_adapter
+
+SECONDS = "seconds"
+"""Metadata of an adapter on a shelf: how long its training took."""
+
+
+class Shelf:
+    """A folder of trained adapters, by the code's version and all that they are made from. reused: seconds that trainings took
+    that were not done again, so that whoever measures a method can count what it would have cost by itself."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self.reused = 0.0
+
+    def take(self, train: Callable[[], Adapter], *made_from: Any) -> Adapter:
+        """What `train` gives, or gave before for the same `made_from` (JSON-serialisable) and code. A damaged file is trained
+        again. Raises what `train` does, and OSError if the result cannot be written."""
+        place = self.folder / code_version() / digest_of(*made_from)
+        try:
+            found = load_adapter(place)
+        except AdapterError:
+            found = None
+        if found:
+            self.reused += float(found.metadata[SECONDS])
+            return found
+        start = time.monotonic()
+        adapter = train()
+        adapter.metadata[SECONDS] = f"{time.monotonic() - start:.1f}"
+        save_adapter(adapter, place)
+        return adapter

@@ -1,0 +1,1 @@
+"""What all layers share: parameters, seeds, provenance, devices, sheets."""

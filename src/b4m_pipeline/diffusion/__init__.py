@@ -1,0 +1,1 @@
+"""Base-model families, their loss and how they draw."""

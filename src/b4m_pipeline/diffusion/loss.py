@@ -1,0 +1,181 @@
+"""What training minimises: the error of the base model's prediction for noised latents, of any family."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+
+from b4m_pipeline.common.config import TrainParams
+from b4m_pipeline.diffusion.families import BaseModelError, Family
+
+
+class MaskError(ValueError):
+    """A masked loss is wanted, and there are no masks."""
+
+
+Batch = tuple[torch.Tensor, torch.Generator]
+"""Rows (B,) of the training set, and what their noise is drawn from."""
+
+
+@dataclass
+class Noised:
+    """Pictures of one size as the UNet gets them: rows (B,), noisy latents and what the UNet should say of them (B, C, h, w)
+    each, timesteps (B,), and the pictures' height and width, None where all have the base model's."""
+
+    rows: torch.Tensor
+    latents: torch.Tensor
+    target: torch.Tensor
+    timesteps: torch.Tensor
+    size: tuple[int, int] | None
+
+    @classmethod
+    def join(cls, parts: list["Noised"]) -> "Noised":
+        """Parts of one size, one after another."""
+        joined = (torch.cat([getattr(part, name) for part in parts]) for name in ("rows", "latents", "target", "timesteps"))
+        return cls(*joined, parts[0].size)
+
+
+class DiffusionLoss:
+    """The denoising loss on an encoded training set: callable on rows, every image with its own noise and timestep.
+
+    tensors: those of a TrainingSet, moved to the UNet's device once. Pictures of different sizes in a batch go through the UNet
+    one size after another.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        unet: UNet2DConditionModel,
+        tensors: dict[str, torch.Tensor],
+        noisy_bias: float = 1.0,
+        min_snr_gamma: float | None = None,
+        noise_offset: float = 0.0,
+        mask_floor: float | None = None,
+    ):
+        self.family, self.unet, self.noisy_bias, self.noise_offset = family, unet, noisy_bias, noise_offset
+        self.schedule = family.load_noise_schedule()
+        self.device = unet.device
+        self.tensors = {key: value.to(self.device) for key, value in tensors.items()}
+        mask = self.tensors.pop("mask", None)  # (N, 1, h, w), no input of the UNet
+        sizes = self.tensors.pop("latents_size", None)
+        self.sizes: list[tuple[int, int]] | None = None  # height and width of each row's latents, where they differ
+        if sizes is not None:
+            self.sizes, self.vae_factor = [tuple(size) for size in sizes.tolist()], family.vae_factor()
+        self.masks = None
+        if mask_floor is not None:
+            if mask is None:
+                raise MaskError(
+                    "masked_loss: true, and no picture has a mask: use pictures with an alpha channel, lay NAME.mask.png "
+                    "beside them, or set it to false"
+                )
+            self.masks = mask_floor + (1 - mask_floor) * mask
+        if (kind := self.schedule.config.prediction_type) not in ("epsilon", "v_prediction"):
+            raise BaseModelError(f"prediction type {kind} is not supported: epsilon and v_prediction are")
+        self.weights = torch.ones(self.schedule.config.num_train_timesteps)
+        if min_snr_gamma is not None:
+            alphas = self.schedule.alphas_cumprod.double()
+            snr = (alphas / (1 - alphas)).clamp(min=1e-8)
+            # What the error of x_0 is divided by when it is said as one of noise, or of velocity.
+            own = snr + 1 if kind == "v_prediction" else snr
+            self.weights = (snr.clamp(max=min_snr_gamma) / own).float()
+        self.weights = self.weights.to(self.device)
+
+    @classmethod
+    def of(
+        cls, family: Family, unet: UNet2DConditionModel, tensors: dict[str, torch.Tensor], params: TrainParams
+    ) -> "DiffusionLoss":
+        """With the parameters of a training stage, which also say whether the UNet keeps its activations and is compiled."""
+        if params.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+        if params.compile:
+            unet.compile_repeated_blocks(backend=params.compile)
+        floor = params.mask_floor if params.masked_loss else None
+        return cls(family, unet, tensors, params.noisy_bias, params.min_snr_gamma, params.noise_offset, floor)
+
+    def __call__(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Rows (B,) of the training set -> mean squared error of each image, weighed by its mask, where masks are used, and by
+        its timestep, (B,)."""
+        groups = self.alike(rows)
+        parts = [self.together([(rows[group], generator)])[0] for group in groups]
+        return torch.cat(parts)[torch.cat(groups).argsort().to(self.device)]
+
+    def together(self, batches: list[Batch], apart: Callable[[list[int]], None] | None = None) -> list[torch.Tensor]:
+        """The same for several batches, (B_i,) each, of pictures of one size, in one pass of the UNet. Every batch has the
+        noise that it would have by itself. apart: called before the pass with all B_i."""
+        noised = Noised.join([self.noise(rows, generator) for rows, generator in batches])
+        counts = [len(rows) for rows, _ in batches]
+        if apart:
+            apart(counts)
+        return list(self._measure(noised, self._through(noised)).split(counts))
+
+    def alike(self, rows: torch.Tensor) -> list[torch.Tensor]:
+        """Places in `rows` (B,) of pictures of one size, size by size: what can go through the UNet together."""
+        if self.sizes is None:
+            return [torch.arange(len(rows))]
+        groups: dict[tuple[int, int], list[int]] = {}
+        for place, row in enumerate(rows.tolist()):
+            groups.setdefault(self.sizes[row], []).append(place)
+        return [torch.tensor(places) for places in groups.values()]
+
+    @torch.no_grad()
+    def validation(self, rows: torch.Tensor, timesteps: int, generator: torch.Generator, batch_size: int = 8) -> float:
+        """Mean loss of rows (M,) at so many evenly spaced timesteps each: with the same generator, the same noise."""
+        total = self.schedule.config.num_train_timesteps
+        spaced = ((torch.arange(timesteps) + 0.5) * total / timesteps).long()
+        parts = []
+        for group in self.alike(rows):
+            each, times = rows[group].repeat_interleave(timesteps), spaced.repeat(len(group))
+            for part, at in zip(each.split(batch_size), times.split(batch_size), strict=True):
+                noised = self.noise(part, generator, at)
+                parts.append(self._measure(noised, self._through(noised)))
+        return float(torch.cat(parts).mean())
+
+    def _measure(self, noised: Noised, prediction: torch.Tensor) -> torch.Tensor:
+        error = F.mse_loss(prediction, noised.target, reduction="none")
+        if self.masks is not None:
+            height, width = error.shape[-2:]
+            mask = self.masks[noised.rows, :, :height, :width]
+            error = error * mask / mask.mean((1, 2, 3), keepdim=True)
+        return error.flatten(1).mean(1) * self.weights[noised.timesteps]
+
+    def predict(
+        self, rows: torch.Tensor, generator: torch.Generator, timesteps: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The UNet's output for noisy latents of `rows`, all of one size (see `alike`), and what it should have been,
+        (B, C, h, w) each, float32, and the timesteps (B,)."""
+        noised = self.noise(rows, generator, timesteps)
+        return self._through(noised), noised.target, noised.timesteps
+
+    def noise(self, rows: torch.Tensor, generator: torch.Generator, timesteps: torch.Tensor | None = None) -> Noised:
+        """Noise `rows`, all of one size, at timesteps (B,) that are drawn by lot unless given. All randomness is drawn from
+        `generator` on the CPU, so that it is the same on every device."""
+        size = None
+        if self.sizes is not None:
+            ((high, wide),) = {self.sizes[row] for row in rows.tolist()}
+            size = high * self.vae_factor, wide * self.vae_factor
+        rows = rows.to(self.device)
+        mean, deviation = self.tensors["latents_mean"][rows], self.tensors["latents_std"][rows]
+        if size is not None:
+            mean, deviation = mean[..., :high, :wide], deviation[..., :high, :wide]
+        jitter, noise = (torch.randn(mean.shape, generator=generator).to(self.device) for _ in range(2))
+        uniform = torch.rand(len(rows), generator=generator)
+        total = self.schedule.config.num_train_timesteps
+        if timesteps is None:
+            timesteps = (total * uniform ** (1 / self.noisy_bias)).long().clamp(max=total - 1)
+        timesteps = timesteps.to(self.device)
+        if self.noise_offset:
+            noise = noise + self.noise_offset * torch.randn((*mean.shape[:2], 1, 1), generator=generator).to(self.device)
+        latents = mean + deviation * jitter  # a fresh draw from the VAE's posterior (B, C, h, w)
+        noisy_latents = self.schedule.add_noise(latents, noise, timesteps)
+        velocity = self.schedule.config.prediction_type == "v_prediction"
+        target = self.schedule.get_velocity(latents, noise, timesteps) if velocity else noise
+        return Noised(rows, noisy_latents, target, timesteps, size)
+
+    def _through(self, noised: Noised) -> torch.Tensor:
+        """The UNet's output (B, C, h, w), float32."""
+        dtype = self.unet.dtype
+        prompts = {key: value for key, value in self.tensors.items() if not key.startswith("latents_")}
+        conditions = self.family.conditions({key: value[noised.rows].to(dtype) for key, value in prompts.items()}, noised.size)
+        return self.unet(noised.latents.to(dtype), noised.timesteps, **conditions).sample.float()

@@ -1,0 +1,1 @@
+"""Break-for-Make itself: frame, halves, preconditioner; knows linear layers and nothing of data or training."""

@@ -1,0 +1,1 @@
+"""MLflow: tracking, registered adapters, promotion, serving, files for other programs."""

@@ -1,0 +1,62 @@
+"""Adapters as files for other programs: kohya's key names, which A1111, ComfyUI, Forge, SD.Next and diffusers read."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import save_file
+
+from b4m_pipeline.method.adapter import Adapter
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+# What the original SDXL code calls layers outside its blocks; inside them the readers know diffusers' names.
+_ORIGINAL_NAMES = {
+    "add_embedding.linear_1": "label_emb_0_0",
+    "add_embedding.linear_2": "label_emb_0_2",
+    "time_embedding.linear_1": "time_embed_0",
+    "time_embedding.linear_2": "time_embed_2",
+}
+
+
+class ExportError(ValueError):
+    """An adapter that cannot be written for other programs."""
+
+
+def kohya_name(module: str) -> str:
+    """ "up_blocks.0.attentions.1.transformer_blocks.0.attn2.to_k" -> "lora_unet_up_blocks_0_..._attn2_to_k"."""
+    return "lora_unet_" + _ORIGINAL_NAMES.get(module, module.replace(".", "_"))
+
+
+def to_kohya(adapter: Adapter, dtype: torch.dtype = torch.float16) -> dict[str, torch.Tensor]:
+    """lora_down (r, in), lora_up (out, r) and alpha of every layer. Raises ExportError if a weight overflows in `dtype`."""
+    tensors = {}
+    for module in adapter.modules():
+        name = kohya_name(module)
+        for theirs, ours in (("lora_down", "lora_A"), ("lora_up", "lora_B")):
+            tensor = adapter.tensors[f"{module}.{ours}.weight"].to(dtype).contiguous()
+            if not torch.isfinite(tensor).all():
+                raise ExportError(f"{adapter.metadata['name']}: a weight of {module} does not fit into {dtype}: use fp32")
+            tensors[f"{name}.{theirs}.weight"] = tensor
+        tensors[f"{name}.alpha"] = torch.tensor(float(adapter.lora_config["lora_alpha"]), dtype=dtype)
+    return tensors
+
+
+def export_adapter(adapter: Adapter, path: Path, dtype: Literal["fp16", "bf16", "fp32"] = "fp16") -> Path:
+    """Write one safetensors file in kohya's format, with rank, alpha and this project's metadata in its header. Raises
+    ExportError for another ending than .safetensors: readers go by it."""
+    if path.suffix != ".safetensors":
+        raise ExportError(f"{path} must end in .safetensors")
+    metadata = {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(adapter.rank),
+        "ss_network_alpha": str(adapter.lora_config["lora_alpha"]),
+        "ss_output_name": adapter.metadata["name"],
+        "b4m": json.dumps(adapter.metadata, sort_keys=True),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    save_file(to_kohya(adapter, DTYPES[dtype]), partial, metadata=metadata)
+    partial.replace(path)
+    return path

@@ -1,0 +1,157 @@
+"""What a registered version says about itself, in Markdown: its description in the registry.
+
+Pure functions of an adapter's metadata and of figures. MLflow keeps at most 5000 characters of a description.
+"""
+
+import json
+import math
+import re
+from typing import Any
+
+from b4m_pipeline.inputs.captioning import article
+
+MAX_CHARACTERS = 5000
+EVALUATION = "## Evaluation"
+_DIGESTS = 8  # a role's pictures whose digests are listed; all are in the weights' file
+_SHOWN = (
+    "steps", "batch_size", "learning_rate", "counterpart_learning_rate", "schedule", "optimizer", "noisy_bias",
+    "preservation_weight", "separation_weight", "rank", "alpha", "split", "init", "halves", "targets", "seed",
+)  # fmt: skip
+
+
+def model_card(about: dict[str, str], uri: str, inference: dict[str, Any] | None = None) -> str:
+    """The card of an adapter with the metadata `about`, at most MAX_CHARACTERS long. uri: its version, "models:/NAME/VERSION";
+    inference: the logged model's defaults of num_inference_steps and guidance_scale, shown in the example."""
+    card = _card(about, uri, inference or {}, _DIGESTS)
+    if len(card) > MAX_CHARACTERS:
+        card = _card(about, uri, inference or {}, 0)
+    return card if len(card) <= MAX_CHARACTERS else card[: MAX_CHARACTERS - 2].rstrip() + "\n…"
+
+
+def with_evaluation(card: str, metrics: dict[str, float], sheet: str | None = None) -> str:
+    """The card with its section on evaluation written anew, and all else, which people may have edited, as it is.
+
+    metrics: as `evaluation.flat_metrics` names them, "evaluation.SYSTEM.KIND.MEASURE"; a row for each system and kind, a column
+    for each measure. sheet: where the contact sheet is.
+    """
+    cells: dict[tuple[str, str], dict[str, float]] = {}
+    for key, value in metrics.items():
+        _, system, kind, measure = key.split(".", 3)
+        cells.setdefault((system.replace("_", " "), kind), {})[measure] = value
+    measures = list(dict.fromkeys(measure for row in cells.values() for measure in row))
+    rows = [[f"{system}, {kind}", *(_figure(row.get(name)) for name in measures)] for (system, kind), row in cells.items()]
+    section = [EVALUATION, "", *_table(["system, prompt", *measures], rows)]
+    section += ["", f"Contact sheet: `{sheet}`"] if sheet else []
+    before, _, after = card.partition(EVALUATION)
+    following = re.search(r"^## ", after, re.MULTILINE)
+    parts = [before.rstrip(), "\n".join(section), after[following.start() :].rstrip() if following else ""]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def example_prompt(about: dict[str, str]) -> str:
+    """A prompt that the adapter answers to."""
+    if "example_prompt" in about:
+        return about["example_prompt"]
+    content, style = about.get("content_token", ""), about.get("style_token", "")
+    return f"{article(content)} {content} {about.get('noun', '')} in {style} style".replace("  ", " ")
+
+
+def _card(about: dict[str, str], uri: str, inference: dict[str, Any], digests: int) -> str:
+    recipe = json.loads(about["params"])
+    settings = {**recipe.get("frame", {}), **recipe.get("train", {}), "seed": recipe.get("seed")}
+    shown = [[key, _value(settings[key])] for key in _SHOWN if settings.get(key) is not None]
+    resolution = about.get("resolution")
+    size = f", {resolution} x {resolution} pixels" if resolution else ""
+    further = "".join(f", {key} `{about[f'base_{key}']}`" for key in ("revision", "vae", "variant") if f"base_{key}" in about)
+    weights = json.loads(about["frame_config"]).get("base_model", "")
+    lines = [
+        f"# {about['name']}",
+        "",
+        _summary(about),
+        "",
+        f"- Base model: `{weights or about['base_model']}`{further}{size}",
+        f"- Frame: `{about['frame']}` (adapters of one frame can be recombined)",
+        f"- Code: b4m_pipeline {about['code_version']}",
+    ]
+    if parents := json.loads(about.get("parents", "[]")):
+        lines += [f"- Made of: {', '.join(f'`{parent}`' for parent in parents)}"]
+    return "\n".join(
+        [*lines, "", *_example(about, uri, inference), *_pictures(about, digests)]
+        + ["", "## Training", "", *_table(["parameter", "value"], shown), ""]
+    )
+
+
+def _summary(about: dict[str, str]) -> str:
+    if about["kind"] in ("made", "reconstructed"):
+        content = f"**{about.get('content_name', '?')}** (`{about.get('content_token', '?')}`)"
+        style = f"**{about.get('style_name', '?')}** (`{about.get('style_token', '?')}`)"
+        how = "" if about["kind"] == "made" else " Its halves were put together, and not trained further."
+        return f"A LoRA of Break-for-Make that draws {content} in the style {style}.{how}"
+    return (
+        f"The {about['kind']} half of a Break-for-Make LoRA: **{about['name']}**, in prompts `{about.get('token', '?')}`. It "
+        "goes together with any other half of its frame."
+    )
+
+
+def _example(about: dict[str, str], uri: str, inference: dict[str, Any]) -> list[str]:
+    settings = "".join(f", {key}={inference[key]}" for key in ("num_inference_steps", "guidance_scale") if key in inference)
+    prompt = example_prompt(about)
+    return [
+        "## Use",
+        "",
+        f"Prompt: `{prompt}`",
+        "",
+        "```python",
+        "import mlflow, torch",
+        "",
+        *(["from diffusers import AutoencoderKL", ""] if "base_vae" in about else []),
+        f'pipeline = mlflow.diffusers.load_model("{uri}").load_pipeline({_base_options(about)})',
+        "generator = torch.Generator().manual_seed(0)",
+        f"image = pipeline({json.dumps(prompt)}{settings}, generator=generator).images[0]",
+        "```",
+        "",
+        f"As a service: `mlflow models serve -m {uri} --env-manager local`",
+        "",
+    ]
+
+
+def _base_options(about: dict[str, str]) -> str:
+    """What the pipeline needs besides the base model's name: which VAE, which files; MLflow keeps the revision itself."""
+    options = []
+    if "base_vae" in about:
+        name, _, revision = about["base_vae"].partition("@")
+        at = f", revision={json.dumps(revision)}" if revision else ""
+        options.append(f"vae=AutoencoderKL.from_pretrained({json.dumps(name)}{at})")
+    if "base_variant" in about:
+        options.append(f"variant={json.dumps(about['base_variant'])}")
+    return ", ".join(options)
+
+
+def _pictures(about: dict[str, str], digests: int) -> list[str]:
+    """Of `TrainingSet.provenance`; adapters of earlier versions have the digest of all alone."""
+    lines = ["## Pictures", ""]
+    if "pictures" in about:
+        rows = []
+        for role, of in json.loads(about["pictures"]).items():
+            listed = [digest[:8] for digest in of["sha256"][:digests]]
+            more = of["number"] - len(listed)
+            sha256 = " ".join(listed) + (f" and {more} more" if listed and more else "")
+            licences = ", ".join(f"{licence} ({count})" for licence, count in of["licences"].items())
+            rows.append([role.replace("_", " "), str(of["number"]), licences, sha256])
+        lines += [*_table(["role", "number", "licences", "sha256 begin with"], rows), ""]
+    return [*lines, f"Digest of the training data, captions included: `{about['data_digest']}`"]
+
+
+def _table(headings: list[str], rows: list[list[str]]) -> list[str]:
+    def line(cells: list[str]) -> str:
+        return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
+
+    return [line(headings), "|" + "---|" * len(headings), *(line(row) for row in rows)]
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:.2f}"
+
+
+def _value(value: Any) -> str:
+    return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)

@@ -1,0 +1,197 @@
+"""Evaluation on a tiny random SDXL: what is drawn with what, and what the figures are made of."""
+
+import copy
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from diffusers import StableDiffusionXLPipeline
+from PIL import Image
+
+from b4m_pipeline.common.config import EvaluationParams
+from b4m_pipeline.evaluation.contact_sheet import draw_contact_sheet, strip
+from b4m_pipeline.evaluation.evaluate import (
+    BASE,
+    CONTENT,
+    JOINED,
+    MADE,
+    STYLE,
+    EvaluationError,
+    evaluate,
+    find_truth,
+    flat_metrics,
+    measure,
+    plan,
+    summarise,
+)
+from b4m_pipeline.training import stages
+from tests.training.test_stages import MAKE, frame, train_half
+
+PARAMS = EvaluationParams(
+    prompts=["{article} {content} {noun} in {style} style", "{article} {content} {noun} in {style} style, small"],
+    content_prompt="{article} {content} {noun}",
+    style_prompt="a house {noun} in {style} style",
+    samples=2,
+    steps=2,
+    batch_size=3,
+)
+
+
+@pytest.fixture(scope="module")
+def adapters(tiny_training_set, tiny_base):
+    from b4m_pipeline.common.config import MakeParams
+
+    content, style = (train_half(kind, tiny_training_set, tiny_base, learning_rate=0.1)[0] for kind in ("content", "style"))
+    joined = stages.join_halves(content, style, frame())
+    made, _ = stages.train_make(joined, tiny_training_set, tiny_base, frame(), MakeParams(**MAKE), 0)
+    return content, style, joined, made
+
+
+@pytest.fixture(scope="module")
+def evaluated(adapters, tiny_base):
+    return evaluate(*adapters, tiny_base, PARAMS, seed=5)
+
+
+def test_every_system_is_asked_with_the_same_seeds_and_the_base_in_plain_words(adapters):
+    shots = plan(PARAMS, adapters[-1], seed=5)
+    assert len(shots) == 2 * (1 + 1 + 3 * 2) and len({shot.key for shot in shots}) == len(shots)
+    prompts = {(shot.system, shot.kind): shot.prompt for shot in shots}
+    assert prompts[MADE, "composition"] == prompts[JOINED, "composition"] == "a snq toy in w@z style"
+    assert prompts[BASE, "composition"] == "a cup toy in ink style"
+    assert prompts[CONTENT, "content"] == "a snq toy"
+    assert prompts[STYLE, "style"] == f"a house {adapters[-1].metadata['style_noun']} in w@z style"
+    assert {shot.seed for shot in shots} == {5, 6}
+    assert {shot.plain for shot in shots if shot.kind == "composition"} == {"a cup toy in ink style"}
+
+
+def test_long_prompts_that_differ_at_their_end_alone_are_kept_apart(adapters):
+    long = PARAMS.prompts[0] + ", " + "very " * 30
+    params = PARAMS.model_copy(update={"prompts": [PARAMS.prompts[0], long + "small", long + "large"]})
+    shots = plan(params, adapters[-1], seed=5)
+    assert len({shot.key for shot in shots}) == len(shots)
+    assert {shot.kind for shot in shots if shot.system == MADE} == {"composition", "recontext", "recontext_2"}
+
+
+def test_another_base_is_refused_and_another_generation_said_aloud(adapters, tiny_base, tiny_sdxl, tmp_path, caplog):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    retrained = tmp_path / "base"
+    shutil.copytree(tiny_sdxl, retrained)
+    (weights,) = (retrained / "unet").glob("*.safetensors")
+    tensors = load_file(weights)
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
+    with pytest.raises(EvaluationError, match="train them anew"):
+        evaluate(*adapters, tiny_base.model_copy(update={"path": str(retrained)}), PARAMS, seed=5)
+    content, style, joined, made = (copy.deepcopy(adapter) for adapter in adapters)
+    made.metadata["parents"] = '["models:/b4m-content-cup/1", "models:/b4m-style-ink/1"]'
+    content.metadata["registry_uri"] = "models:/b4m-content-cup/2"
+    evaluate(content, style, joined, made, tiny_base, PARAMS, seed=5)
+    assert "the content half at hand is models:/b4m-content-cup/2" in caplog.text
+
+
+def test_a_user_with_the_exported_file_gets_the_same_picture(adapters, evaluated, tiny_base, tmp_path):
+    from b4m_pipeline.method.adapter import save_adapter
+
+    pictures, table = evaluated
+    row = table[(table.system == MADE) & (table.kind == "composition")].iloc[1]
+    pipeline = StableDiffusionXLPipeline.from_pretrained(tiny_base.path)
+    pipeline.load_lora_weights(save_adapter(adapters[-1], tmp_path).parent)
+    generator = torch.Generator().manual_seed(int(row.seed))
+    (own,) = pipeline(row.prompt, num_inference_steps=2, guidance_scale=3.0, generator=generator).images
+    difference = np.abs(np.asarray(own, int) - np.asarray(pictures[row.picture], int))
+    assert difference.max() <= 1  # batches round differently
+
+
+def test_systems_draw_different_pictures(evaluated):
+    pictures, table = evaluated
+    composed = table[table.kind == "composition"].groupby("seed").picture.apply(list)
+    for keys in composed:
+        drawn = [np.asarray(pictures[key], float) for key in keys]
+        assert len(drawn) == 3
+        assert all(np.abs(drawn[i] - drawn[j]).max() > 2 for i in range(3) for j in range(i))
+
+
+def test_adapters_of_two_lineages_are_refused(adapters, tiny_base):
+    content, style, joined, made = adapters
+    stranger = stages.join_halves(content, style, frame())
+    stranger.metadata["name"] = "hat-ink"
+    with pytest.raises(EvaluationError, match="'hat-ink'"):
+        evaluate(content, style, stranger, made, tiny_base, PARAMS, seed=0)
+
+
+@pytest.fixture(scope="module")
+def measured(evaluated, tiny_manifest):
+    manifest, by_key = tiny_manifest
+    content, style = ([by_key[key] for key in manifest[manifest.role == role].picture] for role in ("content", "style"))
+    pictures, table = evaluated
+    made = table[(table.system == MADE) & (table.kind == "composition")].picture.iloc[0]
+    return measure(table, pictures, content, style, [pictures[made]], PARAMS), content, style
+
+
+def test_measures_have_sense_or_are_left_out(measured):
+    table = measured[0]
+    composed = table.kind == "composition"
+    assert table.truth.notna().equals(composed) and table.truth_distance.notna().equals(composed)
+    assert table[table.kind.isin(["content", "style"])].s_harm.isna().all()
+    itself = table[(table.system == MADE) & composed].iloc[0]  # the truth of this test
+    assert itself.truth == pytest.approx(1, abs=1e-4) and itself.truth_distance == pytest.approx(0, abs=1e-4)
+    content, style = table["content"], table["style"]
+    expected = 2 * content * style / (content + style)
+    assert np.allclose(table.s_harm[composed], expected[composed], atol=1e-5)
+    assert "content_clip" not in table
+
+
+def test_summary_has_an_interval_around_each_mean(measured):
+    table, _, _ = measured
+    summary = summarise(table, seed=0)
+    assert (summary.low <= summary["mean"] + 1e-9).all() and (summary["mean"] <= summary.high + 1e-9).all()
+    row = summary[(summary.system == MADE) & (summary.kind == "composition") & (summary.measure == "style")].iloc[0]
+    own = table[(table.system == MADE) & (table.kind == "composition")]["style"]
+    assert row["mean"] == pytest.approx(own.mean()) and row.pictures == 2
+    assert summarise(table, seed=0).equals(summary)
+    assert flat_metrics(summary)["evaluation.made.composition.style"] == pytest.approx(own.mean())
+
+
+def test_contact_sheet_has_a_row_for_each(measured, evaluated):
+    table, content, style = measured
+    pictures, samples = evaluated
+    sheet = draw_contact_sheet("cup in ink", content, style, content[:1], samples, pictures, summarise(table, 0))
+    without = draw_contact_sheet("cup in ink", content, style, [], samples, pictures, summarise(table, 0))
+    assert sheet.mode == "RGB" and sheet.height > without.height and sheet.width == without.width
+
+
+def test_truth_is_read_only_where_it_is(tmp_path):
+    Image.new("RGBA", (40, 40), (255, 0, 0, 128)).save(tmp_path / "x.png")
+    (tmp_path / "cup-ink").mkdir()
+    template = str(tmp_path / "{content}-{style}")
+    params = PARAMS.model_copy(update={"truth_path": template})
+    assert find_truth(params, "cup", "ink", 32) == []
+    (tmp_path / "x.png").rename(tmp_path / "cup-ink" / "x.png")
+    (picture,) = find_truth(params, "cup", "ink", 32)
+    assert picture.size == (32, 32) and picture.getpixel((5, 5)) == (255, 127, 127)
+    assert find_truth(PARAMS, "cup", "ink", 32) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("prompts", ["a {content}"]), ("content_prompt", "a toy"), ("style_prompt", "{style} {x}"), ("truth_path", "{noun}")],
+)
+def test_prompts_without_their_fields_are_refused(field, value):
+    with pytest.raises(ValueError, match=field):
+        EvaluationParams(**(PARAMS.model_dump() | {field: value}))
+
+
+def test_figures_survive_a_csv(measured, tmp_path):
+    table, _, _ = measured
+    table.to_csv(tmp_path / "t.csv", index=False)
+    again = pd.read_csv(tmp_path / "t.csv")
+    pd.testing.assert_frame_equal(summarise(again, 0), summarise(table, 0), check_dtype=False, rtol=1e-5)
+
+
+def test_a_strip_shows_pictures_side_by_side_as_they_are() -> None:
+    sheet = strip([Image.new("RGB", (4, 6), "red"), Image.new("RGB", (5, 3), "blue")])
+    assert sheet.size == (9, 6)
+    assert [sheet.getpixel(place) for place in ((3, 5), (4, 2), (8, 4))] == [(255, 0, 0), (0, 0, 255), (255, 255, 255)]

@@ -1,0 +1,32 @@
+"""What the training nodes send to MLflow beside what they return."""
+
+import mlflow
+
+from b4m_pipeline.common.config import BreakParams, ConceptParams, FrameParams, MakeParams
+from b4m_pipeline.pipelines.break_template import train_half
+from b4m_pipeline.pipelines.joint_make.nodes import make_adapter
+from b4m_pipeline.training.stages import join_halves
+from tests.conftest import TINY_FRAME
+
+TRAIN = {"steps": 2, "batch_size": 2, "learning_rate": 1e-3, "precision": "no", "device": "cpu"}
+CONCEPTS = {
+    "content": ConceptParams(name="cup", path="cup", token="snq", noun="toy"),
+    "style": ConceptParams(name="ink", path="ink", token="w@z", noun="toy"),
+}
+
+
+def test_every_training_stage_reports_its_peak_memory(tracking, tiny_training_set, tiny_base, tmp_path):
+    frame, checkpoints = FrameParams(**TINY_FRAME), str(tmp_path)
+    params = BreakParams(**TRAIN, counterpart_batch_size=2, counterpart_learning_rate=1e-4)
+    with mlflow.start_run() as run:
+        halves = {}
+        for kind, concept in CONCEPTS.items():
+            halves[kind], curve = train_half(
+                tiny_training_set, tiny_base, frame, concept, params, 0, checkpoints, False, kind=kind
+            )
+            assert len(curve) == 2
+        joined = join_halves(halves["content"], halves["style"], frame)
+        make_adapter(joined, tiny_training_set, tiny_base, frame, MakeParams(**TRAIN), 0, checkpoints, False)
+    metrics = tracking.get_run(run.info.run_id).data.metrics
+    peaks = [metrics[f"{stage}.process_peak_memory_gib"] for stage in ("content_break", "style_break", "joint_make")]
+    assert peaks[0] > 0 and peaks == sorted(peaks)  # of one process

@@ -1,0 +1,323 @@
+"""Adapters as a service: what a request asks for is what is drawn, what cannot be drawn is refused in a line."""
+
+import base64
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from PIL import Image
+
+from b4m_pipeline.common.config import GenerateParams
+from b4m_pipeline.datasets.registry import RegistrationError, register_adapter
+from b4m_pipeline.diffusion import sampling as generation
+from b4m_pipeline.method import plp
+from b4m_pipeline.method.adapter import WEIGHTS_NAME, Adapter, AdapterError, save_adapter
+from b4m_pipeline.registry import serving
+from tests.conftest import PIXELS, framed_lora_of
+
+URI = "models:/b4m-make-cup-ink@candidate"
+PROMPT = "a snq toy in w@z style"
+INFERENCE = {"num_inference_steps": 2, "guidance_scale": 2.0}
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_sdxl):
+    return framed_lora_of(tiny_sdxl)
+
+
+@pytest.fixture(scope="module")
+def logged(adapter, tiny_sdxl, tmp_path_factory) -> Path:
+    """The model's files as they are logged."""
+    root = tmp_path_factory.mktemp("logged")
+    serving.save_model(
+        str(root / "model"),
+        adapter_path=str(save_adapter(adapter, root / "made")),
+        base_model=str(tiny_sdxl),
+        signature=serving.predict_signature(adapter.metadata, INFERENCE),
+        pip_requirements=[],
+    )
+    return root / "model"
+
+
+def test_the_pinned_revision_is_kept_with_the_model(adapter, tiny_sdxl, tmp_path, monkeypatch):
+    monkeypatch.setattr(mlflow.diffusers, "_resolve_base_model_revision", lambda base: "newest")
+    for revision, kept in (("pinned", "pinned"), (None, "newest")):
+        about = adapter.metadata | ({"base_revision": revision} if revision else {})
+        own = Adapter(adapter.tensors, about, adapter.lora_config)
+        folder = tmp_path / kept
+        weights = save_adapter(own, folder / "made")
+        signature = serving.predict_signature(about, INFERENCE)
+        base = {"base_model": str(tiny_sdxl), "signature": signature, "pip_requirements": []}
+        serving.save_model(str(folder / "model"), adapter_path=str(weights), **base)
+        assert Model.load(str(folder / "model")).flavors["diffusers"]["base_model_revision"] == kept
+
+
+@pytest.fixture(scope="module")
+def served(logged):
+    return mlflow.pyfunc.load_model(str(logged))
+
+
+@pytest.fixture
+def folder(logged, tmp_path) -> Path:
+    """The model's files, to be spoilt."""
+    return Path(shutil.copytree(logged, tmp_path / "model"))
+
+
+def ask(served, *prompts: str, **params) -> list[bytes]:
+    return served.predict({"prompt": list(prompts or [PROMPT])}, params=params)
+
+
+def pixels(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)), int)
+
+
+def expected(adapter, base, seed=0, **changes) -> list[np.ndarray]:
+    params = GenerateParams(
+        **{"adapter": "x", "prompts": [PROMPT], "images_per_prompt": 1, "steps": 2, "guidance_scale": 2.0} | changes
+    )
+    return [np.asarray(picture, int) for picture in generation.generate(adapter, base, params, seed).values()]
+
+
+def test_the_signature_names_every_setting_with_its_default(served):
+    schema = served.metadata.signature.params
+    defaults = {spec.name: spec.default for spec in schema.params}
+    assert defaults == INFERENCE | {
+        "height": PIXELS, "width": PIXELS, "negative_prompt": "", "seed": 0, "content_scale": 1.0, "style_scale": 1.0,
+    }  # fmt: skip
+
+
+def test_predict_draws_what_generate_draws_with_the_same_settings(served, adapter, tiny_base):
+    (png,) = ask(served, seed=5)
+    assert np.abs(pixels(png) - expected(adapter, tiny_base, 5)[0]).max() <= 1
+    told = json.loads(Image.open(io.BytesIO(png)).info[generation.INFO_KEY])
+    assert told["seed"] == 5 and told["prompt"] == PROMPT and told["adapter"] == "cup-ink"
+    (other,) = ask(served, seed=5, negative_prompt="blur")
+    wanted = expected(adapter, tiny_base, 5, negative_prompt="blur")[0]
+    assert np.abs(pixels(other) - wanted).max() <= 1 and np.abs(pixels(other) - pixels(png)).max() > 1
+
+
+def test_several_prompts_are_a_batch_with_seeds_in_a_row(served):
+    both = ask(served, PROMPT, "a toy", seed=3)
+    alone = ask(served, "a toy", seed=4) + served.predict(pd.DataFrame({"prompt": ["a toy", PROMPT]}), params={"seed": 4})
+    assert len(both) == 2 and len(alone) == 3
+    assert np.abs(pixels(both[1]) - pixels(alone[0])).max() <= 1
+    assert np.abs(pixels(both[1]) - pixels(alone[1])).max() <= 1
+
+
+def test_scales_differ_from_request_to_request_and_leave_nothing_behind(served, adapter, tiny_base):
+    (plain,) = ask(served)
+    for scales in ({"content_scale": 0.5, "style_scale": 2.0}, {"content_scale": 0.0}, {"style_scale": 0.0}):
+        (png,) = ask(served, **scales)
+        assert np.abs(pixels(png) - expected(adapter, tiny_base, **scales)[0]).max() <= 1
+        assert np.abs(pixels(png) - pixels(plain)).max() > 1
+    assert ask(served)[0] == plain
+    (neither,) = ask(served, content_scale=0.0, style_scale=0.0)
+    base = GenerateParams(prompts=[PROMPT], images_per_prompt=1, steps=2, guidance_scale=2.0)
+    (bare,) = generation.generate(None, tiny_base, base, 0).values()
+    assert np.abs(pixels(neither) - np.asarray(bare, int)).max() <= 1
+
+
+def test_requests_of_many_threads_do_not_mix(served):
+    wanted = [{"seed": seed, "content_scale": scale} for seed in (0, 1) for scale in (0.0, 1.0, 2.0)]
+    alone = [ask(served, **params)[0] for params in wanted]
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        together = list(pool.map(lambda params: ask(served, **params)[0], wanted * 2))
+    assert together == alone * 2 and len(set(alone)) == len(wanted)
+
+
+def test_whoever_waits_too_long_is_told_so_and_not_drawn_for(served, monkeypatch):
+    monkeypatch.setenv("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", "0")
+    with served._model_impl._lock, pytest.raises(MlflowException, match="try again later") as error:
+        ask(served)
+    assert error.value.get_http_status_code() == 503
+    assert len(ask(served)) == 1
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"num_inference_steps": 0}, "num_inference_steps: .*greater than or equal to 1, got 0"),
+        ({"num_inference_steps": 10**6}, "num_inference_steps: .*less than or equal to 100"),
+        ({"height": PIXELS + 1}, "height: .*multiple of 8, got 33"),
+        ({"width": 8192}, f"width must be at most {4 * PIXELS}, 4 times what"),
+        ({"content_scale": -0.5}, "content_scale: .*greater than or equal to 0"),
+        ({"style_scale": 5.0}, "style_scale: .*less than or equal to 4"),
+        ({"guidance_scale": float("nan")}, "guidance_scale: .*finite"),
+        ({"seed": -1}, "seed: .*greater than or equal to 0"),
+        ({"negative_prompt": "x" * 2000}, "negative_prompt: .*at most 1000 characters"),
+        ({"num_inference_steps": "many"}, "num_inference_steps"),
+    ],
+)
+def test_params_out_of_bounds_are_a_bad_request(served, params, message):
+    with pytest.raises(MlflowException, match=message) as error:
+        ask(served, **params)
+    assert error.value.get_http_status_code() == 400
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [([" "], "prompt 0 is empty"), ([PROMPT] * 33, "1 to 32 prompts, got 33"), (["x" * 1001], "1001 characters")],
+)
+def test_prompts_that_cannot_be_drawn_are_a_bad_request(served, prompts, message):
+    with pytest.raises(MlflowException, match=message) as error:
+        ask(served, *prompts)
+    assert error.value.get_http_status_code() == 400
+
+
+def test_a_defect_is_the_servers_fault_and_says_no_more_than_that(served, monkeypatch, caplog):
+    def fail(*args, **kwargs):
+        raise RuntimeError("shapes of something secret")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(generation, "draw", fail)
+        with pytest.raises(MlflowException, match="RuntimeError") as error:
+            ask(served)
+    assert error.value.get_http_status_code() == 500 and "secret" not in error.value.message
+    assert "secret" in caplog.text
+    assert len(ask(served)) == 1  # the lock was given back
+
+
+def test_a_full_gpu_asks_for_less(served, monkeypatch):
+    def fail(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(generation, "draw", fail)
+    with pytest.raises(MlflowException, match="fewer prompts") as error:
+        ask(served)
+    assert error.value.get_http_status_code() == 429
+
+
+@pytest.mark.parametrize(("kind", "side"), [("content", "lora_A"), ("style", "lora_B")])
+def test_a_half_is_served_with_its_own_scale_alone(joined_adapter, tracking, tiny_base, tmp_path, kind, side):
+    joined_adapter.metadata |= {"kind": kind, "half": side, "name": kind}
+    save_adapter(joined_adapter, tmp_path / kind)
+    uri = register_adapter(tmp_path / kind, inference=INFERENCE)["uri"]
+    half = mlflow.pyfunc.load_model(uri)
+    names = {spec.name for spec in half.metadata.signature.params.params}
+    assert {name for name in names if name.endswith("_scale")} == {"guidance_scale", f"{kind}_scale"}
+    (png,) = ask(half, **{f"{kind}_scale": 0.5})
+    assert np.abs(pixels(png) - expected(joined_adapter, tiny_base, **{f"{kind}_scale": 0.5})[0]).max() <= 1
+
+
+def test_diffusers_flavor_is_as_before(logged):
+    loaded = mlflow.diffusers.load_model(str(logged))
+    assert type(loaded).__name__ == "DiffusersAdapterModel"
+    assert loaded.load_pipeline(device="cpu").unet.peft_config
+    flavors = yaml.safe_load((logged / "MLmodel").read_text())["flavors"]
+    assert flavors["python_function"]["loader_module"] == "b4m_pipeline.serving"
+
+
+def test_a_base_model_that_moved_is_said_and_can_be_named(folder, tiny_sdxl, tmp_path):
+    described = yaml.safe_load((folder / "MLmodel").read_text())
+    for flavor in (described["flavors"]["diffusers"], described["flavors"]["python_function"]["config"]):
+        flavor["base_model"] = str(tmp_path / "gone")
+    (folder / "MLmodel").write_text(yaml.safe_dump(described))
+    with pytest.raises(serving.ServingError, match="gone and is not there any more"):
+        mlflow.pyfunc.load_model(str(folder))
+    renamed = tmp_path / "renamed"
+    renamed.symlink_to(tiny_sdxl)
+    again = mlflow.pyfunc.load_model(str(folder), model_config={"base_model": str(renamed)})
+    assert len(ask(again)) == 1
+
+
+def test_another_base_model_in_its_place_is_refused(folder, tiny_sdxl, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(tiny_sdxl, other)
+    file = other / "unet/diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-4] + b"\1\2\3\4")
+    with pytest.raises(generation.GenerationError, match="is an adapter of the base model"):
+        mlflow.pyfunc.load_model(str(folder), model_config={"base_model": str(other)})
+
+
+@pytest.mark.parametrize(("spoil", "error"), [("cut", AdapterError), ("flip", serving.ServingError)])
+def test_a_damaged_file_is_refused(folder, spoil, error):
+    (file,) = folder.rglob(WEIGHTS_NAME)
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 0x40
+    file.write_bytes(data[:-100] if spoil == "cut" else data)
+    with pytest.raises(error, match="damaged"):
+        mlflow.pyfunc.load_model(str(folder))
+
+
+def test_frames_that_do_not_have_their_fingerprint_are_refused(joined_adapter, tiny_sdxl):
+    wrong = dataclasses.replace(joined_adapter, metadata=joined_adapter.metadata | {"frame": "0" * 16})
+    with pytest.raises(plp.FrameMismatchError):
+        serving.ServedAdapter(wrong, str(tiny_sdxl), "cpu")
+    none = dataclasses.replace(joined_adapter, metadata=joined_adapter.metadata | {"frame_config": "{}"})
+    with pytest.raises(serving.ServingError, match="does not say what its frame is"):
+        serving.ServedAdapter(none, str(tiny_sdxl), "cpu")
+
+
+@pytest.mark.parametrize(("inference", "message"), [({"sed": 1}, "sed"), ({"num_inference_steps": 0}, "num_inference_steps")])
+def test_wrong_defaults_are_refused_before_anything_is_registered(joined_adapter, tracking, tmp_path, inference, message):
+    save_adapter(joined_adapter, tmp_path / "made")
+    with pytest.raises(RegistrationError, match=message):
+        register_adapter(tmp_path / "made", inference=inference)
+    assert tracking.search_registered_models() == []
+
+
+def post(url: str, body: dict) -> tuple[int, dict]:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_mlflows_server_answers_with_pictures(adapter, tracking, tmp_path):
+    save_adapter(adapter, tmp_path / "made")
+    register_adapter(tmp_path / "made", inference=INFERENCE)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", URI, "--env-manager", "local", "-p", str(port)]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    log = tmp_path / "server.log"
+    with log.open("w") as output:
+        server = subprocess.Popen(command, stdout=output, stderr=output, env=environment, cwd=tmp_path, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 180
+        while True:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5) as answer:
+                assert answer.status == 200
+                break
+            assert server.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.3)
+        url = f"http://127.0.0.1:{port}/invocations"
+        asked = {"inputs": {"prompt": [PROMPT, "a toy"]}, "params": {"seed": 7, "style_scale": 0.5}}
+        status, first = post(url, asked)
+        assert status == 200, first
+        pictures = [Image.open(io.BytesIO(base64.b64decode(text))) for text in first["predictions"]]
+        assert json.loads(pictures[0].info[generation.INFO_KEY])["adapter"].startswith("models:/m-")
+        assert [(picture.format, picture.size) for picture in pictures] == [("PNG", (PIXELS, PIXELS))] * 2
+        assert post(url, asked)[1] == first
+        assert post(url, asked | {"params": {"seed": 8, "style_scale": 0.5}})[1] != first
+        for refused in ({"num_inference_steps": 0}, {"height": 30}, {"content_scale": -1.0}, {"width": 80000}):
+            status, said = post(url, asked | {"params": refused})
+            assert status == 400 and next(iter(refused)) in said["message"] and "Traceback" not in json.dumps(said)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()

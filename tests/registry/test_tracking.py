@@ -1,0 +1,192 @@
+import logging
+import os
+import time
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+from mlflow.exceptions import MlflowException
+from PIL import Image
+
+from b4m_pipeline.registry import tracking as module
+from b4m_pipeline.registry.tracking import (
+    MetricLogger,
+    TrackingError,
+    check_store,
+    limit_patience,
+    log_picture,
+    loss_curve,
+    nested_run,
+    resolve_store,
+)
+
+
+@pytest.fixture
+def server_away(monkeypatch: pytest.MonkeyPatch):
+    """Call it to make MLflow's server go away, with False to bring it back."""
+    original = mlflow.tracking.MlflowClient.log_batch
+
+    def fail(*args, **kwargs):
+        raise MlflowException("connection refused")
+
+    return lambda away=True: monkeypatch.setattr(mlflow.tracking.MlflowClient, "log_batch", fail if away else original)
+
+
+def test_loss_curves_arrive_in_order(tracking) -> None:
+    with mlflow.start_run() as run, MetricLogger("content_break") as log:
+        for step in range(5):
+            log({"loss": 1.0 / (step + 1), "grad_norm": 2.0}, step)
+    history = tracking.get_metric_history(run.info.run_id, "content_break.loss")
+    assert [(m.step, m.value) for m in history] == [(step, 1.0 / (step + 1)) for step in range(5)]
+    assert len(tracking.get_metric_history(run.info.run_id, "content_break.grad_norm")) == 5
+
+
+def test_they_are_sent_while_training_and_in_batches(tracking, monkeypatch) -> None:
+    sent = []
+    original = mlflow.tracking.MlflowClient.log_batch
+
+    def count(self, run_id, metrics=(), **kwargs):
+        sent.append(len(metrics))
+        return original(self, run_id, metrics=metrics, **kwargs)
+
+    monkeypatch.setattr(mlflow.tracking.MlflowClient, "log_batch", count)
+    with mlflow.start_run():
+        log = module.MetricLogger("make", interval=0.05)
+        for step in range(100):
+            log({"loss": 0.0}, step)
+        time.sleep(0.06)
+        log({"loss": 0.0}, 100)
+        assert sum(sent) == 101  # without its end having been told
+        assert len(sent) <= 5
+
+
+def test_a_server_that_goes_away_costs_one_warning_and_nothing_else(tracking, server_away, caplog) -> None:
+    with mlflow.start_run() as run, caplog.at_level(logging.WARNING, "b4m_pipeline"):
+        with MetricLogger("make") as log:
+            log({"loss": 1.0}, 0)
+            server_away()
+            assert not log.flush()
+            assert not log.flush()
+            log({"loss": 2.0}, 1)
+            server_away(False)
+        assert [m.value for m in tracking.get_metric_history(run.info.run_id, "make.loss")] == [1.0, 2.0]
+    assert len(caplog.records) == 1
+    assert "training goes on" in caplog.text
+
+
+def test_what_never_arrived_is_said_at_the_end(tracking, server_away, caplog) -> None:
+    server_away()
+    with mlflow.start_run(), caplog.at_level(logging.WARNING, "b4m_pipeline"), MetricLogger("make") as log:
+        log({"loss": 1.0, "norm": 1.0}, 0)
+    assert "2 values of make did not reach MLflow" in caplog.text
+
+
+def test_slow_failures_are_not_repeated_at_every_step(tracking, monkeypatch) -> None:
+    attempts = []
+
+    def slow_failure(*args, **kwargs):
+        attempts.append(0)
+        time.sleep(0.05)
+        raise MlflowException("timeout")
+
+    monkeypatch.setattr(mlflow.tracking.MlflowClient, "log_batch", slow_failure)
+    with mlflow.start_run():
+        log = module.MetricLogger("make", interval=0.0)
+        for step in range(20):
+            log({"loss": 1.0}, step)
+    assert len(attempts) == 1
+
+
+def test_without_a_run_nothing_is_logged(tracking, tmp_path) -> None:
+    with MetricLogger("make") as log:
+        log({"loss": 1.0}, 0)
+    log_picture(Image.new("RGB", (4, 4)), "sheet")
+    assert tracking.search_runs([tracking.get_experiment_by_name("tests").experiment_id]) == []
+
+
+def test_pictures_are_kept_with_the_run(tracking) -> None:
+    with mlflow.start_run() as run:
+        log_picture(Image.new("RGB", (4, 4), "red"), "samples/step_10")
+    assert [f.path for f in tracking.list_artifacts(run.info.run_id, "pictures/samples")] == ["pictures/samples/step_10.png"]
+
+
+def test_a_nested_run_has_its_own_figures_and_outlives_a_store_that_goes_away(tracking, monkeypatch, caplog) -> None:
+    original = mlflow.end_run
+
+    def away(*arguments, **keywords):
+        original(*arguments, **keywords)
+        raise ConnectionError("store is away")
+
+    with mlflow.start_run() as outer:
+        with nested_run("cup-ink sum", {"pair": "cup-ink", "error": None}) as log:
+            log({"truth": 0.5, "diversity": float("nan")}, {})
+        with monkeypatch.context() as patch, nested_run("cup-ink joint", {}):
+            patch.setattr(mlflow, "end_run", away)
+        assert mlflow.active_run().info.run_id == outer.info.run_id
+    assert "cup-ink joint cannot be ended in MLflow now: store is away" in caplog.text
+    (found,) = mlflow.MlflowClient().search_runs([outer.info.experiment_id], "tags.pair = 'cup-ink'")
+    assert found.data.metrics == {"truth": 0.5} and found.data.tags["mlflow.parentRunId"] == outer.info.run_id
+    assert "error" not in found.data.tags
+
+
+def test_a_relative_sqlite_file_lies_in_the_project(tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    config = {"server": {"mlflow_tracking_uri": "sqlite:///mlflow.db"}, "tracking": {"experiment": {"name": "x"}}}
+    resolved = resolve_store(config, tmp_path)
+    assert resolved["server"]["mlflow_tracking_uri"] == f"sqlite:///{tmp_path}/mlflow.db"
+    location = {"artifact_location": str(tmp_path / "mlartifacts")}
+    assert resolved["tracking"]["experiment"] == {"name": "x", "create_experiment_kwargs": location}
+    assert config["server"] == {"mlflow_tracking_uri": "sqlite:///mlflow.db"}
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///mine.db", "http://localhost:5000"])
+def test_a_store_that_the_user_names_is_left_as_it_is(uri, monkeypatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    config = {"server": {"mlflow_tracking_uri": uri}}
+    assert resolve_store(config, Path("project")) == config
+
+
+def test_a_store_that_answers_passes(store) -> None:
+    check_store(store)
+
+
+def test_a_server_that_is_not_there_is_one_quick_error_without_its_password() -> None:
+    start = time.monotonic()
+    with pytest.raises(TrackingError, match="cannot be used") as error:
+        check_store("http://me:secret@127.0.0.1:9")
+    assert time.monotonic() - start < 15
+    assert "MLFLOW_TRACKING_URI" in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+def test_a_database_that_is_none_is_an_error(tmp_path) -> None:
+    (tmp_path / "broken.db").write_bytes(b"no database" * 100)
+    with pytest.raises(TrackingError, match="broken.db"):
+        check_store(f"sqlite:///{tmp_path / 'broken.db'}")
+
+
+def test_the_users_own_patience_counts(monkeypatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    limit_patience()
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
+
+
+def test_a_found_adapters_loss_curve_is_that_of_the_run_that_made_it(tracking, tiny_adapter, tmp_path) -> None:
+    from b4m_pipeline.datasets.registry import RegisteredAdapterDataset
+
+    history = [{"loss": 0.5, "norm": 1.0}, {"loss": 0.25, "norm": 2.0, "validation_loss": 0.75}]
+    with mlflow.start_run(), MetricLogger("joint_make") as log:
+        for step, entry in enumerate(history):
+            log(entry, step)
+            log({"other": 1.0}, step)
+        RegisteredAdapterDataset(filepath=str(tmp_path / "made")).save(tiny_adapter)
+    MetricLogger("content_break")({"loss": 9.0}, 0)
+    tiny_adapter.metadata["registry_uri"] = "models:/b4m-make-cup-ink/1"
+    curve = loss_curve(None, tiny_adapter, "joint_make")
+    fresh = loss_curve(history, tiny_adapter, "joint_make")
+    pd.testing.assert_frame_equal(curve[fresh.columns], fresh)
+    tiny_adapter.metadata["registry_uri"] = "models:/b4m-make-cup-ink/7"
+    assert loss_curve(None, tiny_adapter, "joint_make").empty
