@@ -11,8 +11,8 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from b4m_pipeline.common.config import BaseModelParams
 from b4m_pipeline.diffusion.families import Family, StableDiffusion, StableDiffusionXL, load_family
+from b4m_pipeline.diffusion.params import BaseModelParams
 
 ROOT = Path(__file__).parents[1]
 EMBEDDED_BASE = ROOT / "data/06_models/embedded_base"

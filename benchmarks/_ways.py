@@ -11,12 +11,14 @@ from benchmarks._models import Settings, encoded, family, load_text_encoders, lo
 from peft import LoraConfig
 from torch import nn
 
-from b4m_pipeline.common.config import TrainParams
 from b4m_pipeline.common.seeding import torch_generator
 from b4m_pipeline.diffusion.loss import DiffusionLoss
-from b4m_pipeline.method import plp
+from b4m_pipeline.method.adapter import PEFT_NAME
+from b4m_pipeline.method.frame import Frame
+from b4m_pipeline.method.layers import PlpLayer, find_layers, inject, route_gradients
 from b4m_pipeline.method.preservation import Preservation
 from b4m_pipeline.method.riemannian import RiemannianPreconditioner
+from b4m_pipeline.training.params import TrainParams
 from b4m_pipeline.training.trainer import Objective, Trainer
 
 RATE, COUNTERPART_RATE = 1e-4, 1e-5
@@ -32,21 +34,21 @@ class Way(Protocol):
     def learnt(self) -> list[nn.Parameter]: ...
 
 
-def _plp_unet(settings: Settings, halves: str) -> tuple[nn.Module, dict[str, plp.PlpLayer]]:
+def _plp_unet(settings: Settings, halves: str) -> tuple[nn.Module, dict[str, PlpLayer]]:
     unet = load_unet(settings)
-    layers = plp.find_layers(unet, list(settings.targets))
-    frame = plp.Frame(settings.seed, settings.rank, float(settings.rank), 0.5, "exact", 1.0, settings.size, layers)
-    return unet, plp.inject(unet, frame, halves)
+    layers = find_layers(unet, list(settings.targets))
+    frame = Frame(settings.seed, settings.rank, float(settings.rank), 0.5, "exact", 1.0, settings.size, layers)
+    return unet, inject(unet, frame, halves)
 
 
 def _lora_unet(settings: Settings) -> tuple[nn.Module, list[nn.Parameter], list[nn.Parameter]]:
     """A UNet with PEFT's LoRA of the same rank on the same layers, and all lora_A and all lora_B, in float32."""
     unet = load_unet(settings)
-    layers = sorted(plp.find_layers(unet, list(settings.targets)))
+    layers = sorted(find_layers(unet, list(settings.targets)))
     config = LoraConfig(r=settings.rank, lora_alpha=settings.rank, target_modules=layers)
-    unet.add_adapter(config, adapter_name=plp.ADAPTER)
+    unet.add_adapter(config, adapter_name=PEFT_NAME)
     modules = [unet.get_submodule(name) for name in layers]
-    a, b = ([getattr(m, side)[plp.ADAPTER].float().weight for m in modules] for side in ("lora_A", "lora_B"))
+    a, b = ([getattr(m, side)[PEFT_NAME].float().weight for m in modules] for side in ("lora_A", "lora_B"))
     return unet, a, b
 
 
@@ -55,13 +57,13 @@ def _trainer(
     unet: nn.Module,
     objectives: list[Objective],
     pictures: int,
-    apart: Callable[[list[int]], None] | None = None,
+    route: Callable[[list[int]], None] | None = None,
 ) -> Trainer:
-    """apart: what keeps the objectives' gradients apart when they go through the UNet together; None: one after another."""
+    """route: what routes the objectives' gradients when they go through the UNet together; None: one after another."""
     loss = DiffusionLoss(family(settings), unet, encoded(settings, unet, pictures))
     params = TrainParams(steps=10**6, batch_size=1, learning_rate=RATE, precision=settings.precision)
-    together = partial(loss.together, apart=apart) if apart else None
-    return Trainer(loss, objectives, params, settings.seed, "", settings.device, together)
+    joint = partial(loss.joint_loss, before=route) if route else None
+    return Trainer(loss, objectives, params, settings.seed, "", settings.device, joint)
 
 
 class _Trained:
@@ -80,7 +82,7 @@ class _Trained:
 
 
 def _break_objectives(settings: Settings, own: list, other: list, counterparts: int, penalty=None) -> list[Objective]:
-    """As `stages.train_half` makes them: one for the concept and its half, one for all counterparts and the other half."""
+    """As `stages.BreakStage` makes them: one for the concept and its half, one for all counterparts and the other half."""
     rows = torch.arange(settings.batch * (1 + counterparts))
     objectives = [Objective("concept", own, [rows[: settings.batch]], settings.batch, RATE, penalty)]
     if counterparts:
@@ -90,7 +92,7 @@ def _break_objectives(settings: Settings, own: list, other: list, counterparts: 
 
 
 class Ours(_Trained):
-    """A step of a break as `stages.train_half` does it: latents and prompts from the cache, one batch for the concept and one
+    """A step of a break as `stages.BreakStage` does it: latents and prompts from the cache, one batch for the concept and one
     for all counterparts, in one pass or in two, gradients for the half that each loss teaches and for nothing else."""
 
     def __init__(self, settings: Settings, counterparts: int | None = None, preserving: bool = False, one_pass: bool = True):
@@ -104,11 +106,11 @@ class Ours(_Trained):
             del plain
         unet, self.layers = _plp_unet(settings, settings.halves)
         if inputs:
-            penalty = Preservation(self.layers, [(inputs, 0.1)])
+            penalty = Preservation(self.layers, inputs, 0.1)
         own, other = [layer.a for layer in self.layers.values()], [layer.b for layer in self.layers.values()]
         objectives = _break_objectives(settings, own, other, counterparts, penalty)
-        apart = partial(plp.teach_apart, self.layers, ("lora_A", "lora_B")) if one_pass and counterparts else None
-        self.trainer = _trainer(settings, unet, objectives, self.pictures, apart)
+        route = partial(route_gradients, self.layers, ("lora_A", "lora_B")) if one_pass and counterparts else None
+        self.trainer = _trainer(settings, unet, objectives, self.pictures, route)
 
 
 class PlainFactors(_Trained):

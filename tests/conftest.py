@@ -219,9 +219,9 @@ def framed_lora_of(tiny_sdxl: Path):
     import dataclasses
     import json
 
-    from b4m_pipeline.common.config import BaseModelParams
     from b4m_pipeline.diffusion.families import base_model_id
-    from b4m_pipeline.method import plp
+    from b4m_pipeline.diffusion.params import BaseModelParams
+    from b4m_pipeline.method.frame import Frame
 
     adapter = lora_of(tiny_sdxl)
     modules = adapter.modules()
@@ -230,7 +230,7 @@ def framed_lora_of(tiny_sdxl: Path):
         for name in modules
     }
     base = base_model_id(BaseModelParams(path=str(tiny_sdxl), resolution=PIXELS))
-    frame = plp.Frame(0, adapter.rank, adapter.rank, 0.5, "exact", 1.0, base, layers)
+    frame = Frame(0, adapter.rank, adapter.rank, 0.5, "exact", 1.0, base, layers)
     for name in modules:
         blocks, (d_b, d_a) = frame.blocks(name), frame.sizes(name)
         adapter.tensors[f"{name}.lora_A.weight"][:, :d_a] = blocks.frozen_a
@@ -290,7 +290,7 @@ def tiny_manifest():
 @pytest.fixture(scope="session")
 def tiny_base(tiny_sdxl: Path):
     """BaseModelParams of `tiny_sdxl`."""
-    from b4m_pipeline.common.config import BaseModelParams
+    from b4m_pipeline.diffusion.params import BaseModelParams
 
     return BaseModelParams(path=str(tiny_sdxl), resolution=PIXELS)
 
@@ -298,6 +298,20 @@ def tiny_base(tiny_sdxl: Path):
 @pytest.fixture(scope="session")
 def tiny_training_set(tiny_manifest, tiny_base):
     """The manifest encoded by `tiny_sdxl`."""
-    from b4m_pipeline.inputs.training_set import encode_training_set
+    from b4m_pipeline.inputs.encode import encode_training_set
 
     return encode_training_set(*tiny_manifest, tiny_base)
+
+
+def train_half(kind, training_set, base_model, frame, concept, params, seed, **io):
+    """The half as an adapter, and the training history. io: fields of TrainingIO."""
+    from b4m_pipeline.training.stages import BreakStage, TrainingIO
+
+    return BreakStage(kind, training_set, base_model, frame, concept, params, seed).train(TrainingIO(**io))
+
+
+def train_make(reconstructed, training_set, base_model, frame, params, seed, **io):
+    """The made adapter, and the training history. io: fields of TrainingIO."""
+    from b4m_pipeline.training.stages import MakeStage, TrainingIO
+
+    return MakeStage(reconstructed, training_set, base_model, frame, params, seed).train(TrainingIO(**io))

@@ -21,12 +21,14 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS
 from safetensors import SafetensorError
 
 from b4m_pipeline.cli import cli, is_users_error
-from b4m_pipeline.common.config import BaseModelParams, FrameParams, MakeParams
-from b4m_pipeline.datasets.registry import adapter_uri
+from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.hooks import PrerequisitesHook, git_commit
 from b4m_pipeline.method.adapter import AdapterError
+from b4m_pipeline.method.params import FrameParams
+from b4m_pipeline.registry.adapters import adapter_uri
 from b4m_pipeline.training.checkpoints import CheckpointError
-from b4m_pipeline.training.trainer import DONE, DivergenceError
+from b4m_pipeline.training.params import MakeParams
+from b4m_pipeline.training.trainer import DivergenceError
 
 ROOT = Path(__file__).parents[1]
 HAS_GPU = torch.cuda.is_available()
@@ -167,8 +169,8 @@ def test_checkpoints_of_finished_trainings_go_when_the_run_has_succeeded(project
     sys.modules["registry_of_test"].register_pipelines = register_with_checkpoints
     pipelines.configure("registry_of_test")
     (project / "kept").mkdir()
-    others = {f"content_break-cup-1{DONE}.safetensors", "joint_make-cup-ink-2.safetensors"}  # not trained now, not finished
-    for name in (f"joint_make-cup-ink-1{DONE}.safetensors", *others):
+    others = {"content_break-cup-1.done.safetensors", "joint_make-cup-ink-2.safetensors"}  # not trained now, not finished
+    for name in ("joint_make-cup-ink-1.done.safetensors", *others):
         (project / "kept" / name).touch()
     assert kedro("run", "--params=make.batch_size=13").exit_code == 1
     assert len(list((project / "kept").iterdir())) == 3
@@ -180,15 +182,15 @@ def test_a_stage_may_keep_its_last_finished_checkpoint(project, tmp_path) -> Non
     hook = PrerequisitesHook()
     hook._checkpoints, hook._kept, hook._trained = str(tmp_path), {"joint_make"}, ["joint_make", "content_break"]
     for age, name in enumerate(("joint_make-a-1", "joint_make-a-2", "content_break-a-3", "style_break-b-4")):
-        file = tmp_path / f"{name}{DONE}.safetensors"
+        file = tmp_path / f"{name}.done.safetensors"
         file.touch()
         os.utime(file, (age, age))
     (tmp_path / "joint_make-a-4.safetensors").touch()
     hook.after_pipeline_run()
     assert sorted(file.name for file in tmp_path.glob("*.safetensors")) == [
-        f"joint_make-a-2{DONE}.safetensors",
+        "joint_make-a-2.done.safetensors",
         "joint_make-a-4.safetensors",
-        f"style_break-b-4{DONE}.safetensors",  # this run has not trained any style
+        "style_break-b-4.done.safetensors",  # this run has not trained any style
     ]
 
 
@@ -209,7 +211,7 @@ def test_an_error_of_a_node_fails_the_run_and_ends_in_its_message(project) -> No
 
 
 def test_an_adapter_can_be_registered_later(project, tiny_adapter) -> None:
-    from b4m_pipeline.method.adapter import save_adapter
+    from b4m_pipeline.method.files import save_adapter
 
     folder = project / "data/adapter"
     save_adapter(tiny_adapter, folder)

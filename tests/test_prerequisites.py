@@ -2,9 +2,11 @@
 
 import pytest
 
-from b4m_pipeline.common.config import BreakParams, FrameParams, PreservationParams
-from b4m_pipeline.method import plp
+from b4m_pipeline.inputs.params import PreservationParams
+from b4m_pipeline.method.frame import TargetError
+from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.prerequisites import WrongParameterError, check_base_model, check_preservation
+from b4m_pipeline.training.params import BreakParams
 
 BREAK = {"steps": 1, "batch_size": 1, "learning_rate": 1e-3, "counterpart_batch_size": 1, "counterpart_learning_rate": 1e-4}
 
@@ -22,5 +24,5 @@ def test_preservation_needs_words_only_where_it_weighs_something():
 def test_preservation_needs_a_target_that_reads_the_prompt(tiny_base):
     frame = FrameParams(rank=4, alpha=4, targets=["to_out.0"])
     check_base_model(tiny_base, frame)
-    with pytest.raises(plp.TargetError, match="reads the prompt alone"):
+    with pytest.raises(TargetError, match="reads the prompt alone"):
         check_base_model(tiny_base, frame, preserving=True)

@@ -70,7 +70,7 @@ run = OneLineErrors(name="run", callback=kedro_run.callback, params=kedro_run.pa
 @click.option("--env", "-e", default=None, help="Kedro configuration environment name.")
 def register(folder: Path, alias: str, prefix: str, env: str | None) -> None:
     """Log the adapter in FOLDER to MLflow and register it."""
-    from b4m_pipeline.datasets.registry import register_adapter
+    from b4m_pipeline.registry.adapters import register_adapter
 
     with KedroSession.create(env=env) as session:
         catalog = session.load_context().config_loader["catalog"]  # sets the tracking store up, too
@@ -85,7 +85,7 @@ def register(folder: Path, alias: str, prefix: str, env: str | None) -> None:
 @click.option("--env", "-e", default=None, help="Kedro configuration environment name.")
 def export(adapter: str, output: Path, dtype: str, env: str | None) -> None:
     """Write ADAPTER (a folder, or models:/NAME@ALIAS) to OUTPUT (.safetensors) for ComfyUI, A1111 and kohya's scripts."""
-    from b4m_pipeline.datasets.registry import fetch_adapter
+    from b4m_pipeline.registry.adapters import fetch_adapter
     from b4m_pipeline.registry.exports import export_adapter
 
     with KedroSession.create(env=env) as session:

@@ -25,8 +25,7 @@ from b4m_pipeline.prerequisites import (
     check_preservation,
 )
 from b4m_pipeline.registry.tracking import check_store, limit_patience, resolve_store
-
-_DONE = ".done"  # as in b4m_pipeline.training.trainer, which imports torch
+from b4m_pipeline.training.checkpoint_files import finished_checkpoints
 
 
 def git_commit(folder: Path) -> str | None:
@@ -118,10 +117,7 @@ class PrerequisitesHook:
         """Remove the checkpoints of finished trainings of this run's stages: their adapters are stored now. Until here a run
         that was killed in a later stage finds them. Of a stage that keeps its own, the newest stays."""
         folder, stems = Path(self._checkpoints or ""), self._trained if self._checkpoints else []
-        finished = [file for stem in stems for file in folder.glob(f"{stem}-*{_DONE}.safetensors")]
-        for stem in self._kept:
-            own = [file for file in finished if file.name.startswith(f"{stem}-")]
-            if own:
-                finished.remove(max(own, key=lambda file: file.stat().st_mtime_ns))
-        for file in finished:
-            file.unlink(missing_ok=True)
+        for stem in stems:
+            finished = finished_checkpoints(folder, stem)
+            for file in finished[:-1] if stem in self._kept else finished:
+                file.unlink(missing_ok=True)

@@ -67,7 +67,7 @@ def check_clip(parameter: str, path: str | None) -> None:
     if path:
         from transformers import CLIPConfig
 
-        from b4m_pipeline.inputs.captioning import CaptioningError
+        from b4m_pipeline.inputs.captioners import CaptioningError
 
         try:
             CLIPConfig.from_pretrained(path)
@@ -77,13 +77,11 @@ def check_clip(parameter: str, path: str | None) -> None:
 
 
 def check_preservation(parameters: dict[str, Any], stages: list[str]) -> bool:
-    """Whether one of these breaks has a preservation or separation weight. Raises WrongParameterError if it has, and no words
-    are named."""
-    weighty = [name for name in stages if parameters[name].preservation_weight or parameters[name].separation_weight]
+    """Whether one of these breaks has a preservation weight. Raises WrongParameterError if it has, and no words are named."""
+    weighty = [name for name in stages if parameters[name].preservation_weight]
     if weighty and not parameters["preservation"].contents:
-        which = "preservation_weight" if parameters[weighty[0]].preservation_weight else "separation_weight"
         raise WrongParameterError(
-            f"{weighty[0]}.{which} needs words that the base model knows: name some in preservation.contents and "
+            f"{weighty[0]}.preservation_weight needs words that the base model knows: name some in preservation.contents and "
             "preservation.styles, or set the weight to 0"
         )
     return bool(weighty)
@@ -97,6 +95,6 @@ def check_base_model(base_model: Any, frame: Any | None, preserving: bool = Fals
 
         load_family(base_model)
     else:
-        from b4m_pipeline.training.stages import check_targets
+        from b4m_pipeline.training.setup import check_targets
 
         check_targets(base_model, frame, preserving)

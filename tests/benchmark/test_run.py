@@ -11,10 +11,13 @@ from PIL import Image
 from b4m_pipeline.benchmark import methods as baselines
 from b4m_pipeline.benchmark import report as benchmark_report
 from b4m_pipeline.benchmark import run as benchmark
+from b4m_pipeline.benchmark import task as task_module
+from b4m_pipeline.benchmark.params import BenchmarkParams
 from b4m_pipeline.benchmark.run import BenchmarkError, References, Result
-from b4m_pipeline.common.config import BenchmarkParams, EvaluationParams, TrainParams
 from b4m_pipeline.common.provenance import code_version
 from b4m_pipeline.evaluation.judges import EfficientNetJudge, similarity
+from b4m_pipeline.evaluation.params import EvaluationParams
+from b4m_pipeline.training.params import TrainParams
 from tests.benchmark.test_methods import task
 
 EVALUATION = EvaluationParams(
@@ -114,13 +117,13 @@ def test_finished_work_is_kept_and_failures_are_tried_again(tiny_training_set, t
 
 
 def test_pairs_of_one_style_share_its_trainings_and_each_counts_them(tiny_training_set, tiny_base, tmp_path, monkeypatch):
-    trained, original = [], baselines.train_lora
+    trained, original = [], task_module.train_lora
 
     def counted(name, *rest, **keywords):
         trained.append(name)
         return original(name, *rest, **keywords)
 
-    monkeypatch.setattr(baselines, "train_lora", counted)
+    monkeypatch.setattr(task_module, "train_lora", counted)
     table = tiny_training_set.table
     other = table.assign(caption=table["caption"].where(table["role"] != "content", "a snq toy, once more"))
     other = dataclasses.replace(tiny_training_set, table=other)
@@ -150,9 +153,11 @@ def test_half_written_results_are_done_again(references, tmp_path):
 
 def test_base_is_asked_in_plain_words(tiny_training_set, tiny_base, tmp_path):
     own = task(tiny_training_set, tiny_base, tmp_path)
-    assert {shot.prompt for shot in benchmark.shots_of(own, "base", EVALUATION)} == {"a cup emoji in ink style"}
-    shots = benchmark.shots_of(own, "ours", EVALUATION)
-    assert {shot.prompt for shot in shots} == {"a snq emoji in w@z style"} and [shot.seed for shot in shots] == [0, 1]
+    assert {request.prompt for request in benchmark.requests_of(own, "base", EVALUATION)} == {"a cup emoji in ink style"}
+    requests = benchmark.requests_of(own, "ours", EVALUATION)
+    assert {request.prompt for request in requests} == {"a snq emoji in w@z style"} and [
+        request.seed for request in requests
+    ] == [0, 1]
 
 
 def test_leaks_are_zero_for_the_truth_and_positive_for_what_leaks(references):
@@ -202,8 +207,6 @@ def test_nothing_to_compare_with_is_an_error():
 def test_unknown_methods_and_pairs_of_one_name_are_refused(tmp_path):
     with pytest.raises(benchmark.BenchmarkError, match="'oours'"):
         benchmark.check_methods(params(tmp_path, ["oours", "ours"]))
-    with pytest.raises(benchmark.BenchmarkError, match="'theirs'"):
-        benchmark.check_methods(params(tmp_path, further_methods=["theirs"]))
     with pytest.raises(ValueError, match="not among the methods"):
         params(tmp_path, ["base"])
     with pytest.raises(ValueError, match="different names"):
@@ -267,20 +270,14 @@ def test_the_markdown_table_has_means_and_says_what_is_clear_of_zero():
     ]
 
 
-def test_a_run_is_about_the_pairs_and_methods_that_it_is_asked_for(tmp_path):
+def test_a_part_is_about_its_share_of_the_pairs(tmp_path):
     pairs = [{"content": f"x/{content}", "style": f"x/{style}"} for content, style in ("ai", "bj", "ck", "di", "ej")]
-    own = {"pairs": pairs, "further_methods": ["SVD"]}
 
     def names(**changes) -> list[str]:
-        return [pair.name for pair in params(tmp_path, **own | changes).chosen_pairs()]
+        return [pair.name for pair in params(tmp_path, **{"pairs": pairs} | changes).chosen_pairs()]
 
-    assert names() == ["a-i", "b-j", "c-k", "d-i", "e-j"] and names(first_pairs=2) == ["a-i", "b-j"]
+    assert names() == ["a-i", "b-j", "c-k", "d-i", "e-j"]
     assert names(part="1/2") == ["a-i", "c-k", "d-i"] and names(part="2/2") == ["b-j", "e-j"]  # a style is in one part
-    assert names(part="2/2", first_pairs=3) == ["b-j"]
-    assert params(tmp_path, **own | {"further_methods": ["SVD", "sum"]}, further=True).chosen_methods().count("sum") == 1
-    assert params(tmp_path, **own, further=True, ours="SVD").ours == "SVD"
     for wrong, reason in (("4/4", "N at most 3"), ("3/2", "K must be at most N"), ("0/2", "pattern"), ("2", "pattern")):
         with pytest.raises(ValueError, match=reason):
             names(part=wrong)
-    assert params(tmp_path, **own).chosen_methods() == ["base", "sum", "ours"]
-    assert params(tmp_path, **own, further=True).chosen_methods() == ["base", "sum", "ours", "SVD"]

@@ -34,7 +34,7 @@ def test_what_is_made_from_the_same_is_trained_once_also_by_the_next_run(tmp_pat
 
 def test_other_code_trains_anew(tmp_path, train, calls, monkeypatch):
     Shelf(tmp_path).take(train, "a")
-    monkeypatch.setattr(shelf_module, "code_version", lambda: "0+another")
+    monkeypatch.setattr(shelf_module, "recipe_code", lambda *parts: "another")
     Shelf(tmp_path).take(train, "a")
     assert len(calls) == 2
 

@@ -14,19 +14,21 @@ from kedro.io import DatasetError
 from mlflow.exceptions import MlflowException
 from safetensors import safe_open
 
-from b4m_pipeline.datasets import adapter as local
-from b4m_pipeline.datasets.registry import (
+from b4m_pipeline.common.provenance import Recipe
+from b4m_pipeline.datasets.adapter import AdapterDataset
+from b4m_pipeline.datasets.registry import RegisteredAdapterDataset
+from b4m_pipeline.method.adapter import URI_KEY, WEIGHTS_NAME, AdapterError
+from b4m_pipeline.method.files import load_adapter
+from b4m_pipeline.registry.adapters import (
     RECORD_NAME,
-    URI_KEY,
-    RegisteredAdapterDataset,
     RegistrationError,
     adapter_uri,
     fetch_adapter,
-    find_trained,
+    find_joined,
+    find_same,
     register_adapter,
     registered_name,
 )
-from b4m_pipeline.method.adapter import WEIGHTS_NAME, AdapterError, load_adapter
 
 INFERENCE = {"num_inference_steps": 2, "guidance_scale": 3.0}
 
@@ -88,7 +90,7 @@ def test_a_loaded_adapter_says_which_version_it_is(dataset, tiny_adapter, tracki
 def test_changed_weights_are_not_taken_for_the_registered_ones(dataset, tiny_adapter, tracking, tmp_path) -> None:
     dataset.save(tiny_adapter)
     tiny_adapter.tensors = {key: value + 1 for key, value in tiny_adapter.tensors.items()}
-    local.AdapterDataset(filepath=str(tmp_path / "made")).save(tiny_adapter)
+    AdapterDataset(filepath=str(tmp_path / "made")).save(tiny_adapter)
     assert adapter_uri(tmp_path / "made") is None
     assert URI_KEY not in dataset.load().metadata
 
@@ -197,17 +199,21 @@ np.save({str(tmp_path / "image.npy")!r}, images[0])
 def test_kedro_describes_and_finds_it(dataset, tiny_adapter, tmp_path) -> None:
     assert str(tmp_path) in str(dataset)
     assert not dataset.exists()
-    assert local.WEIGHTS_NAME == WEIGHTS_NAME
+
+
+def recipe(kind="made", **changes) -> Recipe:
+    fields = {"frame": "f", "data": "d", "parameters": {"train": {"steps": 2, "rate": 1e-3}, "seed": 0}}
+    return Recipe(kind, "cup-ink", **(fields | changes), code={"training/trainer": "1"}, libraries={"torch": "2.0"})
 
 
 def test_an_adapter_of_the_same_recipe_is_found_and_not_registered_twice(dataset, tiny_adapter, tracking, tmp_path) -> None:
-    tiny_adapter.metadata["recipe_digest"] = "one"
+    tiny_adapter.metadata |= recipe().metadata()
     dataset.save(tiny_adapter)
-    other = dataclasses.replace(tiny_adapter, metadata=tiny_adapter.metadata | {"recipe_digest": "two"})
+    other = dataclasses.replace(tiny_adapter, metadata=tiny_adapter.metadata | recipe(data="e").metadata())
     dataset.save(other)
     assert tracking.get_model_version_by_alias("b4m-make-cup-ink", "candidate").version == 2
-    assert find_trained("made", "three") is None and find_trained("content", "one") is None
-    found = find_trained("made", "one")
+    assert find_same(recipe(data="g")) is None and find_same(recipe("content")) is None
+    found = find_same(recipe())
     assert found.metadata[URI_KEY] == "models:/b4m-make-cup-ink/1"
     with mlflow.start_run() as run:
         dataset.save(found)
@@ -218,11 +224,30 @@ def test_an_adapter_of_the_same_recipe_is_found_and_not_registered_twice(dataset
     assert URI_KEY not in json.loads(safe_open(tmp_path / "made" / WEIGHTS_NAME, "pt").metadata()["b4m"])
 
 
+def test_what_differs_is_said_when_an_adapter_is_trained_again(dataset, tiny_adapter, tracking, caplog) -> None:
+    caplog.set_level("INFO")
+    tiny_adapter.metadata |= recipe().metadata() | {"frame": "f"}
+    dataset.save(tiny_adapter)
+    wanted = recipe(data="e", parameters={"train": {"steps": 2, "rate": 7e-4}, "seed": 0})
+    wanted = dataclasses.replace(wanted, code={"training/trainer": "2"}, libraries={"torch": "2.1"})
+    assert find_same(wanted) is None
+    said = "it differs from models:/b4m-make-cup-ink/1: pictures or captions changed; train.rate 0.001 -> 0.0007; "
+    assert said + "torch 2.0 -> 2.1; code of training/trainer changed" in caplog.text
+    assert find_same(dataclasses.replace(recipe(), parents=("x",))) is None
+    assert "models:/b4m-make-cup-ink/1: what it started from changed" in caplog.text
+
+
+def test_joined_halves_are_found_by_their_recipe(tiny_adapter, tracking, tmp_path) -> None:
+    tiny_adapter.metadata |= {"kind": "reconstructed", "recipe_digest": "one"}
+    RegisteredAdapterDataset(filepath=str(tmp_path / "joined")).save(tiny_adapter)
+    assert find_joined("one").metadata[URI_KEY] == "models:/b4m-joined-cup-ink/1" and find_joined("two") is None
+
+
 def test_a_found_adapter_whose_file_is_damaged_is_passed_over(dataset, tiny_adapter, tracking, tmp_path, caplog) -> None:
-    tiny_adapter.metadata["recipe_digest"] = "one"
+    tiny_adapter.metadata |= recipe().metadata()
     dataset.save(tiny_adapter)
     dataset.save(tiny_adapter)
     newest = mlflow.diffusers.load_model("models:/b4m-make-cup-ink/2").adapter_path
     (Path(newest) / WEIGHTS_NAME).write_bytes(b"no weights")
-    assert find_trained("made", "one").metadata[URI_KEY] == "models:/b4m-make-cup-ink/1"
-    assert "models:/b4m-make-cup-ink/2 was made from the same, and cannot be used" in caplog.text
+    assert find_same(recipe()).metadata[URI_KEY] == "models:/b4m-make-cup-ink/1"
+    assert "models:/b4m-make-cup-ink/2 cannot be used" in caplog.text

@@ -5,8 +5,9 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from PIL import Image
 
-from b4m_pipeline.common.config import BaseModelParams
 from b4m_pipeline.diffusion.families import BaseModelError, base_model_id, load_family
+from b4m_pipeline.diffusion.params import BaseModelParams
+from tests.conftest import train_half
 
 
 def test_sdxl_prompts_are_encoded_as_the_pipeline_does(tiny_base):
@@ -30,13 +31,12 @@ def test_pictures_become_mean_and_deviation_of_scaled_latents(tiny_base):
 
 
 def test_gradient_checkpointing_changes_memory_and_nothing_else(tiny_base, tiny_training_set):
-    from b4m_pipeline.common.config import BreakParams
-    from b4m_pipeline.training import stages
+    from b4m_pipeline.training.params import BreakParams
     from tests.training.test_stages import BREAK, CONTENT, frame
 
     def train(**changes):
         params = BreakParams(**BREAK | changes)
-        return stages.train_half("content", tiny_training_set, tiny_base, frame(), CONTENT, params, 0)[0]
+        return train_half("content", tiny_training_set, tiny_base, frame(), CONTENT, params, 0)[0]
 
     plain, sparing = train(), train(gradient_checkpointing=True)
     for key, tensor in plain.tensors.items():

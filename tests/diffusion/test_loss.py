@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from b4m_pipeline.common.config import BaseModelParams
 from b4m_pipeline.diffusion.families import BaseModelError, load_family
 from b4m_pipeline.diffusion.loss import DiffusionLoss
-from b4m_pipeline.inputs.training_set import encode_training_set
+from b4m_pipeline.diffusion.params import BaseModelParams
+from b4m_pipeline.inputs.encode import encode_training_set
 
 
 @pytest.mark.parametrize("family_name", ["sdxl", "sd"])
@@ -58,7 +58,7 @@ def test_batches_that_go_together_have_the_losses_that_they_have_alone(tiny_base
     loss = DiffusionLoss(family, unet, tiny_training_set.tensors, noise_offset=0.1)
     batches = [torch.tensor([1, 0, 1]), torch.tensor([2])]
     given = [(batch, torch.Generator().manual_seed(place)) for place, batch in enumerate(batches)]
-    together = loss.together(given, apart=counts.append)
+    together = loss.joint_loss(given, before=counts.append)
     assert seen == [4] and counts == [[3, 1]]
     for place, (batch, own) in enumerate(zip(batches, together, strict=True)):
         assert torch.allclose(own, loss(batch, torch.Generator().manual_seed(place)), rtol=1e-4)

@@ -7,12 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
-from b4m_pipeline.common.config import BreakParams, ConceptParams, FrameParams, GenerateParams
 from b4m_pipeline.datasets.picture import DescribedPictureDataset
-from b4m_pipeline.diffusion import sampling as generation
-from b4m_pipeline.method import plp
-from b4m_pipeline.training import stages
-from tests.conftest import PIXELS, TINY_FRAME
+from b4m_pipeline.diffusion.params import GenerateParams
+from b4m_pipeline.diffusion.sampling import INFO_KEY, GenerationError, generate, read_prompts
+from b4m_pipeline.inputs.params import ConceptParams
+from b4m_pipeline.method.combine import join_halves, scale_halves
+from b4m_pipeline.method.frame import FrameMismatchError, frame_of
+from b4m_pipeline.method.params import FrameParams
+from b4m_pipeline.training.params import BreakParams
+from tests.conftest import PIXELS, TINY_FRAME, train_half
 from tests.training.test_stages import BREAK, CONTENT, STYLE
 
 FRAME = FrameParams(**TINY_FRAME)
@@ -27,14 +30,14 @@ def params(**changes) -> GenerateParams:
 def halves(tiny_training_set, tiny_base):
     def half(kind: str, concept: ConceptParams):
         own = BreakParams(**BREAK | {"learning_rate": 0.1})
-        return stages.train_half(kind, tiny_training_set, tiny_base, FRAME, concept, own, 0)[0]
+        return train_half(kind, tiny_training_set, tiny_base, FRAME, concept, own, 0)[0]
 
     return half("content", CONTENT), half("style", STYLE)
 
 
 @pytest.fixture(scope="module")
 def joined(halves):
-    return stages.join_halves(*halves, FRAME)
+    return join_halves(*halves, FRAME.content_side)
 
 
 def pixels(pictures: dict[str, Image.Image]) -> np.ndarray:
@@ -42,8 +45,8 @@ def pixels(pictures: dict[str, Image.Image]) -> np.ndarray:
 
 
 def test_a_picture_depends_on_its_seed_and_not_on_its_batch(joined, tiny_base):
-    together = generation.generate(joined, tiny_base, params(images_per_prompt=3, batch_size=3), 5)
-    alone = generation.generate(joined, tiny_base, params(images_per_prompt=3, batch_size=1), 5)
+    together = generate(joined, tiny_base, params(images_per_prompt=3, batch_size=3), 5)
+    alone = generate(joined, tiny_base, params(images_per_prompt=3, batch_size=1), 5)
     assert list(together) == [f"000-a-snq-toy-in-w-z-style-{seed}" for seed in (5, 6, 7)]
     assert np.abs(pixels(together) - pixels(alone)).max() <= 1
     assert np.abs(pixels(together)[0] - pixels(together)[1]).max() > 1
@@ -51,37 +54,37 @@ def test_a_picture_depends_on_its_seed_and_not_on_its_batch(joined, tiny_base):
 
 
 def test_the_file_says_where_the_picture_came_from(joined, tiny_base, tmp_path):
-    pictures = generation.generate(joined, tiny_base, params(style_scale=0.5, negative_prompt="blur"), 0)
+    pictures = generate(joined, tiny_base, params(style_scale=0.5, negative_prompt="blur"), 0)
     picture = next(iter(pictures.values()))
     dataset = DescribedPictureDataset(filepath=str(tmp_path / "x.png"))
     dataset.save(picture)
     with Image.open(tmp_path / "x.png") as written:
-        told = json.loads(written.info[generation.INFO_KEY])
+        told = json.loads(written.info[INFO_KEY])
         assert np.array_equal(np.asarray(written), np.asarray(picture))
     assert told["prompt"] == "a snq toy in w@z style" and told["seed"] == 0 and told["style_scale"] == 0.5
     assert told["negative_prompt"] == "blur" and told["adapter"] == "cup-ink" and told["frame"] == joined.metadata["frame"]
     plain = DescribedPictureDataset(filepath=str(tmp_path / "y.png"))
     plain.save(Image.new("RGB", (4, 4)))  # nothing told of the one before
-    assert generation.INFO_KEY not in Image.open(tmp_path / "y.png").info
+    assert INFO_KEY not in Image.open(tmp_path / "y.png").info
 
 
 def test_scales_take_a_concept_away_or_leave_it(halves, joined, tiny_base):
     content, style = halves
     for scales, expected in (({"style": 0.0}, content), ({"content": 0.0}, style), ({}, joined)):
-        scaled = plp.scale_halves(joined, **scales)
+        scaled = scale_halves(joined, **scales)
         for module in joined.modules():
             assert torch.allclose(scaled.delta(module), expected.delta(module), atol=1e-6)
-    half = plp.scale_halves(joined, content=0.5, style=0.5)
+    half = scale_halves(joined, content=0.5, style=0.5)
     for module in joined.modules():  # orthogonal halves: no cross term, so the whole is linear in the scales
         assert torch.allclose(half.delta(module), 0.5 * joined.delta(module), atol=1e-6)
-    assert torch.equal(plp.scale_halves(content, style=0.0).delta(module), content.delta(module))
-    assert plp.frame_of(half).fingerprint == joined.metadata["frame"]
+    assert torch.equal(scale_halves(content, style=0.0).delta(module), content.delta(module))
+    assert frame_of(half).fingerprint == joined.metadata["frame"]
 
 
 def test_without_its_halves_the_adapter_draws_what_the_base_draws(joined, tiny_base):
-    base = generation.generate(None, tiny_base, params(), 0)
-    neither = generation.generate(joined, tiny_base, params(content_scale=0.0, style_scale=0.0), 0)
-    both = generation.generate(joined, tiny_base, params(), 0)
+    base = generate(None, tiny_base, params(), 0)
+    neither = generate(joined, tiny_base, params(content_scale=0.0, style_scale=0.0), 0)
+    both = generate(joined, tiny_base, params(), 0)
     assert np.abs(pixels(base) - pixels(neither)).max() <= 1
     assert np.abs(pixels(base) - pixels(both)).max() > 1
 
@@ -89,18 +92,18 @@ def test_without_its_halves_the_adapter_draws_what_the_base_draws(joined, tiny_b
 def test_prompts_come_from_parameters_and_file(tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("# of the harbour\n\na snq toy on a pier\n  a snq toy at sea \n", encoding="utf-8-sig")
-    assert generation.read_prompts(params(prompts_file=str(file))) == [
+    assert read_prompts(params(prompts_file=str(file))) == [
         "a snq toy in w@z style",
         "a snq toy on a pier",
         "a snq toy at sea",
     ]
     file.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(generation.GenerationError, match="UTF-8"):
-        generation.read_prompts(params(prompts_file=str(file)))
-    with pytest.raises(generation.GenerationError, match="cannot be read"):
-        generation.read_prompts(params(prompts_file=str(tmp_path / "none")))
-    with pytest.raises(generation.GenerationError, match="empty"):
-        generation.read_prompts(params(prompts=[" "]))
+    with pytest.raises(GenerationError, match="UTF-8"):
+        read_prompts(params(prompts_file=str(file)))
+    with pytest.raises(GenerationError, match="cannot be read"):
+        read_prompts(params(prompts_file=str(tmp_path / "none")))
+    with pytest.raises(GenerationError, match="empty"):
+        read_prompts(params(prompts=[" "]))
     with pytest.raises(ValueError, match="what to draw"):
         params(prompts=[])
     with pytest.raises(ValueError, match="need an adapter"):
@@ -108,11 +111,11 @@ def test_prompts_come_from_parameters_and_file(tmp_path):
 
 
 def test_an_adapter_of_another_base_model_is_refused(joined, tiny_base, monkeypatch):
-    monkeypatch.setattr(generation, "base_model_id", lambda base: "another")
-    with pytest.raises(generation.GenerationError, match="not of another"):
-        generation.generate(joined, tiny_base, params(), 0)
+    monkeypatch.setattr("b4m_pipeline.diffusion.sampling.base_model_id", lambda base: "another")
+    with pytest.raises(GenerationError, match="not of another"):
+        generate(joined, tiny_base, params(), 0)
 
 
 def test_an_adapter_without_halves_cannot_be_scaled(tiny_adapter):
-    with pytest.raises(plp.FrameMismatchError, match="no halves"):
-        plp.scale_halves(tiny_adapter)
+    with pytest.raises(FrameMismatchError, match="no halves"):
+        scale_halves(tiny_adapter)

@@ -9,7 +9,6 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
-from b4m_pipeline.common.config import EvaluationParams
 from b4m_pipeline.evaluation.contact_sheet import draw_contact_sheet, strip
 from b4m_pipeline.evaluation.evaluate import (
     BASE,
@@ -25,7 +24,9 @@ from b4m_pipeline.evaluation.evaluate import (
     plan,
     summarise,
 )
-from b4m_pipeline.training import stages
+from b4m_pipeline.evaluation.params import EvaluationParams
+from b4m_pipeline.method.combine import join_halves
+from tests.conftest import train_make
 from tests.training.test_stages import MAKE, frame, train_half
 
 PARAMS = EvaluationParams(
@@ -40,11 +41,11 @@ PARAMS = EvaluationParams(
 
 @pytest.fixture(scope="module")
 def adapters(tiny_training_set, tiny_base):
-    from b4m_pipeline.common.config import MakeParams
+    from b4m_pipeline.training.params import MakeParams
 
     content, style = (train_half(kind, tiny_training_set, tiny_base, learning_rate=0.1)[0] for kind in ("content", "style"))
-    joined = stages.join_halves(content, style, frame())
-    made, _ = stages.train_make(joined, tiny_training_set, tiny_base, frame(), MakeParams(**MAKE), 0)
+    joined = join_halves(content, style, frame().content_side)
+    made, _ = train_make(joined, tiny_training_set, tiny_base, frame(), MakeParams(**MAKE), 0)
     return content, style, joined, made
 
 
@@ -54,23 +55,23 @@ def evaluated(adapters, tiny_base):
 
 
 def test_every_system_is_asked_with_the_same_seeds_and_the_base_in_plain_words(adapters):
-    shots = plan(PARAMS, adapters[-1], seed=5)
-    assert len(shots) == 2 * (1 + 1 + 3 * 2) and len({shot.key for shot in shots}) == len(shots)
-    prompts = {(shot.system, shot.kind): shot.prompt for shot in shots}
+    requests = plan(PARAMS, adapters[-1], seed=5)
+    assert len(requests) == 2 * (1 + 1 + 3 * 2) and len({request.key for request in requests}) == len(requests)
+    prompts = {(request.system, request.kind): request.prompt for request in requests}
     assert prompts[MADE, "composition"] == prompts[JOINED, "composition"] == "a snq toy in w@z style"
     assert prompts[BASE, "composition"] == "a cup toy in ink style"
     assert prompts[CONTENT, "content"] == "a snq toy"
     assert prompts[STYLE, "style"] == f"a house {adapters[-1].metadata['style_noun']} in w@z style"
-    assert {shot.seed for shot in shots} == {5, 6}
-    assert {shot.plain for shot in shots if shot.kind == "composition"} == {"a cup toy in ink style"}
+    assert {request.seed for request in requests} == {5, 6}
+    assert {request.plain for request in requests if request.kind == "composition"} == {"a cup toy in ink style"}
 
 
 def test_long_prompts_that_differ_at_their_end_alone_are_kept_apart(adapters):
     long = PARAMS.prompts[0] + ", " + "very " * 30
     params = PARAMS.model_copy(update={"prompts": [PARAMS.prompts[0], long + "small", long + "large"]})
-    shots = plan(params, adapters[-1], seed=5)
-    assert len({shot.key for shot in shots}) == len(shots)
-    assert {shot.kind for shot in shots if shot.system == MADE} == {"composition", "recontext", "recontext_2"}
+    requests = plan(params, adapters[-1], seed=5)
+    assert len({request.key for request in requests}) == len(requests)
+    assert {request.kind for request in requests if request.system == MADE} == {"composition", "recontext", "recontext_2"}
 
 
 def test_another_base_is_refused_and_another_generation_said_aloud(adapters, tiny_base, tiny_sdxl, tmp_path, caplog):
@@ -93,7 +94,7 @@ def test_another_base_is_refused_and_another_generation_said_aloud(adapters, tin
 
 
 def test_a_user_with_the_exported_file_gets_the_same_picture(adapters, evaluated, tiny_base, tmp_path):
-    from b4m_pipeline.method.adapter import save_adapter
+    from b4m_pipeline.method.files import save_adapter
 
     pictures, table = evaluated
     row = table[(table.system == MADE) & (table.kind == "composition")].iloc[1]
@@ -116,7 +117,7 @@ def test_systems_draw_different_pictures(evaluated):
 
 def test_adapters_of_two_lineages_are_refused(adapters, tiny_base):
     content, style, joined, made = adapters
-    stranger = stages.join_halves(content, style, frame())
+    stranger = join_halves(content, style, frame().content_side)
     stranger.metadata["name"] = "hat-ink"
     with pytest.raises(EvaluationError, match="'hat-ink'"):
         evaluate(content, style, stranger, made, tiny_base, PARAMS, seed=0)

@@ -21,20 +21,23 @@ from transformers import (
     CLIPProcessor,
 )
 
-from b4m_pipeline.common.config import CaptioningParams, ConceptParams, CounterpartParams, PreservationParams
-from b4m_pipeline.inputs import captioning
-from b4m_pipeline.inputs.captioning import CaptioningError, article, caption_manifest, classify, compose
+from b4m_pipeline.common.words import article
+from b4m_pipeline.inputs import captioners
+from b4m_pipeline.inputs.captioners import CaptioningError, classify
+from b4m_pipeline.inputs.params import CaptioningParams, ConceptParams, CounterpartParams, PreservationParams
+from b4m_pipeline.inputs.prepare import caption_manifest
+from b4m_pipeline.inputs.templates import add_variants, caption_of, preserved_prompts
 
 PARAMS = CaptioningParams()
 WORDS = {"contents": ["red apple", "dog", "umbrella", "car"], "styles": ["twemoji", "oil painting", "neon", "noto"]}
 
 
 def content(text, params=PARAMS, noun="toy"):
-    return compose("content", "snq", noun, text, "w@z", params)
+    return caption_of("content", "snq", noun, text, "w@z", params)
 
 
 def style(text, params=PARAMS, noun="emoji"):
-    return compose("style", "w@z", noun, text, "w@z", params)
+    return caption_of("style", "w@z", noun, text, "w@z", params)
 
 
 @pytest.mark.parametrize(
@@ -79,15 +82,15 @@ def test_captions_of_a_style(text, caption):
     ],
 )
 def test_captions_of_both_together_hold_both_tokens(text, caption):
-    assert compose("union", "snq", "toy", text, "w@z", PARAMS) == caption
+    assert caption_of("union", "snq", "toy", text, "w@z", PARAMS) == caption
 
 
 def test_a_sentence_by_a_model_is_no_style_and_a_tag_is_no_sentence():
-    described = compose("content", "snq", "toy", "a red boat", "w@z", PARAMS, "vision_language_model")
+    described = caption_of("content", "snq", "toy", "a red boat", "w@z", PARAMS, "vision_language_model")
     assert described == "a snq toy, a red boat"
-    described = compose("style", "w@z", "emoji", "a red boat", "w@z", PARAMS, "vision_language_model")
+    described = caption_of("style", "w@z", "emoji", "a red boat", "w@z", PARAMS, "vision_language_model")
     assert described == "a red boat emoji in w@z style"
-    tagged = compose("style", "w@z", "phone", "mobile phone", "w@z", PARAMS, "tags")
+    tagged = caption_of("style", "w@z", "phone", "mobile phone", "w@z", PARAMS, "tags")
     assert tagged == "a mobile phone phone in w@z style"
 
 
@@ -164,7 +167,7 @@ def clip_folder(tmp_path_factory, tiny_tokenizer):
 
 def test_classify_equals_the_models_own_probabilities(clip_folder):
     clip, processor = CLIPModel.from_pretrained(clip_folder).eval(), CLIPProcessor.from_pretrained(clip_folder)
-    images = [Image.effect_noise((20, 20), 5 * index).convert("RGB") for index in range(captioning.BATCH + 3)]
+    images = [Image.effect_noise((20, 20), 5 * index).convert("RGB") for index in range(captioners.BATCH + 3)]
     prompts = [f"a thing number {index}" for index in range(9)]
     with torch.inference_mode():
         inputs = processor(text=prompts, images=images, padding=True, return_tensors="pt")
@@ -200,11 +203,11 @@ def test_models_are_loaded_only_where_needed_and_freed(clip_folder, monkeypatch)
     params = CaptioningParams(clip=str(clip_folder), vision_language_model="not/there")
     full = manifest(("content/toy/a", "content", "toy", "snq", "toy", "neon"))
     with monkeypatch.context() as patch:
-        patch.setattr(captioning, "load_model", lambda *_: pytest.fail("a model was loaded"))
+        patch.setattr(captioners, "load_model", lambda *_: pytest.fail("a model was loaded"))
         caption_manifest(full, {}, params)
     seen = []
-    load = captioning.load_model
-    monkeypatch.setattr(captioning, "load_model", lambda *args: seen.append((pair := load(*args))[0]) or pair)
+    load = captioners.load_model
+    monkeypatch.setattr(captioners, "load_model", lambda *args: seen.append((pair := load(*args))[0]) or pair)
     caption_manifest(MIXED, squares(MIXED), CaptioningParams(clip=str(clip_folder)))
     reference = weakref.ref(seen.pop())
     gc.collect()
@@ -277,11 +280,11 @@ def test_variants_are_further_rows_of_their_own_pictures() -> None:
         content_variants=["{article} {content} {noun}", "{content} {noun} in {style} style"],
         style_variants=["{article} {noun} in {style} style"],
     )
-    found = captioning.add_variants(manifest, own, "w@z")
+    found = add_variants(manifest, own, "w@z")
     assert found["caption"].tolist() == [*manifest["caption"], "an ohwx toy", "ohwx toy in w@z style", "a toy in w@z style"]
     assert found["picture"].tolist()[2:] == ["content/cup/0"] * 2 + ["style/ink/0"]
     assert set(found["caption_source"][2:]) == {"variant"} and found["role"].tolist()[2:] == ["content", "content", "style"]
-    assert captioning.add_variants(manifest, CaptioningParams(), "w@z").equals(manifest)
+    assert add_variants(manifest, CaptioningParams(), "w@z").equals(manifest)
     with pytest.raises(ValueError, match="content_variants must hold"):
         CaptioningParams(content_variants=["a {noun}"])
     with pytest.raises(ValueError, match="style_variants must hold"):
@@ -292,14 +295,13 @@ def test_preserved_prompts_name_one_concept_of_the_run_at_most() -> None:
     content, style = ConceptParams(path="cup", token="snq", noun="toy"), ConceptParams(path="ink", token="w@z")
     counterparts = CounterpartParams(styles=[ConceptParams(path="oil", token="qrv")])
     params = PreservationParams(contents=["owl", "cat"], styles=["oil", "gold"], number=40)
-    prompts = captioning.preserved_prompts(params, content, style, counterparts, 3)
-    assert prompts == captioning.preserved_prompts(params, content, style, counterparts, 3)
-    for prompt, named in prompts.items():
-        tokens = {"snq": "content", "w@z": "style", "qrv": "style"}
-        assert {tokens[word] for word in prompt.split() if word in tokens} == ({named} if named else set())
+    prompts = preserved_prompts(params, content, style, counterparts, 3)
+    assert prompts == preserved_prompts(params, content, style, counterparts, 3)
+    tokens = {"snq": "content", "w@z": "style", "qrv": "style"}
+    assert all(len({tokens[word] for word in prompt.split() if word in tokens}) <= 1 for prompt in prompts)
     assert not [p for p in prompts if "snq" in p and ("w@z" in p or "qrv" in p)]
     assert "an owl toy in qrv style" in prompts and "a snq toy in gold style" in prompts and "a cat toy in oil style" in prompts
-    assert captioning.preserved_prompts(PreservationParams(), content, style, counterparts, 3) == {}
+    assert preserved_prompts(PreservationParams(), content, style, counterparts, 3) == []
     with pytest.raises(ValueError, match="both contents and styles"):
         PreservationParams(contents=["owl"])
     with pytest.raises(ValueError, match="template must hold"):

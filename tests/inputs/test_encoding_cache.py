@@ -6,11 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-from b4m_pipeline.common.config import BaseModelParams
-from b4m_pipeline.diffusion import families as diffusion
-from b4m_pipeline.diffusion.families import load_family
+from b4m_pipeline.diffusion.families import StableDiffusionXL, load_family
+from b4m_pipeline.diffusion.params import BaseModelParams
+from b4m_pipeline.inputs.encode import encode_training_set
 from b4m_pipeline.inputs.encoding_cache import EncodingCache, picture_key, prompt_key
-from b4m_pipeline.inputs.training_set import encode_training_set
 
 
 @pytest.fixture
@@ -18,13 +17,13 @@ def counted(monkeypatch):
     """How many pictures and prompts were really encoded."""
     counts = {"pictures": 0, "prompts": 0}
     for kind in counts:
-        original = getattr(diffusion.StableDiffusionXL, f"encode_{kind}")
+        original = getattr(StableDiffusionXL, f"encode_{kind}")
 
         def count(self, items, device="cpu", kind=kind, original=original, **keys):
             counts[kind] += len(items)
             return original(self, items, device, **keys)
 
-        monkeypatch.setattr(diffusion.StableDiffusionXL, f"encode_{kind}", count)
+        monkeypatch.setattr(StableDiffusionXL, f"encode_{kind}", count)
     return counts
 
 
@@ -42,11 +41,11 @@ def test_a_second_run_encodes_nothing_and_gets_the_same(tiny_manifest, tiny_base
 
 def test_only_what_is_new_is_encoded(tiny_manifest, tiny_base, tmp_path, counted):
     manifest, pictures = tiny_manifest
-    encode_training_set(manifest.iloc[:9], pictures, tiny_base, None, str(tmp_path))
+    encode_training_set(manifest.iloc[:9], pictures, tiny_base, [], str(tmp_path))
     seen = dict(counted)
     key = manifest.picture[0]
     changed = pictures | {key: pictures[key].transpose(Image.Transpose.FLIP_LEFT_RIGHT)}
-    encode_training_set(manifest, changed, tiny_base, {"another prompt": ""}, str(tmp_path))
+    encode_training_set(manifest, changed, tiny_base, ["another prompt"], str(tmp_path))
     assert counted["pictures"] - seen["pictures"] == 2  # the mirrored one and the tenth
     new = {*manifest.caption, "another prompt"} - set(manifest.caption[:9])
     assert counted["prompts"] - seen["prompts"] == len(new)
@@ -66,7 +65,7 @@ def test_the_key_knows_every_part_that_encodes(tiny_sdxl, tiny_base, tmp_path, m
         file.write_bytes(before)
     other_vae = params.model_copy(update={"vae": str(copy / "vae")})
     assert load_family(other_vae).encoder_digest() != same
-    monkeypatch.setattr(diffusion, "code_version", lambda: "another")
+    monkeypatch.setattr("b4m_pipeline.diffusion.families.base.recipe_code", lambda *parts: "another")
     assert load_family(params).encoder_digest() != same
 
 

@@ -7,8 +7,8 @@ import shutil
 import pytest
 from PIL import Image, ImageDraw
 
-from b4m_pipeline.common.config import ConceptParams, CounterpartParams, IngestionParams
 from b4m_pipeline.inputs.folders import Folder, PicturesError, check_folders, list_concept_folders, list_folders, load_picture
+from b4m_pipeline.inputs.params import ConceptParams, CounterpartParams, IngestionParams
 
 
 def draw(seed, size=48):

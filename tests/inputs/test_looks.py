@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
 
-from b4m_pipeline.common.config import IngestionParams
 from b4m_pipeline.inputs.looks import UnknownLookError, add_content_looks, redraw
+from b4m_pipeline.inputs.params import IngestionParams
 
 WHITE = (255, 255, 255)
 
@@ -57,7 +57,7 @@ def test_content_alone_gets_looks_its_pictures_in_turn():
     words = ["pixel art", "pencil sketch", "comic"]
     assert shown["caption"].tolist()[3:] == [f"a snq toy in {word} style" for word in words]
     assert set(shown["caption_source"][3:]) == {"look"} and set(shown["role"][3:]) == {"content"}
-    assert set(drawn) == set(shown["picture"]) and drawn["content/cup/1+sketch"].size == (80, 80)
+    assert set(drawn) == set(shown["picture"][3:]) and drawn["content/cup/1+sketch"].size == (80, 80)
     assert add_content_looks(manifest, pictures, IngestionParams())[0].equals(manifest)
 
 
@@ -81,7 +81,7 @@ def test_wrong_looks_are_named():
 
 def test_without_a_content_there_is_nothing_to_redraw() -> None:
     manifest = pd.DataFrame({"picture": ["style/ink/0"], "role": ["style"]})
-    same, pictures = add_content_looks(
+    same, drawn = add_content_looks(
         manifest, {"style/ink/0": Image.new("RGB", (8, 8))}, IngestionParams(content_looks={"comic": "comic"})
     )
-    assert same.equals(manifest) and list(pictures) == ["style/ink/0"]
+    assert same.equals(manifest) and drawn == {}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from b4m_pipeline.common.config import BucketParams
+from b4m_pipeline.inputs.params import BucketParams
 from b4m_pipeline.inputs.squares import UnusablePictureError, bucket_size, cut, read_square
 
 WHITE = (255, 255, 255)

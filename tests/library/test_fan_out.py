@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from b4m_pipeline.common.config import RayParams
 from b4m_pipeline.library.fan_out import FanOutError, check_store, run_jobs, start_ray
+from b4m_pipeline.library.params import RayParams
 
 
 def double(job: int, shared: int) -> tuple[int, int]:

@@ -9,21 +9,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from b4m_pipeline.common.config import (
-    BreakParams,
-    CaptioningParams,
-    ConceptParams,
-    CounterpartParams,
-    EvaluationParams,
-    FrameParams,
-    IngestionParams,
-    LibraryParams,
-    PreservationParams,
-    RayParams,
-)
+from b4m_pipeline.evaluation.params import EvaluationParams
+from b4m_pipeline.inputs.params import CaptioningParams, ConceptParams, CounterpartParams, IngestionParams, PreservationParams
 from b4m_pipeline.library import jobs as library
-from b4m_pipeline.library.jobs import LibraryError, choose_pairs, read_table
+from b4m_pipeline.library.params import LibraryParams, RayParams
+from b4m_pipeline.library.table import LibraryError, choose_pairs, read_table
+from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.pipelines.library import nodes
+from b4m_pipeline.training.params import BreakParams
 from tests.conftest import TINY_FRAME
 
 CONTENT = ConceptParams(path="any", token="snq", noun="toy")
@@ -169,7 +162,7 @@ def test_each_half_is_trained_once_and_every_pair_put_together(shelf, tiny_base,
     assert {"content cup", "style oil", "pair hat-ink"} <= {own.info.run_name for own in below}
     assert sheet.width > sheet.height / 2
 
-    monkeypatch.setattr(library.stages, "fit", lambda *args, **keys: pytest.fail("trained again"))
+    monkeypatch.setattr("b4m_pipeline.training.stages.fit", lambda *args, **keys: pytest.fail("trained again"))
     with mlflow.start_run():
         again, composed, _, _, _ = run(shelf, tiny_base)
     assert [half.uri for half in again] == [half.uri for half in trained]

@@ -2,15 +2,15 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from b4m_pipeline.method import plp
+from b4m_pipeline.method.layers import inject
 from b4m_pipeline.method.riemannian import RiemannianPreconditioner
-from tests.method.test_plp import forward, make_frame, randomise
+from tests.method.helpers import forward, make_frame, randomise
 
 
 @pytest.fixture
 def layers_and_model(tiny_sdxl):
     unet = UNet2DConditionModel.from_pretrained(tiny_sdxl, subfolder="unet")
-    layers = plp.inject(unet, make_frame(unet), "free")
+    layers = inject(unet, make_frame(unet), "free")
     randomise(layers)
     forward(unet).square().mean().backward()
     return layers, unet
@@ -46,7 +46,7 @@ def test_preconditioner_uses_the_whole_factor_and_changes_the_update(layers_and_
 
 def test_confined_halves_are_refused(tiny_sdxl):
     unet = UNet2DConditionModel.from_pretrained(tiny_sdxl, subfolder="unet")
-    layers = plp.inject(unet, make_frame(unet), "orthogonal")
+    layers = inject(unet, make_frame(unet), "orthogonal")
     with pytest.raises(ValueError, match="free halves"):
         RiemannianPreconditioner(layers, 1e-2)
 

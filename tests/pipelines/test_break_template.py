@@ -2,10 +2,12 @@
 
 import mlflow
 
-from b4m_pipeline.common.config import BreakParams, ConceptParams, FrameParams, MakeParams
+from b4m_pipeline.inputs.params import ConceptParams
+from b4m_pipeline.method.combine import join_halves
+from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.pipelines.break_template import train_half
 from b4m_pipeline.pipelines.joint_make.nodes import make_adapter
-from b4m_pipeline.training.stages import join_halves
+from b4m_pipeline.training.params import BreakParams, MakeParams
 from tests.conftest import TINY_FRAME
 
 TRAIN = {"steps": 2, "batch_size": 2, "learning_rate": 1e-3, "precision": "no", "device": "cpu"}
@@ -25,7 +27,7 @@ def test_every_training_stage_reports_its_peak_memory(tracking, tiny_training_se
                 tiny_training_set, tiny_base, frame, concept, params, 0, checkpoints, False, kind=kind
             )
             assert len(curve) == 2
-        joined = join_halves(halves["content"], halves["style"], frame)
+        joined = join_halves(halves["content"], halves["style"], frame.content_side)
         make_adapter(joined, tiny_training_set, tiny_base, frame, MakeParams(**TRAIN), 0, checkpoints, False)
     metrics = tracking.get_run(run.info.run_id).data.metrics
     peaks = [metrics[f"{stage}.process_peak_memory_gib"] for stage in ("content_break", "style_break", "joint_make")]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from b4m_pipeline.method.adapter import save_adapter
+from b4m_pipeline.method.files import save_adapter
 from b4m_pipeline.registry.exports import ExportError, export_adapter, kohya_name, to_kohya
 
 

@@ -27,12 +27,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from PIL import Image
 
-from b4m_pipeline.common.config import GenerateParams
-from b4m_pipeline.datasets.registry import RegistrationError, register_adapter
-from b4m_pipeline.diffusion import sampling as generation
-from b4m_pipeline.method import plp
-from b4m_pipeline.method.adapter import WEIGHTS_NAME, Adapter, AdapterError, save_adapter
+from b4m_pipeline.diffusion.params import GenerateParams
+from b4m_pipeline.diffusion.sampling import INFO_KEY, GenerationError, generate
+from b4m_pipeline.method.adapter import WEIGHTS_NAME, Adapter, AdapterError
+from b4m_pipeline.method.files import save_adapter
+from b4m_pipeline.method.frame import FrameMismatchError
 from b4m_pipeline.registry import serving
+from b4m_pipeline.registry.adapters import RegistrationError, register_adapter
 from tests.conftest import PIXELS, framed_lora_of
 
 URI = "models:/b4m-make-cup-ink@candidate"
@@ -95,7 +96,7 @@ def expected(adapter, base, seed=0, **changes) -> list[np.ndarray]:
     params = GenerateParams(
         **{"adapter": "x", "prompts": [PROMPT], "images_per_prompt": 1, "steps": 2, "guidance_scale": 2.0} | changes
     )
-    return [np.asarray(picture, int) for picture in generation.generate(adapter, base, params, seed).values()]
+    return [np.asarray(picture, int) for picture in generate(adapter, base, params, seed).values()]
 
 
 def test_the_signature_names_every_setting_with_its_default(served):
@@ -109,7 +110,7 @@ def test_the_signature_names_every_setting_with_its_default(served):
 def test_predict_draws_what_generate_draws_with_the_same_settings(served, adapter, tiny_base):
     (png,) = ask(served, seed=5)
     assert np.abs(pixels(png) - expected(adapter, tiny_base, 5)[0]).max() <= 1
-    told = json.loads(Image.open(io.BytesIO(png)).info[generation.INFO_KEY])
+    told = json.loads(Image.open(io.BytesIO(png)).info[INFO_KEY])
     assert told["seed"] == 5 and told["prompt"] == PROMPT and told["adapter"] == "cup-ink"
     (other,) = ask(served, seed=5, negative_prompt="blur")
     wanted = expected(adapter, tiny_base, 5, negative_prompt="blur")[0]
@@ -133,7 +134,7 @@ def test_scales_differ_from_request_to_request_and_leave_nothing_behind(served, 
     assert ask(served)[0] == plain
     (neither,) = ask(served, content_scale=0.0, style_scale=0.0)
     base = GenerateParams(prompts=[PROMPT], images_per_prompt=1, steps=2, guidance_scale=2.0)
-    (bare,) = generation.generate(None, tiny_base, base, 0).values()
+    (bare,) = generate(None, tiny_base, base, 0).values()
     assert np.abs(pixels(neither) - np.asarray(bare, int)).max() <= 1
 
 
@@ -189,7 +190,7 @@ def test_a_defect_is_the_servers_fault_and_says_no_more_than_that(served, monkey
         raise RuntimeError("shapes of something secret")
 
     with monkeypatch.context() as patch:
-        patch.setattr(generation, "draw", fail)
+        patch.setattr("b4m_pipeline.registry.serving.draw_described", fail)
         with pytest.raises(MlflowException, match="RuntimeError") as error:
             ask(served)
     assert error.value.get_http_status_code() == 500 and "secret" not in error.value.message
@@ -201,7 +202,7 @@ def test_a_full_gpu_asks_for_less(served, monkeypatch):
     def fail(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(generation, "draw", fail)
+    monkeypatch.setattr("b4m_pipeline.registry.serving.draw_described", fail)
     with pytest.raises(MlflowException, match="fewer prompts") as error:
         ask(served)
     assert error.value.get_http_status_code() == 429
@@ -245,7 +246,7 @@ def test_another_base_model_in_its_place_is_refused(folder, tiny_sdxl, tmp_path)
     shutil.copytree(tiny_sdxl, other)
     file = other / "unet/diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[:-4] + b"\1\2\3\4")
-    with pytest.raises(generation.GenerationError, match="is an adapter of the base model"):
+    with pytest.raises(GenerationError, match="is an adapter of the base model"):
         mlflow.pyfunc.load_model(str(folder), model_config={"base_model": str(other)})
 
 
@@ -261,7 +262,7 @@ def test_a_damaged_file_is_refused(folder, spoil, error):
 
 def test_frames_that_do_not_have_their_fingerprint_are_refused(joined_adapter, tiny_sdxl):
     wrong = dataclasses.replace(joined_adapter, metadata=joined_adapter.metadata | {"frame": "0" * 16})
-    with pytest.raises(plp.FrameMismatchError):
+    with pytest.raises(FrameMismatchError):
         serving.ServedAdapter(wrong, str(tiny_sdxl), "cpu")
     none = dataclasses.replace(joined_adapter, metadata=joined_adapter.metadata | {"frame_config": "{}"})
     with pytest.raises(serving.ServingError, match="does not say what its frame is"):
@@ -310,7 +311,7 @@ def test_mlflows_server_answers_with_pictures(adapter, tracking, tmp_path):
         status, first = post(url, asked)
         assert status == 200, first
         pictures = [Image.open(io.BytesIO(base64.b64decode(text))) for text in first["predictions"]]
-        assert json.loads(pictures[0].info[generation.INFO_KEY])["adapter"].startswith("models:/m-")
+        assert json.loads(pictures[0].info[INFO_KEY])["adapter"].startswith("models:/m-")
         assert [(picture.format, picture.size) for picture in pictures] == [("PNG", (PIXELS, PIXELS))] * 2
         assert post(url, asked)[1] == first
         assert post(url, asked | {"params": {"seed": 8, "style_scale": 0.5}})[1] != first

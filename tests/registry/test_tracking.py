@@ -16,7 +16,7 @@ from b4m_pipeline.registry.tracking import (
     check_store,
     limit_patience,
     log_picture,
-    loss_curve,
+    logged_curve,
     nested_run,
     resolve_store,
 )
@@ -185,8 +185,8 @@ def test_a_found_adapters_loss_curve_is_that_of_the_run_that_made_it(tracking, t
         RegisteredAdapterDataset(filepath=str(tmp_path / "made")).save(tiny_adapter)
     MetricLogger("content_break")({"loss": 9.0}, 0)
     tiny_adapter.metadata["registry_uri"] = "models:/b4m-make-cup-ink/1"
-    curve = loss_curve(None, tiny_adapter, "joint_make")
-    fresh = loss_curve(history, tiny_adapter, "joint_make")
+    curve = logged_curve(tiny_adapter, "joint_make")
+    fresh = pd.DataFrame(history).rename_axis("step").reset_index()
     pd.testing.assert_frame_equal(curve[fresh.columns], fresh)
     tiny_adapter.metadata["registry_uri"] = "models:/b4m-make-cup-ink/7"
-    assert loss_curve(None, tiny_adapter, "joint_make").empty
+    assert logged_curve(tiny_adapter, "joint_make").empty

@@ -2,8 +2,8 @@
 
 import torch
 
-from b4m_pipeline.common.config import LoraParams
 from b4m_pipeline.training.lora import train_lora
+from b4m_pipeline.training.params import LoraParams
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "add_embedding.linear_2"]
 

@@ -4,19 +4,29 @@ import dataclasses
 import json
 import math
 import shutil
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from b4m_pipeline.common.config import BaseModelParams, BreakParams, ConceptParams, FrameParams, MakeParams
-from b4m_pipeline.diffusion.loss import MaskError
-from b4m_pipeline.inputs.training_set import TrainingSet, TrainingSetError, encode_training_set
-from b4m_pipeline.method import plp
+from b4m_pipeline.common import provenance
+from b4m_pipeline.common.seeding import torch_generator
+from b4m_pipeline.diffusion.loss import DiffusionLoss, MaskError
+from b4m_pipeline.diffusion.params import BaseModelParams
+from b4m_pipeline.inputs.encode import encode_training_set
+from b4m_pipeline.inputs.params import ConceptParams
+from b4m_pipeline.inputs.training_set import TrainingSet, TrainingSetError
 from b4m_pipeline.method.adapter import Adapter
+from b4m_pipeline.method.combine import half_side, join_halves
+from b4m_pipeline.method.frame import FrameMismatchError, TargetError, frame_of
+from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.training import stages
-from tests.conftest import TINY_FRAME
+from b4m_pipeline.training.params import BreakParams, MakeParams
+from b4m_pipeline.training.setup import check_targets, set_up
+from tests.conftest import TINY_FRAME, train_make
+from tests.conftest import train_half as train_on
 
 CONTENT = ConceptParams(name="cup", path="cup", token="snq", noun="toy")
 STYLE = ConceptParams(name="ink", path="ink", token="w@z", noun="toy")
@@ -38,9 +48,9 @@ def frame(**changes) -> FrameParams:
 
 def train_half(kind, data, base, frame_params=None, seed=0, **changes):
     concept = CONTENT if kind == "content" else STYLE
-    keywords = {k: changes.pop(k) for k in ("checkpoint", "log", "known") if k in changes}
+    keywords = {k: changes.pop(k) for k in ("checkpoint", "log") if k in changes}
     params = BreakParams(**(BREAK | changes))
-    return stages.train_half(kind, data, base, frame_params or frame(), concept, params, seed, **keywords)
+    return train_on(kind, data, base, frame_params or frame(), concept, params, seed, **keywords)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +60,7 @@ def halves(tiny_training_set, tiny_base):
 
 @pytest.fixture(scope="module")
 def joined(halves):
-    return stages.join_halves(*halves, frame())
+    return join_halves(*halves, "lora_A")
 
 
 @pytest.mark.parametrize("content_side", ["lora_A", "lora_B"])
@@ -58,10 +68,10 @@ def test_each_kind_is_trained_in_its_own_side(tiny_training_set, tiny_base, cont
     params = frame(content_side=content_side)
     for kind in ("content", "style"):
         half, _ = train_half(kind, tiny_training_set, tiny_base, params)
-        side = stages.half_side(kind, params)
+        side = half_side(kind, content_side)
         assert (side == content_side) == (kind == "content")
         assert half.metadata["half"] == side
-        drawn = plp.frame_of(half)
+        drawn = frame_of(half)
         for name in half.modules():
             d_b, d_a = drawn.sizes(name)
             learnt_a = half.tensors[f"{name}.lora_A.weight"][:, d_a:]
@@ -96,13 +106,13 @@ def test_one_pass_for_concept_and_counterparts_trains_what_two_passes_do(tiny_tr
 
 
 def test_one_pass_goes_through_the_unet_once_a_step(tiny_training_set, tiny_base, monkeypatch):
-    seen, original = [], stages.DiffusionLoss._through
+    seen, original = [], DiffusionLoss._through
 
-    def counted(self, noised):
-        seen.append(len(noised.rows))
-        return original(self, noised)
+    def counted(self, noisy):
+        seen.append(len(noisy.rows))
+        return original(self, noisy)
 
-    monkeypatch.setattr(stages.DiffusionLoss, "_through", counted)
+    monkeypatch.setattr(DiffusionLoss, "_through", counted)
     train_half("content", tiny_training_set, tiny_base, steps=2, batch_size=2, counterpart_batch_size=1)
     train_half("content", tiny_training_set, tiny_base, steps=2, batch_size=2, counterpart_batch_size=1, one_pass=False)
     assert seen == [3, 3, 2, 1, 2, 1]
@@ -114,33 +124,6 @@ def test_one_pass_goes_through_the_unet_once_a_step(tiny_training_set, tiny_base
     assert seen == [2, 1]  # of several sizes
 
 
-def test_leaking_gradients_reach_the_other_half_as_in_the_released_code(tiny_training_set, tiny_base):
-    """Of one step's gradients: each half has that of both losses, where exact routing gives it its own loss's alone."""
-    seen = {}
-
-    def gradients(routing: str, one_pass: bool = True) -> dict[str, list[torch.Tensor]]:
-        bench = {}
-        original = stages.fit
-
-        def look(loss, objectives, params, **keys):
-            bench["objectives"] = objectives
-            grab = lambda: seen.update({o.name: [p.grad.clone() for p in o.parameters] for o in objectives})  # noqa: E731
-            return original(loss, objectives, params, **keys | {"precondition": grab})
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(stages, "fit", look)
-            train_half("content", tiny_training_set, tiny_base, steps=1, max_grad_norm=1e9, routing=routing, one_pass=one_pass)
-        return dict(seen)
-
-    exact, leaking = gradients("exact"), gradients("leaking")
-    for name in ("content", "counterpart_style"):
-        assert any(not torch.allclose(a, b, atol=1e-7) for a, b in zip(exact[name], leaking[name], strict=True))
-    for routing, together in (("exact", exact), ("leaking", leaking)):
-        for name, apart in gradients(routing, one_pass=False).items():
-            for one, two in zip(together[name], apart, strict=True):
-                assert torch.allclose(one, two, atol=1e-4 * float(two.abs().max()))
-
-
 def test_counterparts_move_the_other_half_while_training(tiny_training_set, tiny_base):
     bench_losses = train_half("content", tiny_training_set, tiny_base)[1]
     assert {"loss_content", "loss_counterpart_style"} <= set(bench_losses[0])
@@ -148,7 +131,7 @@ def test_counterparts_move_the_other_half_while_training(tiny_training_set, tiny
 
 
 def test_orthogonal_halves_do_not_meet_after_the_breaks(joined):
-    drawn = plp.frame_of(joined)
+    drawn = frame_of(joined)
     for name in joined.modules():
         d_b, d_a = drawn.sizes(name)
         lora_a, lora_b = (joined.tensors[f"{name}.{side}.weight"] for side in ("lora_A", "lora_B"))
@@ -159,18 +142,19 @@ def test_orthogonal_halves_do_not_meet_after_the_breaks(joined):
 def test_what_other_code_has_trained_is_not_gone_on_with(tiny_training_set, tiny_base, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
     keywords = {"checkpoint": tmp_path / "content_break-cup.safetensors"}
-    first, _ = train_half("content", tiny_training_set, tiny_base, **keywords)
-    again, _ = train_half("content", tiny_training_set, tiny_base, **keywords)
+    train_half("content", tiny_training_set, tiny_base, **keywords)
+    train_half("content", tiny_training_set, tiny_base, **keywords)
     assert "Resuming at step 4 of 4" in caplog.text and "trained from the start" not in caplog.text
     caplog.clear()
-    monkeypatch.setattr(stages, "code_version", lambda: "0.2.0+mended")
+    changed = provenance.recipe_modules() | {"diffusion/loss": "another"}
+    monkeypatch.setattr(stages, "Recipe", partial(provenance.Recipe, code=changed))
     mended, _ = train_half("content", tiny_training_set, tiny_base, **keywords)
     assert "trained from the start" in caplog.text and "Resuming" not in caplog.text
-    assert mended.metadata["code_version"] == "0.2.0+mended" != again.metadata["code_version"]
+    assert json.loads(mended.metadata["recipe_code"])["diffusion/loss"] == "another"
 
 
 def test_no_half_is_held_back_from_its_own_token(tiny_training_set):
-    others = dict.fromkeys(["snq, ink", "a SNQ toy", "a snqx toy", "a cat toy"], "")
+    others = ["snq, ink", "a SNQ toy", "a snqx toy", "a cat toy"]
     tensors = {"prompt_embeds": torch.zeros(4, 1, 1)}
     named = dataclasses.replace(tiny_training_set, others=others, other_tensors=tensors)
     assert named.others_without("snq")[0] == ["a snqx toy", "a cat toy"]
@@ -191,7 +175,7 @@ def test_the_recipe_knows_scheduler_and_encoders(tiny_manifest, tiny_sdxl, tmp_p
 def test_joining_keeps_lineage(halves, joined):
     content, style = halves
     content.metadata["registry_uri"] = "models:/b4m-content-cup/3"
-    again = stages.join_halves(content, style, frame())
+    again = join_halves(content, style, "lora_A")
     del content.metadata["registry_uri"]
     assert json.loads(again.metadata["parents"]) == ["models:/b4m-content-cup/3"]
     assert again.metadata["name"] == "cup-ink" and again.metadata["content_token"] == "snq"
@@ -201,20 +185,20 @@ def test_joining_keeps_lineage(halves, joined):
 def test_joining_refuses_other_frames_and_swapped_halves(halves, tiny_training_set, tiny_base):
     content, style = halves
     stranger, _ = train_half("style", tiny_training_set, tiny_base, frame(seed=1), steps=1)
-    with pytest.raises(plp.FrameMismatchError, match=stranger.metadata["frame"]):
-        stages.join_halves(content, stranger, frame())
-    with pytest.raises(plp.FrameMismatchError, match="no content half"):
-        stages.join_halves(style, content, frame())
+    with pytest.raises(FrameMismatchError, match=stranger.metadata["frame"]):
+        join_halves(content, stranger, "lora_A")
+    with pytest.raises(FrameMismatchError, match="no content half"):
+        join_halves(style, content, "lora_A")
     free = json.loads(style.metadata["params"])
     free["frame"]["halves"] = "free"
     other_way = Adapter(style.tensors, style.metadata | {"params": json.dumps(free)}, style.lora_config)
-    with pytest.raises(plp.FrameMismatchError, match="frame.halves orthogonal, ink with free"):
-        stages.join_halves(content, other_way, frame())
+    with pytest.raises(FrameMismatchError, match="frame.halves orthogonal, ink with free"):
+        join_halves(content, other_way, "lora_A")
 
 
 def test_make_trains_both_halves_and_leaves_the_frame_to_the_bit(joined, tiny_training_set, tiny_base):
-    made, history = stages.train_make(joined, tiny_training_set, tiny_base, frame(), MakeParams(**MAKE), 0)
-    drawn = plp.frame_of(made)
+    made, history = train_make(joined, tiny_training_set, tiny_base, frame(), MakeParams(**MAKE), 0)
+    drawn = frame_of(made)
     assert len(history) == 3 and made.metadata["kind"] == "made" and made.metadata["resolution"] == "32"
     for name in made.modules():
         d_b, d_a = drawn.sizes(name)
@@ -229,7 +213,7 @@ def test_make_trains_both_halves_and_leaves_the_frame_to_the_bit(joined, tiny_tr
 
 def test_make_leaves_the_contents_further_captions_out(joined, tiny_training_set, tiny_base):
     """With the style's token over pictures of other styles, they would teach the whole that the token means these."""
-    plain = stages.train_make(joined, tiny_training_set, tiny_base, frame(), MakeParams(**MAKE), 0)[0]
+    plain = train_make(joined, tiny_training_set, tiny_base, frame(), MakeParams(**MAKE), 0)[0]
     content = tiny_training_set.rows("content").tolist()
     table, tensors = tiny_training_set.table, tiny_training_set.tensors
     more = dataclasses.replace(
@@ -241,13 +225,13 @@ def test_make_leaves_the_contents_further_captions_out(joined, tiny_training_set
         tensors={key: torch.cat([value, value[content] + 1]) for key, value in tensors.items()},
     )
     assert len(more.rows("content")) == 2 * len(content)
-    made = stages.train_make(joined, more, tiny_base, frame(), MakeParams(**MAKE), 0)[0]
+    made = train_make(joined, more, tiny_base, frame(), MakeParams(**MAKE), 0)[0]
     assert all(torch.equal(plain.tensors[key], made.tensors[key]) for key in plain.tensors)
 
 
 def test_the_riemannian_step_changes_what_make_learns(joined, tiny_training_set, tiny_base):
     made = [
-        stages.train_make(joined, tiny_training_set, tiny_base, frame(), MakeParams(**MAKE, optimizer=optimizer), 0)[0]
+        train_make(joined, tiny_training_set, tiny_base, frame(), MakeParams(**MAKE, optimizer=optimizer), 0)[0]
         for optimizer in ("riemannian_adamw", "adamw")
     ]
     assert any(not torch.allclose(made[0].tensors[key], made[1].tensors[key], atol=1e-4) for key in made[0].tensors)
@@ -289,7 +273,7 @@ def test_training_sets_of_others_are_refused(halves, joined, tiny_training_set, 
     with pytest.raises(TrainingSetError, match="'mug'"):
         train_half("content", renamed, tiny_base)
     with pytest.raises(TrainingSetError, match="'mug'"):
-        stages.train_make(joined, renamed, tiny_base, frame(), MakeParams(**MAKE), 0)
+        train_make(joined, renamed, tiny_base, frame(), MakeParams(**MAKE), 0)
 
 
 def test_another_resolution_or_vae_means_another_encoding(tiny_training_set, tiny_base):
@@ -317,14 +301,14 @@ def test_a_token_that_the_text_encoder_would_not_read_is_an_error(tiny_manifest,
 
 
 def test_targets_and_rank_are_checked_without_weights(tiny_base):
-    stages.check_targets(tiny_base, frame())
-    with pytest.raises(plp.TargetError, match="to_quack"):
-        stages.check_targets(tiny_base, frame(targets=["to_quack"]))
-    with pytest.raises(plp.TargetError, match="rank must be <="):
-        stages.check_targets(tiny_base, frame(rank=512))
-    stages.check_targets(tiny_base, frame(targets=["to_out.0"]))
-    with pytest.raises(plp.TargetError, match="reads the prompt alone"):
-        stages.check_targets(tiny_base, frame(targets=["to_out.0"]), preserving=True)
+    check_targets(tiny_base, frame())
+    with pytest.raises(TargetError, match="to_quack"):
+        check_targets(tiny_base, frame(targets=["to_quack"]))
+    with pytest.raises(TargetError, match="rank must be <="):
+        check_targets(tiny_base, frame(rank=512))
+    check_targets(tiny_base, frame(targets=["to_out.0"]))
+    with pytest.raises(TargetError, match="reads the prompt alone"):
+        check_targets(tiny_base, frame(targets=["to_out.0"]), preserving=True)
 
 
 def test_held_back_pictures_are_measured_and_not_trained_on(tiny_training_set, tiny_base):
@@ -355,12 +339,12 @@ def test_looks_and_further_captions_of_a_held_back_picture_are_held_back_too(tin
 
 
 def test_validation_is_the_same_for_the_same_weights(tiny_training_set, tiny_base):
-    bench = stages.set_up(tiny_training_set, tiny_base, frame(), BreakParams(**BREAK), "free", 0)
+    bench = set_up(tiny_training_set, tiny_base, frame(), BreakParams(**BREAK), "free", 0)
     rows = torch.tensor([0, 1, 4])
     measure = bench.validation(rows, BreakParams(**BREAK), 0)
     assert measure() == measure()
     at = (torch.arange(8) + 0.5) * 1000 / 8
-    generator = stages.torch_generator(0, "validation")
+    generator = torch_generator(0, "validation")
     each, times = rows.repeat_interleave(8), at.long().repeat(3)
     parts = []
     for part, steps in zip(each.split(8), times.split(8), strict=True):
@@ -377,11 +361,11 @@ def test_a_masked_loss_counts_where_the_mask_is_white(tiny_training_set, tiny_ba
     mask[..., :8] = 1
     masked = dataclasses.replace(tiny_training_set, tensors=tiny_training_set.tensors | {"mask": mask})
     options = {"masked_loss": True, "mask_floor": 0.0}
-    bench = stages.set_up(masked, tiny_base, frame(), BreakParams(**(BREAK | options)), "free", 0)
+    bench = set_up(masked, tiny_base, frame(), BreakParams(**(BREAK | options)), "free", 0)
     rows = torch.tensor([0, 1])
-    prediction, target, _ = bench.loss.predict(rows, stages.torch_generator(0, "x"))
+    prediction, target, _ = bench.loss.predict(rows, torch_generator(0, "x"))
     expected = (prediction - target)[..., :8].square().flatten(1).mean(1)
-    assert torch.allclose(bench.loss(rows, stages.torch_generator(0, "x")), expected, rtol=1e-5)
+    assert torch.allclose(bench.loss(rows, torch_generator(0, "x")), expected, rtol=1e-5)
     unmasked, _ = train_half("content", masked, tiny_base)
     plain, _ = train_half("content", tiny_training_set, tiny_base)
     assert all(torch.equal(unmasked.tensors[key], plain.tensors[key]) for key in plain.tensors)  # off: not looked at
@@ -394,8 +378,8 @@ def test_all_stages_train_on_pictures_of_several_sizes(tiny_manifest, tiny_base)
     assert len(data.tensors["latents_size"].unique(dim=0)) == 2
     content, _ = train_half("content", data, tiny_base)
     style, _ = train_half("style", data, tiny_base)
-    joined = stages.join_halves(content, style, frame())
-    made, history = stages.train_make(joined, data, tiny_base, frame(), MakeParams(**MAKE), 0)
+    joined = join_halves(content, style, "lora_A")
+    made, history = train_make(joined, data, tiny_base, frame(), MakeParams(**MAKE), 0)
     assert len(history) == 3 and all(math.isfinite(value) for entry in history for value in entry.values())
     assert any(not torch.equal(made.tensors[key], joined.tensors[key]) for key in made.tensors)
 
@@ -407,7 +391,7 @@ def test_pictures_are_shown_while_training_and_change_nothing(family, tiny_manif
     shown = []
     targets = {"targets": ["to_q", "to_k", "to_v"]}
     options = {"samples": {"every": 2, "steps": 2}, "learning_rate": 0.3}
-    drawn, _ = stages.train_half(
+    drawn, _ = train_on(
         "content",
         data,
         base,
@@ -419,16 +403,14 @@ def test_pictures_are_shown_while_training_and_change_nothing(family, tiny_manif
     )
     assert [name for name, _ in shown] == ["content_break/0-step-000002", "content_break/0-step-000004"]
     assert shown[0][1].size == (32, 32) and shown[0][1].tobytes() != shown[1][1].tobytes()
-    plain = stages.train_half(
-        "content", data, base, frame(**targets), CONTENT, BreakParams(**(BREAK | {"learning_rate": 0.3})), 0
-    )[0]
+    plain = train_on("content", data, base, frame(**targets), CONTENT, BreakParams(**(BREAK | {"learning_rate": 0.3})), 0)[0]
     assert all(torch.equal(drawn.tensors[key], plain.tensors[key]) for key in plain.tensors)
 
 
 def test_what_is_shown_is_what_the_stock_pipeline_draws(tiny_base, tiny_training_set):
-    from b4m_pipeline.common.config import SampleParams
     from b4m_pipeline.diffusion.families import load_family
-    from b4m_pipeline.diffusion.previews import Previews
+    from b4m_pipeline.training.params import SampleParams
+    from b4m_pipeline.training.previews import Previews
 
     family = load_family(tiny_base)
     previews = Previews(family, ["a snq toy", "a hat"], SampleParams(every=1, steps=3), 4, "cpu")
@@ -447,38 +429,33 @@ def test_what_is_shown_is_what_the_stock_pipeline_draws(tiny_base, tiny_training
 
 def test_compiled_blocks_train_alike(tiny_training_set, tiny_base):
     plain, _ = train_half("content", tiny_training_set, tiny_base, steps=2)
-    bench = stages.set_up(tiny_training_set, tiny_base, frame(), BreakParams(**(BREAK | {"compile": "eager"})), "free", 0)
+    bench = set_up(tiny_training_set, tiny_base, frame(), BreakParams(**(BREAK | {"compile": "eager"})), "free", 0)
     blocks = [module for module in bench.loss.unet.modules() if type(module).__name__ == "BasicTransformerBlock"]
     assert blocks and all(block._compiled_call_impl is not None for block in blocks)
     compiled, _ = train_half("content", tiny_training_set, tiny_base, steps=2, compile="eager")
     assert all(torch.allclose(compiled.tensors[key], plain.tensors[key], atol=1e-5) for key in plain.tensors)
 
 
-def test_what_was_made_from_the_same_is_not_trained_again(halves, joined, tiny_training_set, tiny_base, monkeypatch):
-    asked = []
+def test_the_recipe_is_known_before_training_and_knows_what_decides_the_weights(halves, tiny_training_set, tiny_base):
+    def recipe(frame_params=None, seed=0, **changes):
+        params = BreakParams(**(BREAK | changes))
+        return stages.BreakStage("content", tiny_training_set, tiny_base, frame_params or frame(), CONTENT, params, seed).recipe
 
-    def known(kind, name, digest):
-        asked.append((kind, name, digest))
-        return halves[0] if digest == halves[0].metadata["recipe_digest"] else None
+    own = halves[0].metadata["recipe_digest"]
+    assert recipe().digest == recipe(checkpoint_every=3).digest == recipe(samples={"every": 2}).digest == own
+    changed = [recipe(steps=5), recipe(learning_rate=0.02), recipe(seed=1), recipe(frame(seed=3))]
+    assert len({one.digest for one in changed} | {own}) == 5
+    assert recipe(steps=5).checkpoint_digest == recipe().checkpoint_digest  # a constant schedule goes on
+    assert recipe(steps=5, schedule="cosine").checkpoint_digest != recipe(schedule="cosine").checkpoint_digest
+    assert recipe(steps=5, learning_rate=0.02).differences(halves[0].metadata) == [
+        "train.learning_rate 0.01 -> 0.02", "train.steps 4 -> 5"
+    ]  # fmt: skip
 
-    def never(*args, **keys):
-        pytest.fail("a training began")
 
-    again = train_half("content", tiny_training_set, tiny_base, known=known, checkpoint_every=3)
-    assert again == (halves[0], None)  # how often it is saved does not matter
-    made, _ = stages.train_make(joined, tiny_training_set, tiny_base, frame(), MakeParams(**MAKE), 0)
-    monkeypatch.setattr(stages, "fit", never)
-    for change in ({"steps": 5}, {"learning_rate": 0.02}, {"seed": 1}, {"frame_params": frame(seed=3)}):
-        with pytest.raises(pytest.fail.Exception):
-            train_half("content", tiny_training_set, tiny_base, known=known, **change)
-    assert len({digest for _, _, digest in asked}) == 5
-    found = stages.train_make(
-        joined,
-        tiny_training_set,
-        tiny_base,
-        frame(),
-        MakeParams(**MAKE),
-        0,
-        known=lambda *about: asked.append(about) or made,
-    )
-    assert found == (made, None) and asked[-1] == ("made", "cup-ink", made.metadata["recipe_digest"])
+def test_makes_recipe_knows_the_halves(joined, tiny_training_set, tiny_base):
+    def recipe(adapter):
+        return stages.MakeStage(adapter, tiny_training_set, tiny_base, frame(), MakeParams(**MAKE), 0).recipe
+
+    key = next(iter(joined.tensors))
+    other = Adapter(joined.tensors | {key: joined.tensors[key] + 1}, joined.metadata, joined.lora_config)
+    assert recipe(joined).digest == recipe(joined).digest != recipe(other).digest

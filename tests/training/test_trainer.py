@@ -9,8 +9,9 @@ import textwrap
 import pytest
 import torch
 
-from b4m_pipeline.common.config import TrainParams
-from b4m_pipeline.training.trainer import DivergenceError, Objective, Trainer, checkpoint_files, fit
+from b4m_pipeline.training.checkpoint_files import checkpoint_files
+from b4m_pipeline.training.params import TrainParams
+from b4m_pipeline.training.trainer import DivergenceError, Objective, Trainer, fit
 
 TARGETS = torch.tensor([[1.0, 2.0], [1.2, 1.8], [-3.0, 0.5], [-2.8, 0.7]])
 

@@ -16,14 +16,18 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from b4m_pipeline.benchmark.methods import METHODS, Task
-from b4m_pipeline.common.config import BenchmarkParams, EvaluationParams, TrainParams
+from b4m_pipeline.benchmark.methods import METHODS
+from b4m_pipeline.benchmark.params import BenchmarkParams
+from b4m_pipeline.benchmark.task import Task
 from b4m_pipeline.common.provenance import code_version, digest_of
 from b4m_pipeline.common.seeding import numpy_generator
+from b4m_pipeline.common.words import fill_prompt, words_of
 from b4m_pipeline.diffusion.families import base_model_id, weights_digest
-from b4m_pipeline.evaluation.evaluate import Shot, draw, fill_prompt, measure, words_of
+from b4m_pipeline.evaluation.evaluate import SampleRequest, draw_samples, measure
 from b4m_pipeline.evaluation.judges import EfficientNetJudge, similarity
+from b4m_pipeline.evaluation.params import EvaluationParams
 from b4m_pipeline.method.adapter import Adapter
+from b4m_pipeline.training.params import TrainParams
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +83,7 @@ class Result:
 
 def check_methods(params: BenchmarkParams) -> None:
     """Raise BenchmarkError for a name that is no method's."""
-    if unknown := [name for name in (*params.methods, *params.further_methods) if name not in METHODS]:
+    if unknown := [name for name in params.methods if name not in METHODS]:
         raise BenchmarkError(f"benchmark.methods: unknown {unknown}; known are {list(METHODS)}")
 
 
@@ -89,14 +93,14 @@ def require_equal_budgets(*stages: TrainParams) -> None:
         raise BenchmarkError("validation.pictures must be 0 in a benchmark: other methods learn from what ours would hold back")
 
 
-def shots_of(task: Task, method: str, evaluation: EvaluationParams) -> list[Shot]:
+def requests_of(task: Task, method: str, evaluation: EvaluationParams) -> list[SampleRequest]:
     """The composition prompt with each seed; the base model is asked in plain words, all others by the tokens."""
     names = {"content": words_of(task.content.name), "style": words_of(task.style.name)}
     tokens = {"content": task.content.token, "style": task.style.token}
     template, noun = evaluation.prompts[0], task.content.noun
     plain = fill_prompt(template, names, noun)
     prompt = plain if method == "base" else fill_prompt(template, tokens, noun)
-    return [Shot(method, "composition", prompt, plain, task.seed + index) for index in range(evaluation.samples)]
+    return [SampleRequest(prompt, task.seed + index, method, "composition", plain) for index in range(evaluation.samples)]
 
 
 def add_leaks(
@@ -141,9 +145,9 @@ def run_method(task: Task, method: str, references: References, evaluation: Eval
     start, task.shelf.reused = time.monotonic(), 0.0
     adapter: Adapter | None = METHODS[method](task)
     seconds = time.monotonic() - start + task.shelf.reused
-    shots = shots_of(task, method, evaluation)
-    pictures = draw(shots, {method: adapter}, task.base_model, evaluation)
-    samples = pd.DataFrame([{"picture": shot.key, **vars(shot)} for shot in shots])
+    requests = requests_of(task, method, evaluation)
+    pictures = draw_samples(requests, {method: adapter}, task.base_model, evaluation)
+    samples = pd.DataFrame([request.row() for request in requests])
     measured = measure(samples, pictures, references.content, references.style, references.truth, evaluation)
     images = [pictures[key] for key in samples["picture"]]
     measured = add_leaks(measured, images, references, EfficientNetJudge())
@@ -216,7 +220,7 @@ def run_pair(
     """All methods on one pair. A method that fails is recorded with its error and the others go on. report: called with each
     result, those from an earlier run included."""
     results = []
-    for method in params.chosen_methods():
+    for method in params.methods:
         folder = Path(params.folder) / task.name / slug(method)
         fingerprint = fingerprint_of(task, method, evaluation, references)
         result = load_result(folder, fingerprint)

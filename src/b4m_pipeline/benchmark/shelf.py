@@ -5,16 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from b4m_pipeline.common.provenance import code_version, digest_of
-from b4m_pipeline.method.adapter import Adapter, AdapterError, load_adapter, save_adapter
+from b4m_pipeline.common.provenance import digest_of, recipe_code, recipe_libraries
+from b4m_pipeline.method.adapter import Adapter, AdapterError
+from b4m_pipeline.method.files import load_adapter, save_adapter
 
 SECONDS = "seconds"
 """Metadata of an adapter on a shelf: how long its training took."""
 
 
 class Shelf:
-    """A folder of trained adapters, by the code's version and all that they are made from. reused: seconds that trainings took
-    that were not done again, so that whoever measures a method can count what it would have cost by itself."""
+    """A folder of trained adapters, by all that they are made from, code and libraries included. reused: seconds that trainings
+    took that were not done again, so that whoever measures a method can count what it would have cost by itself."""
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
@@ -23,7 +24,8 @@ class Shelf:
     def take(self, train: Callable[[], Adapter], *made_from: Any) -> Adapter:
         """What `train` gives, or gave before for the same `made_from` (JSON-serialisable) and code. A damaged file is trained
         again. Raises what `train` does, and OSError if the result cannot be written."""
-        place = self.folder / code_version() / digest_of(*made_from)
+        code = recipe_code(), recipe_code("training/lora", "benchmark/other_methods")
+        place = self.folder / digest_of(*made_from, *code, recipe_libraries())
         try:
             found = load_adapter(place)
         except AdapterError:

@@ -1,6 +1,9 @@
-"""Which device and precision a machine is good for."""
+"""Which device and number format a machine is good for."""
 
 import torch
+
+DTYPES = {"no": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Number formats by the names that parameters and commands know; no: no mixed precision."""
 
 
 def pick_device(wanted: str = "auto") -> str:

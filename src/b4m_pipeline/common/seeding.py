@@ -1,10 +1,12 @@
 """Randomness that depends on names instead of on call order: what makes runs repeatable and resumable."""
 
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def derive_seed(*key: Any) -> int:
@@ -13,8 +15,10 @@ def derive_seed(*key: Any) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def torch_generator(*key: Any) -> torch.Generator:
+def torch_generator(*key: Any) -> "torch.Generator":
     """A private CPU generator for `key`, e.g. (seed, "noise", step). The global RNG is neither read nor moved."""
+    import torch  # start-up has no need of it, and this module's other functions neither
+
     return torch.Generator().manual_seed(derive_seed(*key))
 
 

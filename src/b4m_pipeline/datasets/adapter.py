@@ -1,14 +1,11 @@
 """Kedro dataset for an adapter on disk."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kedro.io import AbstractDataset
 
-if TYPE_CHECKING:
-    from b4m_pipeline.method.adapter import Adapter
-
-WEIGHTS_NAME = "pytorch_lora_weights.safetensors"  # as in b4m_pipeline.method.adapter, which imports torch
+from b4m_pipeline.method.adapter import WEIGHTS_NAME, Adapter
 
 
 class AdapterDataset(AbstractDataset):
@@ -22,13 +19,13 @@ class AdapterDataset(AbstractDataset):
         self._folder = Path(filepath)
         self.metadata = metadata
 
-    def save(self, data: "Adapter") -> None:
-        from b4m_pipeline.method.adapter import save_adapter
+    def save(self, data: Adapter) -> None:
+        from b4m_pipeline.method.files import save_adapter
 
         save_adapter(data, self._folder)
 
-    def load(self) -> "Adapter":
-        from b4m_pipeline.method.adapter import load_adapter
+    def load(self) -> Adapter:
+        from b4m_pipeline.method.files import load_adapter
 
         return load_adapter(self._folder)
 

@@ -1,10 +1,14 @@
 """Kedro dataset for an encoded training set: one safetensors file, the table in its metadata."""
 
+import io
 import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import pandas as pd
 from kedro.io import AbstractDataset, DatasetError
+
+from b4m_pipeline.inputs.training_set import TrainingSet
 
 _OTHERS = "others."
 
@@ -20,7 +24,7 @@ class TrainingSetDataset(AbstractDataset):
         self._filepath = PurePosixPath(filepath)
         self.metadata = metadata
 
-    def save(self, data) -> None:
+    def save(self, data: TrainingSet) -> None:
         from safetensors.torch import save_file
 
         path = Path(self._filepath)
@@ -31,20 +35,15 @@ class TrainingSetDataset(AbstractDataset):
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial, metadata=header)
         partial.replace(path)
 
-    def load(self):
-        import io
-
-        import pandas as pd
+    def load(self) -> TrainingSet:
         from safetensors import SafetensorError, safe_open
-
-        from b4m_pipeline.inputs.training_set import TrainingSet
 
         try:
             with safe_open(str(self._filepath), framework="pt") as handle:
                 header = handle.metadata()
                 tensors = {key: handle.get_tensor(key) for key in handle.keys()}
             others = json.loads(header["others"])
-            if not isinstance(others, dict):
+            if not isinstance(others, list):
                 raise TypeError("it does not say what its prompts name")
             other_tensors = {key.removeprefix(_OTHERS): tensors.pop(key) for key in list(tensors) if key.startswith(_OTHERS)}
             table = pd.read_json(io.StringIO(header["table"]), orient="split", dtype=False)

@@ -1,4 +1,4 @@
-"""What training minimises: the error of the base model's prediction for noised latents, of any family."""
+"""What training minimises: the error of the base model's prediction for noisy latents, of any family."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 
-from b4m_pipeline.common.config import TrainParams
 from b4m_pipeline.diffusion.families import BaseModelError, Family
 
 
@@ -20,7 +19,7 @@ Batch = tuple[torch.Tensor, torch.Generator]
 
 
 @dataclass
-class Noised:
+class NoisyLatents:
     """Pictures of one size as the UNet gets them: rows (B,), noisy latents and what the UNet should say of them (B, C, h, w)
     each, timesteps (B,), and the pictures' height and width, None where all have the base model's."""
 
@@ -31,7 +30,7 @@ class Noised:
     size: tuple[int, int] | None
 
     @classmethod
-    def join(cls, parts: list["Noised"]) -> "Noised":
+    def join(cls, parts: list["NoisyLatents"]) -> "NoisyLatents":
         """Parts of one size, one after another."""
         joined = (torch.cat([getattr(part, name) for part in parts]) for name in ("rows", "latents", "target", "timesteps"))
         return cls(*joined, parts[0].size)
@@ -82,35 +81,23 @@ class DiffusionLoss:
             self.weights = (snr.clamp(max=min_snr_gamma) / own).float()
         self.weights = self.weights.to(self.device)
 
-    @classmethod
-    def of(
-        cls, family: Family, unet: UNet2DConditionModel, tensors: dict[str, torch.Tensor], params: TrainParams
-    ) -> "DiffusionLoss":
-        """With the parameters of a training stage, which also say whether the UNet keeps its activations and is compiled."""
-        if params.gradient_checkpointing:
-            unet.enable_gradient_checkpointing()
-        if params.compile:
-            unet.compile_repeated_blocks(backend=params.compile)
-        floor = params.mask_floor if params.masked_loss else None
-        return cls(family, unet, tensors, params.noisy_bias, params.min_snr_gamma, params.noise_offset, floor)
-
     def __call__(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Rows (B,) of the training set -> mean squared error of each image, weighed by its mask, where masks are used, and by
         its timestep, (B,)."""
-        groups = self.alike(rows)
-        parts = [self.together([(rows[group], generator)])[0] for group in groups]
+        groups = self.group_by_size(rows)
+        parts = [self.joint_loss([(rows[group], generator)])[0] for group in groups]
         return torch.cat(parts)[torch.cat(groups).argsort().to(self.device)]
 
-    def together(self, batches: list[Batch], apart: Callable[[list[int]], None] | None = None) -> list[torch.Tensor]:
+    def joint_loss(self, batches: list[Batch], before: Callable[[list[int]], None] | None = None) -> list[torch.Tensor]:
         """The same for several batches, (B_i,) each, of pictures of one size, in one pass of the UNet. Every batch has the
-        noise that it would have by itself. apart: called before the pass with all B_i."""
-        noised = Noised.join([self.noise(rows, generator) for rows, generator in batches])
+        noise that it would have by itself. before: called before the pass with all B_i."""
+        noisy = NoisyLatents.join([self.add_noise(rows, generator) for rows, generator in batches])
         counts = [len(rows) for rows, _ in batches]
-        if apart:
-            apart(counts)
-        return list(self._measure(noised, self._through(noised)).split(counts))
+        if before:
+            before(counts)
+        return list(self._measure(noisy, self._through(noisy)).split(counts))
 
-    def alike(self, rows: torch.Tensor) -> list[torch.Tensor]:
+    def group_by_size(self, rows: torch.Tensor) -> list[torch.Tensor]:
         """Places in `rows` (B,) of pictures of one size, size by size: what can go through the UNet together."""
         if self.sizes is None:
             return [torch.arange(len(rows))]
@@ -125,30 +112,30 @@ class DiffusionLoss:
         total = self.schedule.config.num_train_timesteps
         spaced = ((torch.arange(timesteps) + 0.5) * total / timesteps).long()
         parts = []
-        for group in self.alike(rows):
+        for group in self.group_by_size(rows):
             each, times = rows[group].repeat_interleave(timesteps), spaced.repeat(len(group))
             for part, at in zip(each.split(batch_size), times.split(batch_size), strict=True):
-                noised = self.noise(part, generator, at)
-                parts.append(self._measure(noised, self._through(noised)))
+                noisy = self.add_noise(part, generator, at)
+                parts.append(self._measure(noisy, self._through(noisy)))
         return float(torch.cat(parts).mean())
 
-    def _measure(self, noised: Noised, prediction: torch.Tensor) -> torch.Tensor:
-        error = F.mse_loss(prediction, noised.target, reduction="none")
+    def _measure(self, noisy: NoisyLatents, prediction: torch.Tensor) -> torch.Tensor:
+        error = F.mse_loss(prediction, noisy.target, reduction="none")
         if self.masks is not None:
             height, width = error.shape[-2:]
-            mask = self.masks[noised.rows, :, :height, :width]
+            mask = self.masks[noisy.rows, :, :height, :width]
             error = error * mask / mask.mean((1, 2, 3), keepdim=True)
-        return error.flatten(1).mean(1) * self.weights[noised.timesteps]
+        return error.flatten(1).mean(1) * self.weights[noisy.timesteps]
 
     def predict(
         self, rows: torch.Tensor, generator: torch.Generator, timesteps: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The UNet's output for noisy latents of `rows`, all of one size (see `alike`), and what it should have been,
+        """The UNet's output for noisy latents of `rows`, all of one size (see `group_by_size`), and what it should have been,
         (B, C, h, w) each, float32, and the timesteps (B,)."""
-        noised = self.noise(rows, generator, timesteps)
-        return self._through(noised), noised.target, noised.timesteps
+        noisy = self.add_noise(rows, generator, timesteps)
+        return self._through(noisy), noisy.target, noisy.timesteps
 
-    def noise(self, rows: torch.Tensor, generator: torch.Generator, timesteps: torch.Tensor | None = None) -> Noised:
+    def add_noise(self, rows: torch.Tensor, generator: torch.Generator, timesteps: torch.Tensor | None = None) -> NoisyLatents:
         """Noise `rows`, all of one size, at timesteps (B,) that are drawn by lot unless given. All randomness is drawn from
         `generator` on the CPU, so that it is the same on every device."""
         size = None
@@ -171,11 +158,11 @@ class DiffusionLoss:
         noisy_latents = self.schedule.add_noise(latents, noise, timesteps)
         velocity = self.schedule.config.prediction_type == "v_prediction"
         target = self.schedule.get_velocity(latents, noise, timesteps) if velocity else noise
-        return Noised(rows, noisy_latents, target, timesteps, size)
+        return NoisyLatents(rows, noisy_latents, target, timesteps, size)
 
-    def _through(self, noised: Noised) -> torch.Tensor:
+    def _through(self, noisy: NoisyLatents) -> torch.Tensor:
         """The UNet's output (B, C, h, w), float32."""
         dtype = self.unet.dtype
         prompts = {key: value for key, value in self.tensors.items() if not key.startswith("latents_")}
-        conditions = self.family.conditions({key: value[noised.rows].to(dtype) for key, value in prompts.items()}, noised.size)
-        return self.unet(noised.latents.to(dtype), noised.timesteps, **conditions).sample.float()
+        conditions = self.family.conditions({key: value[noisy.rows].to(dtype) for key, value in prompts.items()}, noisy.size)
+        return self.unet(noisy.latents.to(dtype), noisy.timesteps, **conditions).sample.float()

@@ -1,11 +1,11 @@
-"""Pictures for prompts of one's own, each with all that is needed to draw it again."""
+"""Drawing: the one loop behind evaluation, generation, previews and serving, and images for prompts of one's own."""
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import DiffusionPipeline
@@ -13,14 +13,17 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
-from b4m_pipeline.common.config import BaseModelParams, GenerateParams
 from b4m_pipeline.common.devices import pick_device
+from b4m_pipeline.common.words import file_words
 from b4m_pipeline.diffusion.families import base_model_id, load_family
-from b4m_pipeline.method import plp
-from b4m_pipeline.method.adapter import URI_KEY, Adapter, save_adapter
+from b4m_pipeline.diffusion.params import BaseModelParams, GenerateParams
+from b4m_pipeline.method.adapter import PEFT_NAME, URI_KEY, Adapter
+from b4m_pipeline.method.combine import scale_halves
+from b4m_pipeline.method.files import save_adapter
+from b4m_pipeline.method.frame import frame_of
 
 INFO_KEY = "b4m"
-"""Name of the PNG text chunk that holds a picture's origin, as JSON."""
+"""Name of the PNG text chunk that holds an image's origin, as JSON."""
 
 
 class GenerationError(ValueError):
@@ -28,19 +31,75 @@ class GenerationError(ValueError):
 
 
 @dataclass(frozen=True)
-class Wish:
-    """One picture to draw."""
+class ImageRequest:
+    """One image to draw. Its noise depends on its seed alone, not on the batch that it is drawn in."""
 
     prompt: str
     seed: int
+
+
+Request = TypeVar("Request", bound=ImageRequest)
+
+
+def draw(
+    pipeline: DiffusionPipeline,
+    requests: Sequence[Request],
+    *,
+    steps: int,
+    guidance_scale: float,
+    batch_size: int,
+    size: tuple[int, int],
+    negative_prompt: str | None = None,
+    encoded: dict[str, torch.Tensor] | None = None,
+    decode: Callable[[torch.Tensor], list[Image.Image]] | None = None,
+) -> Iterator[tuple[Request, Image.Image]]:
+    """Draw the requests in batches, as RGB images of `size` = (height, width) pixels.
+
+    encoded: what the pipeline takes in place of prompts, (N, ...) each, a row a request; decode: latents (B, C, h, w) ->
+    images, in place of the pipeline's own decoding."""
+    height, width = size
+    for start in range(0, len(requests), batch_size):
+        batch = requests[start : start + batch_size]
+        inputs: dict[str, Any] = {"prompt": [request.prompt for request in batch]}
+        if negative_prompt:
+            inputs["negative_prompt"] = [negative_prompt] * len(batch)
+        if encoded:
+            inputs = {key: value[start : start + batch_size] for key, value in encoded.items()}
+        images = pipeline(
+            **inputs,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            height=height,
+            width=width,
+            generator=[torch.Generator().manual_seed(request.seed) for request in batch],
+            output_type="latent" if decode else "pil",
+        ).images
+        yield from zip(batch, decode(images) if decode else images, strict=True)
+
+
+def put_on(pipeline: DiffusionPipeline, adapter: Adapter) -> None:
+    """Load the adapter into the pipeline from a file, as any user of diffusers does."""
+    with tempfile.TemporaryDirectory() as folder:
+        pipeline.load_lora_weights(save_adapter(adapter, Path(folder)).parent, adapter_name=PEFT_NAME)
+
+
+def require_base(adapter: Adapter, base: str) -> None:
+    """Raise GenerationError if the base model `base` (see `base_model_id`) has other weights than the adapter's."""
+    own = frame_of(adapter).base_model
+    if own.rsplit("@", 1)[-1] != base.rsplit("@", 1)[-1]:  # a folder may have another name by now
+        raise GenerationError(f"{adapter.metadata['name']} is an adapter of the base model {own}, not of {base}")
+
+
+@dataclass(frozen=True)
+class PromptRequest(ImageRequest):
+    """An image for one of the user's prompts. number: of the prompt, from 0."""
+
     number: int
-    """Of the prompt, from 0."""
 
     @property
     def key(self) -> str:
         """File name without its ending."""
-        words = "-".join("".join(c if c.isalnum() else " " for c in self.prompt).split())[:80]
-        return f"{self.number:03d}-{words}-{self.seed}"
+        return f"{self.number:03d}-{file_words(self.prompt)}-{self.seed}"
 
 
 def read_prompts(params: GenerateParams) -> list[str]:
@@ -60,42 +119,24 @@ def read_prompts(params: GenerateParams) -> list[str]:
 
 
 def generate(adapter: Adapter | None, base_model: BaseModelParams, params: GenerateParams, seed: int) -> dict[str, Image.Image]:
-    """Draw every prompt with every seed -> RGB pictures by file name. What each was made with is in its `info["b4m"]`, and in
-    the PNG that `png_info` helps to write.
-
-    The noise of a picture depends on its seed alone, not on batches. Raises GenerationError if the adapter is another base
-    model's.
-    """
+    """Draw every prompt with every seed -> RGB images by file name. What each was made with is in its `info["b4m"]`, and in
+    the PNG that `png_info` helps to write. Raises GenerationError if the adapter is another base model's."""
     prompts, device, base = read_prompts(params), pick_device(params.device), base_model_id(base_model)
     if adapter is not None:
         require_base(adapter, base)
-        adapter = plp.scale_halves(adapter, params.content_scale, params.style_scale)
+        adapter = scale_halves(adapter, params.content_scale, params.style_scale)
     pipeline = load_family(base_model).load_pipeline(device)
     if adapter is not None:
         put_on(pipeline, adapter)
-    wishes = [
-        Wish(prompt, seed + index, number) for number, prompt in enumerate(prompts) for index in range(params.images_per_prompt)
-    ]
+    numbered = [(number, prompt, index) for number, prompt in enumerate(prompts) for index in range(params.images_per_prompt)]
+    requests = [PromptRequest(prompt, seed + index, number) for number, prompt, index in numbered]
     side = base_model.resolution
-    drawn = draw(pipeline, wishes, params, (side, side), origin(adapter, base, params))
-    return {wish.key: picture for wish, picture in tqdm(drawn, desc="drawing", total=len(wishes), mininterval=1.0)}
-
-
-def require_base(adapter: Adapter, base: str) -> None:
-    """Raise GenerationError if the base model `base` (see `base_model_id`) has other weights than the adapter's."""
-    own = plp.frame_of(adapter).base_model
-    if own.rsplit("@", 1)[-1] != base.rsplit("@", 1)[-1]:  # a folder may have another name by now
-        raise GenerationError(f"{adapter.metadata['name']} is an adapter of the base model {own}, not of {base}")
-
-
-def put_on(pipeline: DiffusionPipeline, adapter: Adapter) -> None:
-    """Load the adapter into the pipeline from a file, as any user of diffusers does; PEFT knows it as plp.ADAPTER."""
-    with tempfile.TemporaryDirectory() as folder:
-        pipeline.load_lora_weights(save_adapter(adapter, Path(folder)).parent, adapter_name=plp.ADAPTER)
+    drawn = draw_described(pipeline, requests, params, (side, side), origin(adapter, base, params))
+    return {request.key: image for request, image in tqdm(drawn, desc="drawing", total=len(requests), mininterval=1.0)}
 
 
 def origin(adapter: Adapter | None, base: str, params: GenerateParams) -> dict[str, Any]:
-    """What pictures are made with, prompt and seed apart."""
+    """What images are made with, prompt and seed apart."""
     about = {"base_model": base, "steps": params.steps, "guidance_scale": params.guidance_scale}
     about |= {"negative_prompt": params.negative_prompt} if params.negative_prompt else {}
     if adapter is not None:
@@ -104,31 +145,31 @@ def origin(adapter: Adapter | None, base: str, params: GenerateParams) -> dict[s
     return about
 
 
-def draw(
-    pipeline: DiffusionPipeline, wishes: Sequence[Wish], params: GenerateParams, size: tuple[int, int], about: dict[str, Any]
-) -> Iterator[tuple[Wish, Image.Image]]:
-    """Draw the wishes in batches of params.batch_size, as RGB pictures of `size` = (height, width) pixels that carry `about`,
-    their prompt and their seed."""
-    height, width = size
-    for start in range(0, len(wishes), params.batch_size):
-        batch = wishes[start : start + params.batch_size]
-        drawn = pipeline(
-            [wish.prompt for wish in batch],
-            negative_prompt=[params.negative_prompt] * len(batch) if params.negative_prompt else None,
-            num_inference_steps=params.steps,
-            guidance_scale=params.guidance_scale,
-            height=height,
-            width=width,
-            generator=[torch.Generator().manual_seed(wish.seed) for wish in batch],
-        ).images
-        for wish, picture in zip(batch, drawn, strict=True):
-            picture.info[INFO_KEY] = json.dumps({"prompt": wish.prompt, "seed": wish.seed} | about, sort_keys=True)
-            yield wish, picture
+def draw_described(
+    pipeline: DiffusionPipeline,
+    requests: Sequence[Request],
+    params: GenerateParams,
+    size: tuple[int, int],
+    about: dict[str, Any],
+) -> Iterator[tuple[Request, Image.Image]]:
+    """`draw`, with images that carry `about`, their prompt and their seed."""
+    drawn = draw(
+        pipeline,
+        requests,
+        steps=params.steps,
+        guidance_scale=params.guidance_scale,
+        batch_size=params.batch_size,
+        size=size,
+        negative_prompt=params.negative_prompt,
+    )
+    for request, image in drawn:
+        image.info[INFO_KEY] = json.dumps({"prompt": request.prompt, "seed": request.seed} | about, sort_keys=True)
+        yield request, image
 
 
-def png_info(picture: Image.Image) -> PngInfo:
-    """The text chunk to save a picture with, so that its origin stays with it."""
+def png_info(image: Image.Image) -> PngInfo:
+    """The text chunk to save an image with, so that its origin stays with it."""
     info = PngInfo()
-    if INFO_KEY in picture.info:
-        info.add_itxt(INFO_KEY, picture.info[INFO_KEY])
+    if INFO_KEY in image.info:
+        info.add_itxt(INFO_KEY, image.info[INFO_KEY])
     return info

@@ -5,20 +5,21 @@ The adapters are drawn with by a stock diffusers pipeline from files, as whoever
 
 import json
 import logging
-import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image
 from tqdm import tqdm
 
-from b4m_pipeline.common.config import BaseModelParams, EvaluationParams
 from b4m_pipeline.common.devices import pick_device
 from b4m_pipeline.common.seeding import numpy_generator
+from b4m_pipeline.common.words import file_words, fill_prompt, words_of
 from b4m_pipeline.diffusion.families import base_model_id, load_family
+from b4m_pipeline.diffusion.params import BaseModelParams
+from b4m_pipeline.diffusion.sampling import ImageRequest, draw, put_on
 from b4m_pipeline.evaluation.judges import (
     ClipJudge,
     EfficientNetJudge,
@@ -27,11 +28,11 @@ from b4m_pipeline.evaluation.judges import (
     perceptual_distance,
     similarity,
 )
-from b4m_pipeline.inputs.captioning import article
+from b4m_pipeline.evaluation.params import EvaluationParams
 from b4m_pipeline.inputs.folders import EXTENSIONS
 from b4m_pipeline.inputs.squares import UnusablePictureError, read_square
-from b4m_pipeline.method import plp
-from b4m_pipeline.method.adapter import URI_KEY, Adapter, save_adapter
+from b4m_pipeline.method.adapter import URI_KEY, Adapter
+from b4m_pipeline.method.frame import frame_of
 
 logger = logging.getLogger(__name__)
 
@@ -44,41 +45,31 @@ class EvaluationError(ValueError):
 
 
 @dataclass(frozen=True)
-class Shot:
-    """One picture to draw: by which system, with which prompt, which prompt in plain words says the same (for a CLIP model,
-    which knows no new words), and the seed. kind: content, style, composition (the first prompt), recontext, recontext_2, ...
-    (further ones)."""
+class SampleRequest(ImageRequest):
+    """An image of an evaluation. system: what draws it; kind: content, style, composition (the first prompt), recontext,
+    recontext_2, ... (further ones); plain: the prompt in plain words, for a CLIP model, which knows no new words."""
 
     system: str
     kind: str
-    prompt: str
     plain: str
-    seed: int
 
     @property
     def key(self) -> str:
         """File name without its ending."""
-        words = "-".join("".join(c if c.isalnum() else " " for c in self.prompt).split())
-        return f"{self.system.replace(' ', '-')}/{self.kind}-{words[:80]}-{self.seed}"
+        return f"{self.system.replace(' ', '-')}/{self.kind}-{file_words(self.prompt)}-{self.seed}"
+
+    def row(self) -> dict[str, str | int]:
+        """Of the table of samples."""
+        return {"picture": self.key, **asdict(self)}
 
 
-def words_of(name: str) -> str:
-    """A concept's name as it is said: "baby-bottle" -> "baby bottle"."""
-    return name.replace("-", " ").replace("_", " ")
-
-
-def fill_prompt(template: str, words: dict[str, str], noun: str) -> str:
-    """A prompt's template with words (or tokens) for {content} and {style}."""
-    return " ".join(template.format(**words, noun=noun, article=article(words["content"])).split())
-
-
-def plan(params: EvaluationParams, made: Adapter, seed: int) -> list[Shot]:
+def plan(params: EvaluationParams, made: Adapter, seed: int) -> list[SampleRequest]:
     """All pictures of an evaluation. Every system but the halves alone draws every prompt with the same seeds; the base model
     is asked in plain words, as it does not know the tokens."""
     about = made.metadata
     tokens = {"content": about["content_token"], "style": about["style_token"]}
     names = {kind: words_of(about[f"{kind}_name"]) for kind in ("content", "style")}
-    shots = []
+    requests = []
     asked = [(CONTENT, "content", params.content_prompt), (STYLE, "style", params.style_prompt)]
     for index, template in enumerate(params.prompts):
         kind = "recontext" if index == 1 else f"recontext_{index}" if index else "composition"
@@ -87,43 +78,41 @@ def plan(params: EvaluationParams, made: Adapter, seed: int) -> list[Shot]:
         noun = about["style_noun"] if system == STYLE else about["noun"]
         plain = fill_prompt(template, names, noun)
         prompt = plain if system == BASE else fill_prompt(template, tokens, noun)
-        shots += [Shot(system, kind, prompt, plain, seed + index) for index in range(params.samples)]
-    return shots
+        requests += [SampleRequest(prompt, seed + index, system, kind, plain) for index in range(params.samples)]
+    return requests
 
 
-def draw(
-    shots: list[Shot], adapters: dict[str, Adapter | None], base_model: BaseModelParams, params: EvaluationParams
+def draw_samples(
+    requests: list[SampleRequest],
+    adapters: Mapping[str, Adapter | None],
+    base_model: BaseModelParams,
+    params: EvaluationParams,
 ) -> dict[str, Image.Image]:
-    """Draw every shot with its system's adapter (None: the base model alone) -> RGB pictures by the shots' keys.
+    """Draw every request with its system's adapter (None: the base model alone) -> RGB images by the requests' keys.
 
-    A shot's picture is what `pipeline(prompt, num_inference_steps=steps, guidance_scale=guidance_scale,
+    An image is what `pipeline(prompt, num_inference_steps=steps, guidance_scale=guidance_scale,
     generator=torch.Generator().manual_seed(seed))` gives, to rounding: its noise depends on its seed alone.
     """
-    device = pick_device(params.device)
-    pipeline = load_family(base_model).load_pipeline(device)
-    side = base_model.resolution
-    pictures = {}
-    bar = tqdm(total=len(shots), desc="drawing", mininterval=1.0)
-    for system, adapter in adapters.items():
-        pipeline.unload_lora_weights()
-        if adapter is not None:
-            with tempfile.TemporaryDirectory() as folder:
-                pipeline.load_lora_weights(save_adapter(adapter, Path(folder)).parent)
-        own = [shot for shot in shots if shot.system == system]
-        for start in range(0, len(own), params.batch_size):
-            batch = own[start : start + params.batch_size]
-            output = pipeline(
-                [shot.prompt for shot in batch],
-                num_inference_steps=params.steps,
+    pipeline = load_family(base_model).load_pipeline(pick_device(params.device))
+    side, images = base_model.resolution, {}
+    with tqdm(total=len(requests), desc="drawing", mininterval=1.0) as bar:
+        for system, adapter in adapters.items():
+            pipeline.unload_lora_weights()
+            if adapter is not None:
+                put_on(pipeline, adapter)
+            own = [request for request in requests if request.system == system]
+            drawn = draw(
+                pipeline,
+                own,
+                steps=params.steps,
                 guidance_scale=params.guidance_scale,
-                height=side,
-                width=side,
-                generator=[torch.Generator().manual_seed(shot.seed) for shot in batch],
+                batch_size=params.batch_size,
+                size=(side, side),
             )
-            pictures |= {shot.key: picture for shot, picture in zip(batch, output.images, strict=True)}
-            bar.update(len(batch))
-    bar.close()
-    return pictures
+            for request, image in drawn:
+                images[request.key] = image
+                bar.update()
+    return images
 
 
 def evaluate(
@@ -141,7 +130,7 @@ def evaluate(
     EvaluationError if the adapters are not of one lineage.
     """
     about = made.metadata
-    if (own := plp.frame_of(made).base_model) != (given := base_model_id(base_model)):
+    if (own := frame_of(made).base_model) != (given := base_model_id(base_model)):
         raise EvaluationError(f"the adapters are of the base model {own}, this run's is {given}: train them anew")
     parents = json.loads(about["parents"])
     for half in (content, style):
@@ -161,10 +150,10 @@ def evaluate(
                 f"{adapter.metadata['frame']}, the made one was made of {expected!r} of {about['frame']}: "
                 "run break_make again, or the stages from the one that changed"
             )
-    shots = plan(params, made, seed)
+    requests = plan(params, made, seed)
     adapters = {BASE: None, CONTENT: content, STYLE: style, JOINED: reconstructed, MADE: made}
-    pictures = draw(shots, adapters, base_model, params)
-    table = pd.DataFrame([{"picture": shot.key} | asdict(shot) for shot in shots])
+    pictures = draw_samples(requests, adapters, base_model, params)
+    table = pd.DataFrame([request.row() for request in requests])
     return pictures, table
 
 

@@ -71,7 +71,7 @@ class ClipJudge:
         """path: the model's. Raises CaptioningError, naming the parameter, if it cannot be loaded."""
         from transformers import CLIPModel, CLIPProcessor
 
-        from b4m_pipeline.inputs.captioning import load_model
+        from b4m_pipeline.inputs.captioners import load_model
 
         self.model, self.processor = load_model("evaluation.clip", path, CLIPModel, CLIPProcessor)
         self.model.to(device)

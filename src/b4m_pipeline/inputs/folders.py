@@ -14,7 +14,7 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from b4m_pipeline.common.config import ConceptParams, CounterpartParams, IngestionParams
+from b4m_pipeline.inputs.params import ConceptParams, CounterpartParams, IngestionParams
 from b4m_pipeline.inputs.squares import Square, UnusablePictureError, read_square
 
 logger = logging.getLogger(__name__)

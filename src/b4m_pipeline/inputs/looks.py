@@ -9,9 +9,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from b4m_pipeline.common.config import IngestionParams
-from b4m_pipeline.inputs.captioning import LOOK, article
+from b4m_pipeline.common.seeding import numpy_generator
+from b4m_pipeline.common.words import article
+from b4m_pipeline.inputs.filters import STYLES
 from b4m_pipeline.inputs.folders import Picture, load_picture
+from b4m_pipeline.inputs.params import IngestionParams
+from b4m_pipeline.inputs.templates import LOOK
 
 _MASK_SIDE = 256
 _TOLERANCE = 10  # of 255: what compression and resizing leave of an even ground
@@ -24,8 +27,6 @@ class UnknownLookError(ValueError):
 
 def check_looks(looks: dict[str, str]) -> None:
     """Raise UnknownLookError for a name that is not a filter's."""
-    from b4m_pipeline.inputs.filters import STYLES
-
     if unknown := [name for name in looks if name not in STYLES]:
         raise UnknownLookError(f"ingestion.content_looks: there are no filters {unknown}; there are {sorted(STYLES)}")
 
@@ -33,9 +34,6 @@ def check_looks(looks: dict[str, str]) -> None:
 def redraw(picture: Image.Image, look: str, background: tuple[int, int, int], name: str = "") -> Image.Image:
     """An RGB picture in another look. What of `background` is connected to its border counts as ground, which a look may fill.
     name: what the filter's randomness is drawn from, if it has any."""
-    from b4m_pipeline.common.seeding import numpy_generator
-    from b4m_pipeline.inputs.filters import STYLES
-
     drawn = picture.convert("RGB")
     if (side := min(picture.size)) < _DRAWN_SIDE:
         factor = _DRAWN_SIDE / side
@@ -75,15 +73,17 @@ def _ground(picture: Image.Image, background: tuple[int, int, int]) -> Image.Ima
 
 def add_content_looks(
     manifest: pd.DataFrame, pictures: dict[str, Picture], params: IngestionParams
-) -> tuple[pd.DataFrame, dict[str, Picture]]:
-    """The captioned manifest and the pictures, and a further picture of the content for each of `content_looks`, captioned with
-    the look's words. The pictures take turns, the more colourful first: all in all looks would leave too few steps to each."""
+) -> tuple[pd.DataFrame, dict[str, Image.Image]]:
+    """The captioned manifest with a row for each of `content_looks`, a picture of the content redrawn and captioned with the
+    look's words, and these images by key. The pictures take turns, the more colourful first: all in all looks would leave too
+    few steps to each."""
     looks = params.content_looks or {}
     check_looks(looks)
-    rows, further = [manifest], {}
+    rows: list[pd.DataFrame] = [manifest]
+    further: dict[str, Image.Image] = {}
     content = manifest[manifest["role"] == "content"]
     if content.empty:  # a style is trained by itself
-        return manifest, dict(pictures)
+        return manifest, {}
     content = content.iloc[np.argsort([-_saturation(load_picture(pictures[key])) for key in content["picture"]], kind="stable")]
     for place, (look, words) in enumerate(looks.items()):
         copy = content.iloc[[place % len(content)]].copy()
@@ -96,4 +96,4 @@ def add_content_looks(
         further[new] = redraw(picture, look, params.background, new)
         if picture.mode == "RGBA":  # its mask
             further[new].putalpha(picture.getchannel("A"))
-    return pd.concat(rows, ignore_index=True), {**pictures, **further}
+    return pd.concat(rows, ignore_index=True), further

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from b4m_pipeline.common.config import BucketParams
+from b4m_pipeline.inputs.params import BucketParams
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # decoders that a picture's bytes may reach
 

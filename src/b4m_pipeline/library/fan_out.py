@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from b4m_pipeline.common.config import RayParams
+from b4m_pipeline.library.params import RayParams
 
 logger = logging.getLogger(__name__)
 Job, Result = TypeVar("Job"), TypeVar("Result")

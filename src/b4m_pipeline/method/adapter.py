@@ -1,18 +1,20 @@
-"""Adapters as data: LoRA tensors with their provenance, in files that any diffusers pipeline loads."""
+"""The adapter as data: LoRA tensors with their provenance. Free of torch, so that Kedro's nodes can name it (files.py has
+I/O)."""
 
-import json
-import uuid
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+if TYPE_CHECKING:
+    import torch
 
-WEIGHTS_NAME = "pytorch_lora_weights.safetensors"  # what diffusers' load_lora_weights looks for
+WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
+"""What diffusers' load_lora_weights looks for in a folder."""
+PEFT_NAME = "b4m"
+"""PEFT's name of the adapter on a model."""
 URI_KEY = "registry_uri"
 """Metadata of an adapter loaded from the registry or registered: its version there, "models:/NAME/VERSION"."""
-_PREFIX = "unet."
+RECIPE_KEY = "recipe_digest"
+"""Metadata of a trained adapter: digest of all that decides its weights (see common/provenance.py)."""
 
 
 class AdapterError(ValueError):
@@ -28,7 +30,7 @@ class Adapter:
     lora_config: PEFT's LoraConfig fields (r, lora_alpha, target_modules), which stock diffusers reads from the file.
     """
 
-    tensors: dict[str, torch.Tensor] = field(repr=False)
+    tensors: "dict[str, torch.Tensor]" = field(repr=False)
     metadata: dict[str, str]
     lora_config: dict
 
@@ -47,42 +49,6 @@ class Adapter:
         """Names of the adapted modules, in order."""
         return sorted({key.rsplit(".lora_", 1)[0] for key in self.tensors})
 
-    def delta(self, module: str) -> torch.Tensor:
+    def delta(self, module: str) -> "torch.Tensor":
         """The change of a module's weight, (out, in)."""
         return self.scaling * self.tensors[f"{module}.lora_B.weight"] @ self.tensors[f"{module}.lora_A.weight"]
-
-
-def save_adapter(adapter: Adapter, folder: Path) -> Path:
-    """Write `pytorch_lora_weights.safetensors` into `folder`; returns the file's path."""
-    if missing := [key for key in Adapter.REQUIRED if key not in adapter.metadata]:
-        raise AdapterError(f"adapter {adapter.metadata.get('name', '?')} lacks the metadata {missing}")
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / WEIGHTS_NAME
-    config = {f"{_PREFIX}{key}": value for key, value in adapter.lora_config.items()}
-    metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(config, sort_keys=True)}
-    own = {key: value for key, value in adapter.metadata.items() if key != URI_KEY}  # where it lies is no part of it
-    metadata["b4m"] = json.dumps(own, sort_keys=True)
-    tensors = {_PREFIX + key: tensor.detach().cpu().float().contiguous() for key, tensor in adapter.tensors.items()}
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")  # its own: two processes may write the same adapter
-    save_file(tensors, partial, metadata=metadata)
-    partial.replace(path)
-    return path
-
-
-def load_adapter(path: Path) -> Adapter:
-    """Read an adapter from its file or folder. Raises AdapterError if it is missing, damaged or another tool's."""
-    path = Path(path)
-    if path.is_dir():
-        path = path / WEIGHTS_NAME
-    if not path.is_file():
-        raise AdapterError(f"No adapter at {path}: run the pipeline that trains it first.")
-    try:
-        with safe_open(path, framework="pt") as handle:
-            stored = handle.metadata() or {}
-            tensors = {key.removeprefix(_PREFIX): handle.get_tensor(key) for key in handle.keys()}
-        if "b4m" not in stored:
-            raise AdapterError(f"{path} carries no frame: it was not written by this project and has no halves to combine.")
-        config = {k.removeprefix(_PREFIX): v for k, v in json.loads(stored["lora_adapter_metadata"]).items()}
-        return Adapter(tensors, json.loads(stored["b4m"]), config)
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise AdapterError(f"{path} is damaged ({error}): train it again or fetch another version.") from error

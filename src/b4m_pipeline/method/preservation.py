@@ -1,4 +1,4 @@
-"""Keep a half quiet where its concept is not named.
+"""Preservation: train a half not to change the output for prompts that do not name its concept.
 
 The break's loss says what a half has to do for prompts with its concept's token, and nothing about all other prompts. A half
 that answers to these too speaks over the other concept when both are put together. So each half is also asked to leave the
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from b4m_pipeline.method.plp import PlpLayer, TargetError
+from b4m_pipeline.method.frame import TargetError
+from b4m_pipeline.method.layers import PlpLayer
 
 PromptInputs = dict[str, torch.Tensor]
 """Name of a layer that reads nothing but the prompt -> its inputs (N, n) for some prompts, a row a token or a prompt."""
@@ -19,7 +20,7 @@ PromptInputs = dict[str, torch.Tensor]
 @dataclass
 class _Moments:
     second: torch.Tensor
-    """E[x x'] (n, n) of the layer's inputs, weighed over the groups."""
+    """E[x x'] (n, n) of the layer's inputs, times the weight."""
     output_variance: torch.Tensor
     """Of the frozen layer's output over them, summed over its m numbers."""
 
@@ -28,39 +29,32 @@ def require_prompt_layers(targets: list[str], prompt_layers: list[str]) -> None:
     """Raise TargetError if none of the adapted layers reads the prompt alone."""
     if not set(targets) & set(prompt_layers):
         ends = sorted({".".join(name.split(".")[-2:]) for name in prompt_layers})
-        raise TargetError(
-            "preservation_weight and separation_weight need a target that reads the prompt alone; frame.targets name "
-            f"none of {ends}"
-        )
+        raise TargetError(f"preservation_weight needs a target that reads the prompt alone; frame.targets name none of {ends}")
 
 
 class Preservation:
     """How much an adapter changes the layers' outputs for prompts that do not name its concept: E|dW x|^2 as a share of the
-    variance of W x over the same prompts, mean over layers. In closed form: with C = E[x x'],
+    variance of W x over the same prompts, mean over layers, times a weight. In closed form: with C = E[x x'],
     E|dW x|^2 = scaling^2 tr(B'B A C A'), so a step costs r x n x n a layer, however many prompts there are.
     """
 
-    def __init__(self, layers: dict[str, PlpLayer], groups: list[tuple[PromptInputs, float]]):
-        """groups: what the layers read for some prompts, and how much these weigh. All are said as shares of the first group's
-        variance. Raises TargetError if none of the layers reads the prompt alone."""
-        first = groups[0][0]
-        self.layers = [layer for name, layer in layers.items() if name in first]
-        require_prompt_layers(list(layers), list(first))
-        moments: dict[int, torch.Tensor] = {}
+    def __init__(self, layers: dict[str, PlpLayer], inputs: PromptInputs, weight: float):
+        """inputs: what the layers read for these prompts. Raises TargetError if none of the layers reads the prompt alone."""
+        require_prompt_layers(list(layers), list(inputs))
+        self.layers = [layer for name, layer in layers.items() if name in inputs]
+        second: dict[int, torch.Tensor] = {}
         self.moments = []
         for layer in self.layers:
-            x = first[layer.name].float()
-            key = id(first[layer.name])
-            if key not in moments:  # most layers read the same
-                read = [(inputs[layer.name].float(), weight) for inputs, weight in groups]
-                moments[key] = sum(weight * own.T @ own / len(own) for own, weight in read).contiguous()
+            x, key = inputs[layer.name].float(), id(inputs[layer.name])
+            if key not in second:  # most layers read the same
+                second[key] = (weight * x.T @ x / len(x)).contiguous()
             with torch.no_grad():
-                weight = layer.module.get_base_layer().weight.float()
-                variance = ((x - x.mean(0)) @ weight.T).square().sum(1).mean()
-            self.moments.append(_Moments(moments[key], variance))
+                frozen = layer.module.get_base_layer().weight.float()
+                variance = ((x - x.mean(0)) @ frozen.T).square().sum(1).mean()
+            self.moments.append(_Moments(second[key], variance))
 
     def __call__(self) -> torch.Tensor:
-        """The mean share, weighed, a scalar with a gradient to the halves."""
+        """The mean share times the weight, a scalar with a gradient to the halves."""
         shares = []
         with torch.autocast(self.moments[0].second.device.type, enabled=False):
             for layer, own in zip(self.layers, self.moments, strict=True):

@@ -11,7 +11,7 @@ from collections import defaultdict
 
 import torch
 
-from b4m_pipeline.method.plp import PlpLayer
+from b4m_pipeline.method.layers import PlpLayer
 
 
 class RiemannianPreconditioner:

@@ -1,16 +1,21 @@
 """One template for both breaks: they differ by data and by the half that they train."""
 
 from functools import partial, update_wrapper
-from pathlib import Path
 from typing import Literal
 
+import pandas as pd
 from kedro.pipeline import Node, Pipeline
 
-from b4m_pipeline.common.config import BaseModelParams, BreakParams, ConceptParams, FrameParams
+from b4m_pipeline.diffusion.params import BaseModelParams
+from b4m_pipeline.inputs.params import ConceptParams
+from b4m_pipeline.inputs.training_set import TrainingSet
+from b4m_pipeline.method.adapter import Adapter
+from b4m_pipeline.method.params import FrameParams
+from b4m_pipeline.training.params import BreakParams
 
 
 def train_half(
-    training_set,
+    training_set: TrainingSet,
     base_model: BaseModelParams,
     frame: FrameParams,
     concept: ConceptParams,
@@ -20,22 +25,14 @@ def train_half(
     reuse: bool,
     *,
     kind: Literal["content", "style"],
-):
-    """Train the half of `kind`, unless the registry has one that was made from the same; returns the half and its loss curve
-    (a row a step)."""
-    from b4m_pipeline.common.devices import pick_device
-    from b4m_pipeline.common.memory import reported_peak
-    from b4m_pipeline.datasets.registry import find_known
-    from b4m_pipeline.registry.tracking import MetricLogger, log_picture, loss_curve
-    from b4m_pipeline.training import stages
+) -> tuple[Adapter, pd.DataFrame]:
+    """Train the half of `kind`, unless the registry has one of the same recipe; returns the half and its loss curve (a row a
+    step)."""
+    from b4m_pipeline.library.reuse import train_or_reuse
+    from b4m_pipeline.training.stages import BreakStage
 
-    checkpoint = Path(checkpoints) / f"{kind}_break-{concept.name}.safetensors"
-    device = pick_device(training.device)
-    with MetricLogger(f"{kind}_break") as log, reported_peak(f"{kind} break", device, log):
-        half, history = stages.train_half(
-            kind, training_set, base_model, frame, concept, training, seed, checkpoint, log, find_known(reuse), log_picture
-        )
-    return half, loss_curve(history, half, f"{kind}_break")
+    stage = BreakStage(kind, training_set, base_model, frame, concept, training, seed)
+    return train_or_reuse(stage, checkpoints, reuse)
 
 
 def break_pipeline(kind: Literal["content", "style"]) -> Pipeline:

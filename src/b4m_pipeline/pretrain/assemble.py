@@ -9,6 +9,8 @@ from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from PIL import Image
 from transformers import CLIPTokenizer
 
+from b4m_pipeline.diffusion import sampling
+from b4m_pipeline.diffusion.sampling import ImageRequest
 from b4m_pipeline.pretrain.corpus import CorpusError
 from b4m_pipeline.pretrain.denoiser import Denoiser, Start, make_scheduler
 
@@ -80,10 +82,7 @@ def draw(
     pipeline: StableDiffusionXLPipeline, captions: list[str], seed: int, batch: int = 24, guidance: float = 3.0
 ) -> list[Image.Image]:
     """One picture a caption, 20 steps; the i-th from the generator seeded by seed + i."""
-    pictures = []
-    for start in range(0, len(captions), batch):
-        part = captions[start : start + batch]
-        generators = [torch.Generator().manual_seed(seed + start + index) for index in range(len(part))]
-        output = pipeline(part, num_inference_steps=20, guidance_scale=guidance, generator=generators)
-        pictures += output.images
-    return pictures
+    side = pipeline.default_sample_size * pipeline.vae_scale_factor
+    requests = [ImageRequest(caption, seed + index) for index, caption in enumerate(captions)]
+    drawn = sampling.draw(pipeline, requests, steps=20, guidance_scale=guidance, batch_size=batch, size=(side, side))
+    return [image for _, image in drawn]

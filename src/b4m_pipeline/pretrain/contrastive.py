@@ -21,7 +21,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 from b4m_pipeline.common.devices import has_fast_bf16
 from b4m_pipeline.common.provenance import digest_of
 from b4m_pipeline.common.seeding import numpy_generator
-from b4m_pipeline.inputs.captioning import article
+from b4m_pipeline.common.words import article
 from b4m_pipeline.pretrain.assemble import load_as_float32
 from b4m_pipeline.pretrain.corpus import Drawings
 from b4m_pipeline.pretrain.lessons import lessons

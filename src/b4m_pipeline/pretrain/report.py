@@ -16,17 +16,19 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
-from b4m_pipeline.common.config import BaseModelParams, LoraParams
 from b4m_pipeline.common.seeding import numpy_generator
+from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.evaluation.judges import EfficientNetJudge, Judgement, kernel_distance, perceptual_distance
-from b4m_pipeline.inputs.training_set import TrainingSet, encode_training_set
-from b4m_pipeline.method.adapter import save_adapter
+from b4m_pipeline.inputs.encode import encode_training_set
+from b4m_pipeline.inputs.training_set import TrainingSet
+from b4m_pipeline.method.files import save_adapter
 from b4m_pipeline.pretrain.assemble import draw
 from b4m_pipeline.pretrain.corpus import Drawings, composite
 from b4m_pipeline.pretrain.params import ReportParams
 from b4m_pipeline.pretrain.text import standard_caption
 from b4m_pipeline.pretrain.vae import encode_means, round_trip, to_tensor
 from b4m_pipeline.training.lora import train_lora
+from b4m_pipeline.training.params import LoraParams
 
 logger = logging.getLogger(__name__)
 

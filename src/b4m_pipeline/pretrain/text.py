@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from b4m_pipeline.common.seeding import derive_seed
-from b4m_pipeline.inputs.captioning import article
+from b4m_pipeline.common.words import article
 from b4m_pipeline.pretrain.params import CaptionParams, TextParams
 
 # Grounds for recoloured views: word -> RGB.

@@ -7,9 +7,8 @@ from typing import Literal
 import torch
 from safetensors.torch import save_file
 
+from b4m_pipeline.common.devices import DTYPES
 from b4m_pipeline.method.adapter import Adapter
-
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 # What the original SDXL code calls layers outside its blocks; inside them the readers know diffusers' names.
 _ORIGINAL_NAMES = {

@@ -8,14 +8,14 @@ import math
 import re
 from typing import Any
 
-from b4m_pipeline.inputs.captioning import article
+from b4m_pipeline.common.words import article
 
 MAX_CHARACTERS = 5000
 EVALUATION = "## Evaluation"
 _DIGESTS = 8  # a role's pictures whose digests are listed; all are in the weights' file
 _SHOWN = (
     "steps", "batch_size", "learning_rate", "counterpart_learning_rate", "schedule", "optimizer", "noisy_bias",
-    "preservation_weight", "separation_weight", "rank", "alpha", "split", "init", "halves", "targets", "seed",
+    "preservation_weight", "rank", "alpha", "split", "init", "halves", "targets", "seed",
 )  # fmt: skip
 
 

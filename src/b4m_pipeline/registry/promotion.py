@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from b4m_pipeline.datasets.registry import NAME_OF_KIND
+from b4m_pipeline.registry.adapters import NAME_OF_KIND
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -28,12 +28,14 @@ from mlflow.protos.databricks_pb2 import (
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from pydantic import Field, ValidationError
 
-from b4m_pipeline.common.config import BaseModelParams, GenerateParams, Strict
+from b4m_pipeline.common.config import Strict
 from b4m_pipeline.common.devices import pick_device
-from b4m_pipeline.diffusion import sampling as generation
 from b4m_pipeline.diffusion.families import base_model_id, load_family
-from b4m_pipeline.method import plp
-from b4m_pipeline.method.adapter import URI_KEY, WEIGHTS_NAME, Adapter, load_adapter
+from b4m_pipeline.diffusion.params import BaseModelParams, GenerateParams
+from b4m_pipeline.diffusion.sampling import ImageRequest, draw_described, origin, png_info, put_on, require_base
+from b4m_pipeline.method.adapter import PEFT_NAME, URI_KEY, WEIGHTS_NAME, Adapter
+from b4m_pipeline.method.combine import scale_halves
+from b4m_pipeline.method.files import load_adapter
 
 logger = logging.getLogger(__name__)
 
@@ -139,13 +141,13 @@ class ServedAdapter:
         base = BaseModelParams(path=base_model, resolution=self.resolution, **further)
         try:
             self.base = base_model_id(base)
-            generation.require_base(adapter, self.base)
-            plp.scale_halves(adapter)
+            require_base(adapter, self.base)
+            scale_halves(adapter)
         except (KeyError, TypeError) as error:
             raise ServingError(f"{about['name']} does not say what its frame is, so it cannot be scaled: {error!r}") from error
         self.adapter = adapter
         self.pipeline = load_family(base).load_pipeline(device)
-        generation.put_on(self.pipeline, adapter)
+        put_on(self.pipeline, adapter)
         self._scales = (1.0, 1.0)
         self._lock = threading.Lock()
 
@@ -160,7 +162,7 @@ class ServedAdapter:
         params that cannot be drawn, 429 if the GPU's memory does not suffice, 503 if its turn did not come in time.
         """
         prompts, wanted = _prompts(data), self._check(params or {})
-        wishes = [generation.Wish(prompt, wanted.seed + index, index) for index, prompt in enumerate(prompts)]
+        requests = [ImageRequest(prompt, wanted.seed + index) for index, prompt in enumerate(prompts)]
         settings = GenerateParams(
             adapter=self.adapter.metadata["name"],
             prompts=prompts,
@@ -175,8 +177,8 @@ class ServedAdapter:
             raise MlflowException("Too many requests are waiting: try again later", error_code=TEMPORARILY_UNAVAILABLE)
         try:
             self._scale(wanted.content_scale, wanted.style_scale)
-            about = generation.origin(self.adapter, self.base, settings)
-            drawn = generation.draw(self.pipeline, wishes, settings, (wanted.height, wanted.width), about)
+            about = origin(self.adapter, self.base, settings)
+            drawn = draw_described(self.pipeline, requests, settings, (wanted.height, wanted.width), about)
             return [_png(picture) for _, picture in drawn]
         except torch.OutOfMemoryError as error:
             message = "The GPU's memory is full: ask for fewer prompts at once, or for smaller pictures"
@@ -209,10 +211,10 @@ class ServedAdapter:
         if self._scales == (content, style):
             return
         self._scales = None  # of what is half written, should this be interrupted
-        scaled = plp.scale_halves(self.adapter, content, style)
+        scaled = scale_halves(self.adapter, content, style)
         for key, tensor in scaled.tensors.items():
             module, side, _ = key.rsplit(".", 2)
-            getattr(self.pipeline.unet.get_submodule(module), side)[plp.ADAPTER].weight.copy_(tensor)
+            getattr(self.pipeline.unet.get_submodule(module), side)[PEFT_NAME].weight.copy_(tensor)
         self._scales = (content, style)
 
 
@@ -243,7 +245,7 @@ def _refused(message: str) -> MlflowException:
 
 def _png(picture) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", pnginfo=generation.png_info(picture))
+    picture.save(buffer, format="PNG", pnginfo=png_info(picture))
     return buffer.getvalue()
 
 

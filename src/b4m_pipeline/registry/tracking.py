@@ -8,13 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from PIL import Image
 
-if TYPE_CHECKING:
-    from b4m_pipeline.method.adapter import Adapter
+from b4m_pipeline.method.adapter import URI_KEY, Adapter
 
 logger = logging.getLogger(__name__)
 
@@ -146,18 +145,16 @@ class MetricLogger:
             )
 
 
-def loss_curve(history: list[dict[str, float]] | None, adapter: "Adapter", prefix: str) -> pd.DataFrame:
-    """A training's history as a table with a row a step. Without a history the adapter was found in the registry: its curve is
-    the one that the run which made it logged as "<prefix>.<name>"."""
-    if history is not None:
-        return pd.DataFrame(history).rename_axis("step").reset_index()
+def logged_curve(adapter: Adapter, prefix: str) -> pd.DataFrame:
+    """A registered adapter's loss curve, a row a step: what the run which made it logged as "<prefix>.<name>". Empty, with a
+    warning, if it cannot be had."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
     curve = pd.DataFrame({"step": pd.Series(dtype=int)})
     try:
         client = mlflow.MlflowClient()
-        run_id = client.get_model_version(*adapter.metadata["registry_uri"].removeprefix("models:/").rsplit("/", 1)).run_id
+        run_id = client.get_model_version(*adapter.metadata[URI_KEY].removeprefix("models:/").rsplit("/", 1)).run_id
         for key in client.get_run(run_id).data.metrics:
             if key.startswith(f"{prefix}.") and not key.endswith("peak_memory_gib"):
                 values = {point.step: point.value for point in client.get_metric_history(run_id, key)}

@@ -6,17 +6,16 @@ from collections.abc import Callable
 import torch
 from peft import LoraConfig
 
-from b4m_pipeline.common.config import BaseModelParams, LoraParams
-from b4m_pipeline.common.devices import pick_device
+from b4m_pipeline.common.devices import DTYPES, pick_device
 from b4m_pipeline.common.provenance import code_version
 from b4m_pipeline.diffusion.families import load_family
-from b4m_pipeline.diffusion.loss import DiffusionLoss
+from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.inputs.training_set import TrainingSet
-from b4m_pipeline.method.adapter import Adapter
-from b4m_pipeline.method.plp import ADAPTER, find_layers
+from b4m_pipeline.method.adapter import PEFT_NAME, Adapter
+from b4m_pipeline.method.layers import find_layers
+from b4m_pipeline.training.params import LoraParams
+from b4m_pipeline.training.setup import make_loss
 from b4m_pipeline.training.trainer import Objective, fit, resolve_precision
-
-_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def train_lora(
@@ -36,15 +35,17 @@ def train_lora(
     role without pictures.
     """
     family, device = load_family(base_model), pick_device(params.device)
-    unet = family.load_denoiser(device, _DTYPES[resolve_precision(params.precision, device)])
+    unet = family.load_denoiser(device, DTYPES[resolve_precision(params.precision, device)])
     layers = find_layers(unet, params.targets)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        unet.add_adapter(LoraConfig(r=params.rank, lora_alpha=params.alpha, target_modules=list(layers)), adapter_name=ADAPTER)
+        unet.add_adapter(
+            LoraConfig(r=params.rank, lora_alpha=params.alpha, target_modules=list(layers)), adapter_name=PEFT_NAME
+        )
     factors = {}
     for layer, (_, inputs) in layers.items():
         module = unet.get_submodule(layer)
-        for side, linear in (("lora_A", module.lora_A[ADAPTER]), ("lora_B", module.lora_B[ADAPTER])):
+        for side, linear in (("lora_A", module.lora_A[PEFT_NAME]), ("lora_B", module.lora_B[PEFT_NAME])):
             weight = linear.float().weight.requires_grad_(side == "lora_B" or frozen_a is None)
             if side == "lora_A" and frozen_a:
                 weight.data.copy_(frozen_a(layer, inputs))
@@ -53,7 +54,7 @@ def train_lora(
     learnt = [weight for weight in factors.values() if weight.requires_grad]
     strata = [training_set.rows(role) for role in roles]
     objective = Objective(name, learnt, strata, params.batch_size, params.learning_rate)
-    loss = DiffusionLoss.of(family, unet, training_set.tensors, params)
+    loss = make_loss(family, unet, training_set.tensors, params)
     history = fit(loss, [objective], params, seed=seed, device=device, description=name)
     tensors = {key: weight.detach().float().cpu().clone() for key, weight in factors.items()}
     about = {

@@ -1,10 +1,9 @@
 """A training loop for several objectives at once. It knows neither Kedro nor MLflow nor the method.
 
 An objective has its own parameters, pictures, batch size and learning rate. Its loss touches its own parameters and nothing
-else: gradients are taken with `torch.autograd.grad` for exactly these, or, where all go through the model together, `together`
-sees to it. All randomness of a step is drawn from generators seeded by (seed, objective, step), so a run that was killed goes
-on as if it had not been.
-"""
+else: gradients are taken with `torch.autograd.grad` for exactly these, or, where all go through the model together,
+`joint_loss` sees to it. All randomness of a step is drawn from generators seeded by (seed, objective, step), so a run that was
+killed goes on as if it had not been."""
 
 import logging
 import math
@@ -18,22 +17,21 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from tqdm import tqdm
 
-from b4m_pipeline.common.config import TrainParams
 from b4m_pipeline.common.devices import has_fast_bf16
 from b4m_pipeline.common.seeding import torch_generator
+from b4m_pipeline.training.checkpoint_files import checkpoint_files, other_checkpoints
 from b4m_pipeline.training.checkpoints import load_checkpoint, save_checkpoint
 from b4m_pipeline.training.optimizers import make_optimizer
+from b4m_pipeline.training.params import TrainParams
 from b4m_pipeline.training.schedules import warm_cosine, warm_up
 
 logger = logging.getLogger(__name__)
 
 VALIDATION = "validation_loss"
 """Name of a history's entries, at the steps that were measured."""
-DONE = ".done"
-"""Before the suffix of a finished training's checkpoint."""
 
 Loss = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
-Together = Callable[[list[tuple[torch.Tensor, torch.Generator]]], list[torch.Tensor]]
+JointLoss = Callable[[list[tuple[torch.Tensor, torch.Generator]]], list[torch.Tensor]]
 Log = Callable[[dict[str, float], int], None]
 
 
@@ -53,8 +51,6 @@ class Objective:
     learning_rate: float
     penalty: Callable[[], torch.Tensor] | None = field(default=None, repr=False)
     """Added to the loss once a step: a scalar with a gradient to the parameters."""
-    leaks_to: list[torch.nn.Parameter] = field(default_factory=list, repr=False)
-    """Parameters of others that this loss's gradient is added to as well."""
 
     def batch(self, seed: int, index: int) -> torch.Tensor:
         """The index-th batch (B,) of an endless stream: in each stratum every row comes once an epoch, in a new order."""
@@ -113,11 +109,11 @@ class Trainer:
         seed: int,
         fingerprint: str,
         device: str,
-        together: Together | None = None,
+        joint_loss: JointLoss | None = None,
     ):
         if not objectives:
             raise ValueError("there is nothing to train: no objectives")
-        self.together = together
+        self.joint_loss = joint_loss
         self.loss, self.objectives, self.params, self.seed = loss, objectives, params, seed
         self.fingerprint = fingerprint
         AcceleratorState._reset_state(reset_partial_state=True)  # precision is per stage, accelerate's state per process
@@ -141,7 +137,7 @@ class Trainer:
         totals = {o.name: torch.zeros((), device=self.accelerator.device) for o in self.objectives}
         for part in range(self.params.gradient_accumulation):
             index = self.step * self.params.gradient_accumulation + part
-            for objectives in [self.objectives] if self.together else [[o] for o in self.objectives]:
+            for objectives in [self.objectives] if self.joint_loss else [[o] for o in self.objectives]:
                 for objective, loss in zip(objectives, self._losses(objectives, index), strict=True):
                     totals[objective.name] += loss
         for objective in self.objectives:
@@ -154,14 +150,14 @@ class Trainer:
         seeds = [torch_generator(self.seed, o.name, "noise", index) for o in objectives]
         batches = [(o.batch(self.seed, index), generator) for o, generator in zip(objectives, seeds, strict=True)]
         with self.accelerator.autocast():
-            measured = self.together(batches) if self.together else [self.loss(*batches[0])]
+            measured = self.joint_loss(batches) if self.joint_loss else [self.loss(*batches[0])]
             losses = [each.mean() / self.params.gradient_accumulation for each in measured]
         self._add_gradients(torch.stack(losses).sum(), objectives)
         return [loss.detach() for loss in losses]
 
     def _add_gradients(self, value: torch.Tensor, objectives: list[Objective], everywhere: bool = True) -> None:
         """everywhere: every parameter of these objectives must have a gradient."""
-        touched = list({id(p): p for o in objectives for p in (*o.parameters, *o.leaks_to)}.values())
+        touched = list({id(p): p for o in objectives for p in o.parameters}.values())
         scaler = self.accelerator.scaler
         gradients = torch.autograd.grad(scaler.scale(value) if scaler else value, touched, allow_unused=not everywhere)
         for parameter, gradient in zip(touched, gradients, strict=True):
@@ -289,12 +285,6 @@ class Trainer:
         logger.info("Resuming at step %d of %d", self.step, self.params.steps)
 
 
-def checkpoint_files(path: Path, fingerprint: str) -> tuple[Path, Path]:
-    """Where a training with this fingerprint keeps its checkpoint: while it is under way, and when it is done."""
-    stem = f"{path.stem}-{fingerprint}"
-    return path.with_name(stem + path.suffix), path.with_name(stem + DONE + path.suffix)
-
-
 def fit(
     loss: Loss,
     objectives: list[Objective],
@@ -308,29 +298,28 @@ def fit(
     validate: Callable[[], float] | None = None,
     draw: Callable[[int], None] | None = None,
     log: Log | None = None,
-    together: Together | None = None,
+    joint_loss: JointLoss | None = None,
     description: str = "training",
 ) -> list[dict[str, float]]:
     """Train the objectives' parameters in place for `params.steps` optimizer steps.
 
-    loss: (rows (B,), generator) -> losses (B,). together: the same for the batches of all objectives in one pass; what each
+    loss: (rows (B,), generator) -> losses (B,). joint_loss: the same for the batches of all objectives in one pass; what each
     loss teaches is up to it, the sum is differentiated for all parameters. precondition: changes the clipped gradients in
     place before a step. validate: gives the validation loss of the weights as they are, draw: shows them, given the step; both
     come when `params.validation` and `params.samples` say so, and see averaged weights where there is an average.
     checkpoint: file to write every `checkpoint_every` steps and to resume from. The fingerprint becomes part of its name, so
-    runs of other inputs keep theirs. A finished training's is kept, marked as done (see `DONE`), until whoever needs the
+    runs of other inputs keep theirs. A finished training's is kept, marked as done, until whoever needs the
     result has stored it: until then the same call gives the same result at once. log: called with the entries of the history
     and the step, those of a resumed run's past included.
     Returns the history: for each step the losses and gradient norms. Raises DivergenceError if a loss or gradient is not
     finite.
     """
-    trainer = Trainer(loss, objectives, params, seed, fingerprint, device, together)
+    trainer = Trainer(loss, objectives, params, seed, fingerprint, device, joint_loss)
     if checkpoint:
-        stem = checkpoint.stem
+        stem, others = checkpoint.stem, other_checkpoints(checkpoint)
         checkpoint, done = checkpoint_files(checkpoint, fingerprint)
         trainer.resume(checkpoint if checkpoint.exists() else done)
-        others = checkpoint.parent.glob(f"{stem}-{'[0-9a-f]' * 16}*")  # as digest_of's fingerprints are
-        if not trainer.step and any(others):
+        if not trainer.step and others:
             logger.warning(
                 "Checkpoints of %s in %s are of other pictures, parameters or code: it is trained from the start",
                 stem,

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from b4m_pipeline.common.config import ComposeParams, FrameParams
-from b4m_pipeline.datasets.registry import RegistrationError, register_adapter
-from b4m_pipeline.method import plp
-from b4m_pipeline.method.adapter import URI_KEY, AdapterError, save_adapter
+from b4m_pipeline.library.params import ComposeParams
+from b4m_pipeline.method.adapter import URI_KEY, AdapterError
+from b4m_pipeline.method.files import save_adapter
+from b4m_pipeline.method.frame import FrameMismatchError
+from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.pipelines.compose.nodes import fetch_and_join
-from b4m_pipeline.training import stages
-from tests.conftest import TINY_FRAME
+from b4m_pipeline.registry.adapters import RegistrationError, register_adapter
+from tests.conftest import TINY_FRAME, train_make
 from tests.training.test_stages import train_half
 
 FRAME = FrameParams(**TINY_FRAME)
@@ -44,9 +45,9 @@ def test_the_halves_say_whose_side_is_whose(folders):
 
 
 def test_what_does_not_belong_together_is_refused(folders, tracking):
-    with pytest.raises(plp.FrameMismatchError, match="two frames"):
+    with pytest.raises(FrameMismatchError, match="two frames"):
         fetch_and_join(ComposeParams(content=str(folders / "content"), style=str(folders / "foreign")), FRAME)
-    with pytest.raises(plp.FrameMismatchError, match="no content half"):
+    with pytest.raises(FrameMismatchError, match="no content half"):
         fetch_and_join(ComposeParams(content=str(folders / "style"), style=str(folders / "content")), FRAME)
     with pytest.raises(RegistrationError, match="b4m-content-nobody@candidate"):
         fetch_and_join(ComposeParams(content="models:/b4m-content-nobody@candidate", style=str(folders / "style")), FRAME)
@@ -55,9 +56,9 @@ def test_what_does_not_belong_together_is_refused(folders, tracking):
 
 
 def test_a_joined_adapter_can_be_made(folders, tiny_training_set, tiny_base):
-    from b4m_pipeline.common.config import MakeParams
+    from b4m_pipeline.training.params import MakeParams
     from tests.training.test_stages import MAKE
 
     joined = fetch_and_join(ComposeParams(content=str(folders / "content"), style=str(folders / "style")), FRAME)
-    made, _ = stages.train_make(joined, tiny_training_set, tiny_base, FRAME, MakeParams(**MAKE), 0)
+    made, _ = train_make(joined, tiny_training_set, tiny_base, FRAME, MakeParams(**MAKE), 0)
     assert made.metadata["name"] == "cup-ink"

@@ -6,36 +6,14 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from b4m_pipeline.common.config import (
-    BaseModelParams,
-    BenchmarkParams,
-    BreakParams,
-    CaptioningParams,
-    ConceptParams,
-    CounterpartParams,
-    EvaluationParams,
-    FrameParams,
-    IngestionParams,
-    MakeParams,
-    PairParams,
-    PreservationParams,
-)
+from b4m_pipeline.benchmark.params import BenchmarkParams
+from b4m_pipeline.diffusion.params import BaseModelParams
+from b4m_pipeline.evaluation.params import EvaluationParams
+from b4m_pipeline.inputs.params import CaptioningParams, ConceptParams, CounterpartParams, IngestionParams, PreservationParams
+from b4m_pipeline.method.params import FrameParams
+from b4m_pipeline.training.params import BreakParams, MakeParams
 
 logger = logging.getLogger(__name__)
-
-
-def concepts_of(
-    pair: PairParams, content: ConceptParams, style: ConceptParams, counterparts: CounterpartParams
-) -> tuple[ConceptParams, ConceptParams, CounterpartParams]:
-    """The pair's concepts with the run's tokens and nouns, and the counterparts less those that the pair itself is about."""
-    pair_content = ConceptParams(path=pair.content, token=content.token, noun=content.noun, name="")
-    pair_style = ConceptParams(path=pair.style, token=style.token, noun=style.noun, name="")
-    own = {Path(pair.content).resolve(), Path(pair.style).resolve()}
-    kept = {
-        field: [concept for concept in getattr(counterparts, field) if Path(concept.path).resolve() not in own]
-        for field in ("contents", "styles")
-    }
-    return pair_content, pair_style, CounterpartParams(**kept)
 
 
 def run_benchmark(
@@ -56,47 +34,37 @@ def run_benchmark(
 ) -> tuple[list, dict]:
     """Every method on every pair, each a nested MLflow run; what an earlier run finished is taken from its folder."""
     from b4m_pipeline.benchmark import run as bench
-    from b4m_pipeline.benchmark.methods import Task
     from b4m_pipeline.benchmark.shelf import Shelf
+    from b4m_pipeline.benchmark.task import Task, prepare_pair
     from b4m_pipeline.evaluation.evaluate import find_truth
-    from b4m_pipeline.inputs.captioning import add_variants, caption_manifest, preserved_prompts
-    from b4m_pipeline.inputs.folders import check_folders, list_folders, load_picture
-    from b4m_pipeline.inputs.looks import add_content_looks
-    from b4m_pipeline.inputs.training_set import encode_training_set
-    from b4m_pipeline.registry.tracking import nested_run
+    from b4m_pipeline.inputs.encode import encode_training_set
 
     bench.check_methods(benchmark)
     bench.require_equal_budgets(content_break, style_break, make)
-    prepared = {}
+    pairs = {}
     for pair in benchmark.chosen_pairs():  # all pictures are read before anything is trained
-        own_content, own_style, partners = concepts_of(pair, content, style, counterparts)
-        checked = check_folders(list_folders(own_content, own_style, partners, None), base_model.resolution, ingestion)
-        others = preserved_prompts(preservation, own_content, own_style, partners, seed)
-        prepared[pair.name] = (own_content, own_style, checked, others)
+        of_run = (content, style, counterparts, ingestion, captioning, preservation)
+        pairs[pair.name] = prepare_pair(pair, *of_run, base_model.resolution, seed)
     results, references, shelf = [], {}, Shelf(Path(benchmark.folder) / "trained")
-    for name, (own_content, own_style, checked, others) in prepared.items():
-        manifest = caption_manifest(checked.manifest, checked.squares, captioning)
-        shown, pictures = add_content_looks(manifest, checked.squares, ingestion)
-        shown = add_variants(shown, captioning, own_style.token)
-        training_set = encode_training_set(shown, pictures, base_model, others)
-        trained = (frame, own_content, own_style, content_break, style_break, make)
+    for name, own in pairs.items():
+        training_set = encode_training_set(own.prepared.manifest, own.prepared.pictures, base_model, own.preserved)
+        trained = (frame, own.content, own.style, content_break, style_break, make)
         task = Task(training_set, base_model, *trained, benchmark.competitors, seed, shelf)
-        squares = {
-            kind: [load_picture(checked.squares[key]) for key in manifest.loc[manifest["role"] == kind, "picture"]]
-            for kind in ("content", "style")
-        }
-        truth = find_truth(evaluation, own_content.name, own_style.name, base_model.resolution)
-        references[name] = bench.References(squares["content"], squares["style"], truth)
-
-        def report(result: bench.Result) -> None:
-            tags = {"pair": result.pair, "method": result.method, "error": result.error or None}
-            with nested_run(f"{result.pair} {result.method}", tags) as log:
-                log({f"benchmark.{key}": value for key, value in result.figures().items()}, result.pictures)
-
-        results += bench.run_pair(task, references[name], benchmark, evaluation, report)
+        truth = find_truth(evaluation, own.content.name, own.style.name, base_model.resolution)
+        references[name] = bench.References(own.prepared.references("content"), own.prepared.references("style"), truth)
+        results += bench.run_pair(task, references[name], benchmark, evaluation, _log_result)
         if true := bench.measure_truth(name, references[name], evaluation):
             results.append(true)
     return results, references
+
+
+def _log_result(result) -> None:
+    """Keep a result as a nested MLflow run."""
+    from b4m_pipeline.registry.tracking import nested_run
+
+    tags = {"pair": result.pair, "method": result.method, "error": result.error or None}
+    with nested_run(f"{result.pair} {result.method}", tags) as log:
+        log({f"benchmark.{key}": value for key, value in result.figures().items()}, result.pictures)
 
 
 def compare_methods(

@@ -3,15 +3,18 @@
 import pandas as pd
 from PIL import Image
 
-from b4m_pipeline.common.config import BaseModelParams, EvaluationParams
+from b4m_pipeline.diffusion.params import BaseModelParams
+from b4m_pipeline.evaluation.params import EvaluationParams
 from b4m_pipeline.inputs.folders import Picture, load_picture
+from b4m_pipeline.inputs.prepare import own_pictures
+from b4m_pipeline.method.adapter import URI_KEY, Adapter
 
 
 def draw_samples(
-    content_adapter,
-    style_adapter,
-    reconstructed_adapter,
-    made_adapter,
+    content_adapter: Adapter,
+    style_adapter: Adapter,
+    reconstructed_adapter: Adapter,
+    made_adapter: Adapter,
     base_model: BaseModelParams,
     evaluation: EvaluationParams,
     seed: int,
@@ -25,7 +28,7 @@ def draw_samples(
 def collect_references(
     manifest: pd.DataFrame,
     pictures: dict[str, Picture],
-    made_adapter,
+    made_adapter: Adapter,
     base_model: BaseModelParams,
     evaluation: EvaluationParams,
 ) -> dict[str, list[Image.Image]]:
@@ -34,7 +37,7 @@ def collect_references(
 
     references = {}
     for kind in ("content", "style"):
-        rows = manifest[manifest["role"] == kind]
+        rows = own_pictures(manifest, kind)
         wanted = made_adapter.metadata[f"{kind}_name"]
         if set(rows["concept"]) != {wanted}:
             raise EvaluationError(
@@ -51,13 +54,12 @@ def measure_samples(
     samples: pd.DataFrame,
     sample_pictures: dict[str, Picture],
     references: dict[str, list[Image.Image]],
-    made_adapter,
+    made_adapter: Adapter,
     evaluation: EvaluationParams,
     seed: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Figures of every picture, and their means with intervals; the means also go to MLflow."""
     from b4m_pipeline.evaluation.evaluate import flat_metrics, measure, summarise
-    from b4m_pipeline.method.adapter import URI_KEY
     from b4m_pipeline.registry.tracking import log_metrics
 
     pictures = {key: load_picture(sample_pictures[key]) for key in samples["picture"]}
@@ -72,13 +74,12 @@ def draw_contact_sheet(
     sample_pictures: dict[str, Picture],
     references: dict[str, list[Image.Image]],
     summary: pd.DataFrame,
-    made_adapter,
+    made_adapter: Adapter,
 ) -> Image.Image:
     """References, base model, halves alone, halves joined, made, truth in one picture; it also goes to MLflow, and with the
     means into the description of the adapter's version."""
     from b4m_pipeline.evaluation import contact_sheet
     from b4m_pipeline.evaluation.evaluate import flat_metrics
-    from b4m_pipeline.method.adapter import URI_KEY
     from b4m_pipeline.registry.tracking import describe_evaluation, log_picture
 
     about = made_adapter.metadata

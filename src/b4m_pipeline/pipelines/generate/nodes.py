@@ -2,16 +2,16 @@
 
 from PIL import Image
 
-from b4m_pipeline.common.config import BaseModelParams, GenerateParams
+from b4m_pipeline.diffusion.params import BaseModelParams, GenerateParams
 
 
 def draw_prompts(
     generate: GenerateParams, base_model: BaseModelParams, seed: int
 ) -> tuple[dict[str, Image.Image], Image.Image]:
     """Pictures of all prompts, and a sheet with a row for each; both also go to MLflow."""
-    from b4m_pipeline.datasets.registry import fetch_adapter
     from b4m_pipeline.diffusion import sampling as generation
     from b4m_pipeline.evaluation.contact_sheet import labelled_rows
+    from b4m_pipeline.registry.adapters import fetch_adapter
     from b4m_pipeline.registry.tracking import log_picture
 
     adapter = fetch_adapter(generate.adapter) if generate.adapter else None

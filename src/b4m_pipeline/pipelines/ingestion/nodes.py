@@ -1,21 +1,22 @@
-"""Nodes of `ingestion`."""
+"""Nodes of `ingestion`. Together they do what `inputs.prepare.prepare` does at once."""
 
 import pandas as pd
 from PIL import Image
 
-from b4m_pipeline.common.config import (
-    BaseModelParams,
+from b4m_pipeline.diffusion.params import BaseModelParams
+from b4m_pipeline.inputs import prepare
+from b4m_pipeline.inputs.folders import Picture, check_folders, list_folders, load_picture
+from b4m_pipeline.inputs.params import (
     CaptioningParams,
     ConceptParams,
     CounterpartParams,
     IngestionParams,
-    MakeParams,
     PreservationParams,
 )
-from b4m_pipeline.inputs import captioning
-from b4m_pipeline.inputs.folders import Picture, check_folders, list_folders, load_picture
-from b4m_pipeline.inputs.input_sheet import draw_sheet
-from b4m_pipeline.inputs.looks import add_content_looks
+from b4m_pipeline.inputs.templates import preserved_prompts
+from b4m_pipeline.inputs.training_set import TrainingSet
+from b4m_pipeline.pipelines.ingestion.input_sheet import draw_sheet
+from b4m_pipeline.training.params import MakeParams
 
 
 def check_pictures(
@@ -32,36 +33,38 @@ def check_pictures(
     return checked.squares, checked.manifest, checked.quarantine
 
 
-def caption_pictures(manifest: pd.DataFrame, pictures: dict[str, Picture], params: CaptioningParams) -> pd.DataFrame:
-    """The manifest with the columns caption and caption_source."""
-    return captioning.caption_manifest(manifest, pictures, params)
+def caption_pictures(
+    checked_manifest: pd.DataFrame,
+    checked_pictures: dict[str, Image.Image],
+    ingestion: IngestionParams,
+    captioning: CaptioningParams,
+    style: ConceptParams,
+) -> tuple[pd.DataFrame, dict[str, Image.Image]]:
+    """The manifest that is trained on, with captions and with rows for the content's looks and for further captions, and all of
+    its images by key."""
+    return prepare.caption_pictures(checked_manifest, checked_pictures, ingestion, captioning, style.token)
 
 
-def draw_input_sheet(manifest: pd.DataFrame, pictures: dict[str, Picture], ingestion: IngestionParams) -> Image.Image:
-    """One overview of all pictures with their captions, the content's other looks included."""
-    manifest, pictures = add_content_looks(manifest, pictures, ingestion)
-    return draw_sheet(manifest, {key: load_picture(pictures[key]) for key in manifest["picture"]})
+def draw_input_sheet(manifest: pd.DataFrame, pictures: dict[str, Picture]) -> Image.Image:
+    """One overview of all pictures with their captions, the content's looks included."""
+    shown = manifest[manifest["caption_source"] != prepare.VARIANT]
+    return draw_sheet(shown, {key: load_picture(pictures[key]) for key in shown["picture"]})
 
 
 def encode_pictures(
     manifest: pd.DataFrame,
     pictures: dict[str, Picture],
     base_model: BaseModelParams,
-    ingestion: IngestionParams,
-    params: CaptioningParams,
     preservation: PreservationParams,
     content: ConceptParams,
     style: ConceptParams,
     counterparts: CounterpartParams,
     seed: int,
     encoding_cache: str | None,
-):
-    """The training set: latents and prompt embeddings, computed once by the base's encoders, of the pictures, of the content's
-    other looks and captions, and of the prompts to be preserved."""
-    # No return annotation: Kedro resolves a node's annotations at start-up, and this one would import torch there.
-    from b4m_pipeline.inputs.training_set import encode_training_set
+) -> TrainingSet:
+    """The training set: latents and prompt embeddings, computed once by the base's encoders, of the manifest's pictures and
+    captions and of the prompts to be preserved."""
+    from b4m_pipeline.inputs.encode import encode_training_set
 
-    others = captioning.preserved_prompts(preservation, content, style, counterparts, seed)
-    manifest, pictures = add_content_looks(manifest, pictures, ingestion)
-    manifest = captioning.add_variants(manifest, params, style.token)
+    others = preserved_prompts(preservation, content, style, counterparts, seed)
     return encode_training_set(manifest, pictures, base_model, others, encoding_cache)

@@ -1,40 +1,28 @@
 """Nodes of the joint make fine-tuning."""
 
-from pathlib import Path
+import pandas as pd
 
-from b4m_pipeline.common.config import BaseModelParams, FrameParams, MakeParams
+from b4m_pipeline.diffusion.params import BaseModelParams
+from b4m_pipeline.inputs.training_set import TrainingSet
+from b4m_pipeline.method.adapter import Adapter
+from b4m_pipeline.method.params import FrameParams
+from b4m_pipeline.training.params import MakeParams
 
 
 def make_adapter(
-    reconstructed_adapter,
-    training_set,
+    reconstructed_adapter: Adapter,
+    training_set: TrainingSet,
     base_model: BaseModelParams,
     frame: FrameParams,
     make: MakeParams,
     seed: int,
     checkpoints: str,
     reuse: bool,
-):
-    """Fine-tune both learnable parts together, unless the registry has the result of the same; returns the made adapter and its
-    loss curve (a row a step)."""
-    from b4m_pipeline.common.devices import pick_device
-    from b4m_pipeline.common.memory import reported_peak
-    from b4m_pipeline.datasets.registry import find_known
-    from b4m_pipeline.registry.tracking import MetricLogger, log_picture, loss_curve
-    from b4m_pipeline.training import stages
+) -> tuple[Adapter, pd.DataFrame]:
+    """Fine-tune both learnable parts together, unless the registry has the result of the same recipe; returns the made adapter
+    and its loss curve (a row a step)."""
+    from b4m_pipeline.library.reuse import train_or_reuse
+    from b4m_pipeline.training.stages import MakeStage
 
-    checkpoint = Path(checkpoints) / f"joint_make-{reconstructed_adapter.metadata['name']}.safetensors"
-    with MetricLogger("joint_make") as log, reported_peak("make", pick_device(make.device), log):
-        made, history = stages.train_make(
-            reconstructed_adapter,
-            training_set,
-            base_model,
-            frame,
-            make,
-            seed,
-            checkpoint,
-            log,
-            find_known(reuse),
-            log_picture,
-        )
-    return made, loss_curve(history, made, "joint_make")
+    stage = MakeStage(reconstructed_adapter, training_set, base_model, frame, make, seed)
+    return train_or_reuse(stage, checkpoints, reuse)

@@ -7,18 +7,13 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from b4m_pipeline.common.config import (
-    BaseModelParams,
-    BreakParams,
-    CaptioningParams,
-    ConceptParams,
-    CounterpartParams,
-    EvaluationParams,
-    FrameParams,
-    IngestionParams,
-    LibraryParams,
-    PreservationParams,
-)
+from b4m_pipeline.diffusion.params import BaseModelParams
+from b4m_pipeline.evaluation.params import EvaluationParams
+from b4m_pipeline.inputs.params import CaptioningParams, ConceptParams, CounterpartParams, IngestionParams, PreservationParams
+from b4m_pipeline.library.params import LibraryParams
+from b4m_pipeline.library.table import Composed, Entry, LibraryError, Settings, Trained, choose_pairs, read_table
+from b4m_pipeline.method.params import FrameParams
+from b4m_pipeline.training.params import BreakParams
 
 logger = logging.getLogger(__name__)
 
@@ -40,22 +35,21 @@ def read_library(
     checkpoints: str,
     reuse: bool,
     encoding_cache: str | None,
-):
+) -> tuple[list[Entry], list[tuple[str, str]], Settings]:
     """The table's entries, the pairs to compose, and what all jobs share; what can be known to be wrong is said here."""
     import mlflow
 
     from b4m_pipeline.library import fan_out
-    from b4m_pipeline.library import jobs as lib
 
-    entries = lib.read_table(library, content, style)
-    pairs = lib.choose_pairs(entries, library)
+    entries = read_table(library, content, style)
+    pairs = choose_pairs(entries, library)
     tracking = {}
     if run := mlflow.active_run():
         tracking = {"uri": mlflow.get_tracking_uri(), "experiment": run.info.experiment_id, "run": run.info.run_id}
         fan_out.check_store(tracking["uri"], library.ray)
     if library.ray:
         fan_out.start_ray(library.ray)
-    settings = lib.Settings(
+    settings = Settings(
         base_model,
         frame,
         {"content": content_break, "style": style_break},
@@ -76,23 +70,25 @@ def read_library(
     return entries, pairs, settings
 
 
-def train_library(entries: list, settings) -> tuple[list, pd.DataFrame]:
+def train_library(entries: list[Entry], settings: Settings) -> tuple[list[Trained], pd.DataFrame]:
     """Every half that is not in the registry yet, each a job; what could not be trained is in the table with its error."""
-    from b4m_pipeline.library import jobs as lib
     from b4m_pipeline.library.fan_out import run_jobs
+    from b4m_pipeline.library.jobs import train_entry
 
-    def lost(entry, reason: str):
-        return lib.Trained(entry.kind, entry.concept.name, error=reason)
+    def lost(entry: Entry, reason: str) -> Trained:
+        return Trained(entry.kind, entry.concept.name, error=reason)
 
-    trained = run_jobs(lib.train_entry, entries, settings, settings.library.ray, lost)
+    trained = run_jobs(train_entry, entries, settings, settings.library.ray, lost)
     return trained, pd.DataFrame([vars(result) for result in trained]).round({"seconds": 1})
 
 
-def compose_library(entries: list, pairs: list, trained: list, settings) -> tuple[list, pd.DataFrame]:
+def compose_library(
+    entries: list[Entry], pairs: list[tuple[str, str]], trained: list[Trained], settings: Settings
+) -> tuple[list[Composed], pd.DataFrame]:
     """Every chosen pair of halves that are there: joined, registered, drawn and measured; and a table of them, a row a
     pair: content_name, style_name, uri, error, and the figures of `evaluation.measure`, of which content and style are two."""
-    from b4m_pipeline.library import jobs as lib
     from b4m_pipeline.library.fan_out import run_jobs
+    from b4m_pipeline.library.jobs import compose_pairs
 
     by_name = {(entry.kind, entry.concept.name): entry for entry in entries}
     uris = {(result.kind, result.name): result.uri for result in trained}
@@ -105,10 +101,10 @@ def compose_library(entries: list, pairs: list, trained: list, settings) -> tupl
     share = max(1, -(-len(ready) // ray.workers)) if ray else max(1, len(ready))
     chunks = [ready[start : start + share] for start in range(0, len(ready), share)]
 
-    def lost(chunk, reason: str):
-        return [lib.Composed(content.concept.name, style.concept.name, error=reason) for content, _, style, _ in chunk]
+    def lost(chunk, reason: str) -> list[Composed]:
+        return [Composed(content.concept.name, style.concept.name, error=reason) for content, _, style, _ in chunk]
 
-    composed = [pair for part in run_jobs(lib.compose_pairs, chunks, settings, ray, lost) for pair in part]
+    composed = [pair for part in run_jobs(compose_pairs, chunks, settings, ray, lost) for pair in part]
     rows = []
     for pair in composed:
         figures = {} if pair.measured is None else pair.measured.select_dtypes("number").drop(columns="seed").mean().dropna()
@@ -117,25 +113,23 @@ def compose_library(entries: list, pairs: list, trained: list, settings) -> tupl
     return composed, pd.DataFrame(rows, columns=None if rows else ["content_name", "style_name", "uri", "error"]).round(4)
 
 
-def show_library(entries: list, composed: list, settings) -> Image.Image:
+def show_library(entries: list[Entry], composed: list[Composed], settings: Settings) -> Image.Image:
     """All pairs as a grid, which also goes to MLflow."""
     from b4m_pipeline.inputs.folders import PicturesError
-    from b4m_pipeline.library import jobs as lib
+    from b4m_pipeline.library.jobs import draw_grid, references_of
     from b4m_pipeline.registry.tracking import log_picture
 
     first = {}
     for entry in entries:
         with suppress(PicturesError):  # its own training has said what is wrong with it
-            first[entry.name] = lib.references_of(entry, settings)[0]
-    sheet = lib.draw_grid(composed, first)
+            first[entry.name] = references_of(entry, settings)[0]
+    sheet = draw_grid(composed, first)
     log_picture(sheet, "library")
     return sheet
 
 
-def require_all(trained: list, composed: list, sheet: Image.Image) -> None:
+def require_all(trained: list[Trained], composed: list[Composed], sheet: Image.Image) -> None:
     """Raise LibraryError if something failed, now that everything else is done and kept."""
-    from b4m_pipeline.library.jobs import LibraryError
-
     failed = [f"{result.kind} {result.name}: {result.error}" for result in trained if result.error]
     failed += [f"pair {pair.name}: {pair.error}" for pair in composed if pair.error]
     if failed:

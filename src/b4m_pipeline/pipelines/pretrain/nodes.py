@@ -176,8 +176,8 @@ def judge_base(drawings, base_folder: str, pretrain: PretrainParams):
     beside the true drawings, and a sheet of what was taught."""
     from diffusers import StableDiffusionXLPipeline
 
-    from b4m_pipeline.common.config import BaseModelParams
     from b4m_pipeline.common.devices import pick_device
+    from b4m_pipeline.diffusion.params import BaseModelParams
     from b4m_pipeline.evaluation.judges import EfficientNetJudge
     from b4m_pipeline.pretrain import report
 

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from b4m_pipeline.inputs.input_sheet import COLUMNS, draw_sheet
+from b4m_pipeline.pipelines.ingestion.input_sheet import COLUMNS, draw_sheet
 
 
 def sheet(count, caption="a snq toy"):

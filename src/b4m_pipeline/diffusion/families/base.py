@@ -1,10 +1,9 @@
-"""Base-model families: what SD 1.x/2.x and SDXL do differently when prompts and pictures are encoded and when they train.
+"""What is common to all base-model families: how a model is loaded, by parts, and how its pictures are encoded.
 
 A family loads only the parts that a step needs: prompts need text encoders, pictures the VAE, training the UNet.
 """
 
 import hashlib
-import logging
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -14,22 +13,15 @@ from diffusers import (
     AutoencoderKL,
     DDPMScheduler,
     DiffusionPipeline,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from transformers import CLIPTokenizer
 
-from b4m_pipeline.common.config import BaseModelParams
-from b4m_pipeline.common.provenance import code_version
-
-logger = logging.getLogger(__name__)
-
-
-class BaseModelError(ValueError):
-    """The base model is not there, or of a family that is not supported."""
+from b4m_pipeline.common.provenance import recipe_code
+from b4m_pipeline.diffusion.families.identity import BaseModelError, sample_file
+from b4m_pipeline.diffusion.params import BaseModelParams
 
 
 class Family(ABC):
@@ -181,7 +173,7 @@ class Family(ABC):
     def encoder_digest(self) -> str:
         """Digest of all that encodes pictures and prompts: VAE, text encoders, tokenizers, code (of Hub ids and revision where
         they are not local)."""
-        return self._digest(self._encoders(), hashlib.sha256(code_version().encode()))
+        return self._digest(self._encoders(), hashlib.sha256(recipe_code("diffusion/families").encode()))
 
     def parts_digest(self) -> str:
         """Digest of all of the base model but its UNet, whose digest is `base_model_id`'s: what encodes, and the scheduler."""
@@ -198,7 +190,7 @@ class Family(ABC):
             for part in own:
                 for file in sorted(path for path in (folder / part).rglob("*") if path.is_file()):
                     digest.update(file.relative_to(folder).as_posix().encode())
-                    _sample(file, digest)
+                    sample_file(file, digest)
         return digest.hexdigest()[:16]
 
     def _encoders(self) -> list[str]:
@@ -248,138 +240,6 @@ class Family(ABC):
         they are no squares of the base's resolution."""
 
 
-class StableDiffusion(Family):
-    """SD 1.x and 2.x: one text encoder, no further conditions."""
-
-    pipeline_class = StableDiffusionPipeline
-    _unused_parts = ("safety_checker", "feature_extractor")
-
-    def _encode(self, pipeline: DiffusionPipeline, prompts: list[str], device: str) -> dict[str, torch.Tensor]:
-        embeds, _ = pipeline.encode_prompt(prompts, device, 1, False)
-        return {"prompt_embeds": embeds.cpu()}
-
-    @torch.no_grad()
-    def encode_guided(self, prompts: list[str], device: str = "cpu") -> dict[str, torch.Tensor]:
-        embeds, negative = self._text_pipeline(device).encode_prompt(prompts, device, 1, True)
-        return {"prompt_embeds": embeds.cpu(), "negative_prompt_embeds": negative.cpu()}
-
-    def conditions(self, batch: dict[str, torch.Tensor], size: tuple[int, int] | None = None) -> dict:
-        return {"encoder_hidden_states": batch["prompt_embeds"]}
-
-    def prompt_layers(self, unet: UNet2DConditionModel) -> list[str]:
-        return _cross_attention_layers(unet)
-
-    def prompt_inputs(self, unet: UNet2DConditionModel, prompts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return dict.fromkeys(self.prompt_layers(unet), prompts["prompt_embeds"].flatten(0, 1).to(unet.device))
-
-
-class StableDiffusionXL(Family):
-    """SDXL: two text encoders, their pooled output and the picture's size as further conditions."""
-
-    pipeline_class = StableDiffusionXLPipeline
-
-    def _encode(self, pipeline: DiffusionPipeline, prompts: list[str], device: str) -> dict[str, torch.Tensor]:
-        embeds, _, pooled, _ = pipeline.encode_prompt(prompts, device=device, do_classifier_free_guidance=False)
-        return {"prompt_embeds": embeds.cpu(), "pooled_prompt_embeds": pooled.cpu()}
-
-    _text_parts = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
-
-    @torch.no_grad()
-    def encode_guided(self, prompts: list[str], device: str = "cpu") -> dict[str, torch.Tensor]:
-        names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
-        encoded = self._text_pipeline(device).encode_prompt(prompts, device=device, do_classifier_free_guidance=True)
-        return dict(zip(names, (tensor.cpu() for tensor in encoded), strict=True))
-
-    def conditions(self, batch: dict[str, torch.Tensor], size: tuple[int, int] | None = None) -> dict:
-        height, width = size or (self.params.resolution,) * 2
-        pooled = batch["pooled_prompt_embeds"]
-        # original height and width, crop top and left, target height and width: what the pipeline says when sampling
-        time_ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=pooled.dtype, device=pooled.device)
-        added = {"text_embeds": pooled, "time_ids": time_ids.expand(len(pooled), -1)}
-        return {"encoder_hidden_states": batch["prompt_embeds"], "added_cond_kwargs": added}
-
-    def prompt_layers(self, unet: UNet2DConditionModel) -> list[str]:
-        return [*_cross_attention_layers(unet), "add_embedding.linear_1", "add_embedding.linear_2"]
-
-    @torch.no_grad()
-    def prompt_inputs(self, unet: UNet2DConditionModel, prompts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        added = self.conditions({key: value.to(unet.device, unet.dtype) for key, value in prompts.items()})["added_cond_kwargs"]
-        pooled, time_ids = added["text_embeds"], added["time_ids"]
-        sizes = unet.add_time_proj(time_ids.flatten()).reshape(len(pooled), -1).to(pooled)
-        first = torch.cat([pooled, sizes], dim=-1)
-        second = unet.add_embedding.act(unet.add_embedding.linear_1(first))
-        tokens = prompts["prompt_embeds"].flatten(0, 1).to(unet.device)
-        own = {"add_embedding.linear_1": first, "add_embedding.linear_2": second}
-        return dict.fromkeys(self.prompt_layers(unet), tokens) | own
-
-
-def _cross_attention_layers(unet: UNet2DConditionModel) -> list[str]:
+def cross_attention_layers(unet: UNet2DConditionModel) -> list[str]:
     """Keys and values of cross-attention. All read one and the same: the encoded tokens."""
     return [name for name, _ in unet.named_modules() if name.endswith((".attn2.to_k", ".attn2.to_v"))]
-
-
-FAMILIES: dict[str, type[Family]] = {
-    "StableDiffusionPipeline": StableDiffusion,
-    "StableDiffusionXLPipeline": StableDiffusionXL,
-}
-
-
-def load_family(params: BaseModelParams) -> Family:
-    """Read model_index.json and pick the family. Raises BaseModelError, naming the parameter, if there is no such model."""
-    local = Path(params.path)
-    if local.exists() and not (local / "model_index.json").is_file():
-        raise BaseModelError(f"base_model.path {params.path!r} is not a diffusers model: it has no model_index.json")
-    try:
-        index = DiffusionPipeline.load_config(params.path, revision=params.revision)
-    except OSError as error:
-        raise BaseModelError(
-            f"base_model.path {params.path!r} is neither a local folder nor a model that can be had from the "
-            f"Hugging Face Hub now: {str(error).splitlines()[0]}"
-        ) from error
-    name = index.get("_class_name")
-    if name not in FAMILIES:
-        raise BaseModelError(f"base_model.path {params.path!r} is a {name}; supported are {sorted(FAMILIES)}")
-    return FAMILIES[name](params)
-
-
-def base_model_id(params: BaseModelParams) -> str:
-    """Which base model this is, wherever it lies: name and a digest of the UNet's weights (of the Hub id and revision where
-    the model is not local). Large files are sampled: header, size and 64 evenly spaced blocks of 64 KiB."""
-    folder = Path(params.path)
-    digest = hashlib.sha256()
-    if not folder.is_dir():
-        digest.update(f"{params.path}@{params.revision}".encode())
-        return f"{params.path.rsplit('/', 1)[-1]}@{digest.hexdigest()[:12]}"
-    files = sorted((folder / "unet").glob("*.safetensors"))
-    if not files:
-        raise BaseModelError(f"base_model.path {params.path!r} has no unet/*.safetensors")
-    for file in files:
-        _sample(file, digest)
-    return f"{folder.resolve().name}@{digest.hexdigest()[:12]}"
-
-
-def _sample(file: Path, digest: "hashlib._Hash") -> None:
-    """Feed size and 64 evenly spaced blocks of 64 KiB of a file: its header is the first."""
-    size = file.stat().st_size
-    digest.update(str(size).encode())
-    with open(file, "rb") as handle:
-        for block in range(64):
-            handle.seek(block * max(0, size - 65536) // 63)
-            digest.update(handle.read(65536))
-
-
-def weights_digest(path: str | None) -> str | None:
-    """Digest of the safetensors in a folder; a Hub id, or None, is its own."""
-    if path is None or not Path(path).is_dir():
-        return path
-    digest = hashlib.sha256()
-    for file in sorted(Path(path).glob("*.safetensors")):
-        _sample(file, digest)
-    return digest.hexdigest()[:16]
-
-
-def encoder_id(params: BaseModelParams) -> str:
-    """What encodes pictures and prompts, and what noise they are learnt under: the base model, another VAE where one is set,
-    the resolution, and a digest of encoders and scheduler."""
-    about = f"{base_model_id(params)}{f'+{params.vae}' if params.vae else ''}@{params.resolution}px"
-    return f"{about}, {load_family(params).parts_digest()}"

@@ -1,0 +1,73 @@
+"""Parameters of the benchmark. Values stand in `conf/<env>/parameters*.yml`, bounds and meaning here."""
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from b4m_pipeline.common.config import Strict
+
+
+class CompetitorParams(Strict):
+    """What the methods that ours is compared with may choose. Pictures, layers, rank and number of pictures seen are ours."""
+
+    learning_rate: float = Field(gt=0)
+    """Of a plain LoRA on one concept."""
+    joint_learning_rate: float = Field(gt=0)
+    orthogonal_learning_rate: float = Field(gt=0)
+    """Of lora_B where lora_A is frozen (Orthogonal Adaptation)."""
+    density: float = Field(0.5, gt=0, le=1)
+    """Share of the weights that TIES and DARE keep."""
+    np_strength: float = Field(0.5, ge=0)
+    """mu of NP-LoRA."""
+    zip_steps: int = Field(100, ge=1)
+    zip_learning_rate: float = Field(0.01, gt=0)
+    zip_overlap_weight: float = Field(0.01, ge=0)
+    """lambda of ZipLoRA."""
+
+
+class PairParams(Strict):
+    """A content and a style to be put together."""
+
+    content: str = Field(min_length=1)
+    """Folder of its pictures."""
+    style: str = Field(min_length=1)
+
+    @property
+    def name(self) -> str:
+        return f"{Path(self.content).name}-{Path(self.style).name}"
+
+
+class BenchmarkParams(Strict):
+    """Which methods are tried on which pairs."""
+
+    pairs: list[PairParams] = Field(min_length=1)
+    part: str | None = Field(None, pattern=r"^[1-9][0-9]*/[1-9][0-9]*$")
+    """K/N: only the K-th of N parts of the pairs, so that N processes with one folder share the work. Pairs of one style, which
+    share its trainings, are in one part; one content in several parts is trained in each."""
+    methods: list[str] = Field(min_length=1)
+    """Names in `methods.METHODS`: other methods, ours, and ablations of ours."""
+    ours: str = "ours"
+    """The one that all others are compared with, pair by pair."""
+    folder: str
+    """Where every finished (pair, method) is kept; what is there is not done again."""
+    competitors: CompetitorParams
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "BenchmarkParams":
+        names = [pair.name for pair in self.pairs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"pairs must have different names (their folders'), got {names}")
+        if self.ours not in self.methods:
+            raise ValueError(f"ours is {self.ours!r}, which is not among the methods")
+        if self.part and not self.chosen_pairs():
+            styles = len({pair.style for pair in self.pairs})
+            raise ValueError(f"part {self.part} holds no pairs: K must be at most N, and N at most {styles}, one a style")
+        return self
+
+    def chosen_pairs(self) -> list[PairParams]:
+        """Those that this run is about."""
+        if not self.part:
+            return self.pairs
+        which, parts = (int(number) for number in self.part.split("/"))
+        styles = list(dict.fromkeys(pair.style for pair in self.pairs))
+        return [pair for pair in self.pairs if styles.index(pair.style) % parts == which - 1]

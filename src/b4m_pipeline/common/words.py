@@ -1,0 +1,28 @@
+"""Words in prompts."""
+
+import re
+
+
+def article(word: str) -> str:
+    """a or an, by the first letter."""
+    return "an" if word[:1].lower() in "aeiou" else "a"
+
+
+def contains(text: str, token: str) -> bool:
+    """Whether a text holds a token as a word, or words, of its own, whatever its capitals."""
+    return re.search(rf"(?<!\w){re.escape(token)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def words_of(name: str) -> str:
+    """A concept's name as it is said: "baby-bottle" -> "baby bottle"."""
+    return name.replace("-", " ").replace("_", " ")
+
+
+def file_words(text: str) -> str:
+    """Letters and digits of a text, the rest as hyphens, at most 80: a part of a file's name."""
+    return "-".join("".join(c if c.isalnum() else " " for c in text).split())[:80]
+
+
+def fill_prompt(template: str, words: dict[str, str], noun: str) -> str:
+    """A prompt's template with words (or tokens) for {content} and {style}."""
+    return " ".join(template.format(**words, noun=noun, article=article(words["content"])).split())

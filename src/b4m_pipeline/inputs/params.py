@@ -1,0 +1,130 @@
+"""Parameters of folders, captions and preservation. Values stand in `conf/<env>/parameters*.yml`, bounds and meaning here."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from b4m_pipeline.common.config import Name, Strict, template_fields
+
+
+class ConceptParams(Strict):
+    """A folder of pictures of one content or one style."""
+
+    path: str = Field(min_length=1)
+    name: Name
+    """Short name, of the adapter in the registry too. Left out: the folder's."""
+    token: str = Field(min_length=1)
+    """Rare word that stands for the concept in prompts."""
+    noun: str = "emoji"
+    """Class noun of a content ("toy", "dog", "emoji"); for a style, of the things it is shown on."""
+    licence: str = "unknown"
+    source: str = "unknown"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_of_folder(cls, data: Any) -> Any:
+        if isinstance(data, dict) and not data.get("name") and isinstance(data.get("path"), str) and data["path"]:
+            folder = Path(data["path"]).expanduser().absolute().name
+            plain = "".join(c if c.isalnum() or c in "-_" else "-" for c in folder).strip("-")
+            return {**data, "name": plain or "unnamed"}
+        return data
+
+
+class CounterpartParams(Strict):
+    """The concepts that the other half is trained on during a break (multi-correspondence projection)."""
+
+    contents: list[ConceptParams] = []
+    styles: list[ConceptParams] = []
+
+
+class BucketParams(Strict):
+    """Pictures keep about their shape: each is cut to the nearest of those that have as many pixels as the square, or fewer."""
+
+    step: int = Field(64, ge=8)
+    """Sides are multiples of this many pixels."""
+    max_ratio: float = Field(2.0, gt=1)
+    """Longer side over shorter side, at most; what is longer is cut, or padded, to this."""
+
+
+class IngestionParams(Strict):
+    background: tuple[int, int, int] = (255, 255, 255)
+    """RGB that transparent pictures are laid on."""
+    crop: Literal["center", "pad"] = "center"
+    buckets: BucketParams | None = None
+    """Null: every picture becomes a square."""
+    max_pixels: int = Field(64_000_000, ge=1)
+    """Larger pictures are quarantined before they are decoded."""
+    near_duplicate_bits: int = Field(3, ge=0, le=64)
+    """Perceptual hashes that differ in so few bits or fewer are reported as near-duplicates."""
+    content_looks: dict[str, str] | None = None
+    """Filters (names in inputs.filters.STYLES) that the content's pictures are redrawn by, and the words that the base
+    model knows each look by. See docs/method.md, "What makes halves compose"."""
+    look_template: str = "{article} {content} {noun} in {look} style"
+
+    @model_validator(mode="after")
+    def _template_fits(self) -> "IngestionParams":
+        if not {"content", "look"} <= (used := template_fields(self.look_template)) <= {"article", "content", "noun", "look"}:
+            raise ValueError(
+                f"look_template must hold {{content}} and {{look}}, and may hold article, noun; got {sorted(used)}"
+            )
+        return self
+
+
+class CaptioningParams(Strict):
+    """Order: sidecar .txt, vision-language model, zero-shot tags, template."""
+
+    vision_language_model: str | None = None
+    """Path or Hub id of a BLIP captioner; none by default."""
+    clip: str | None = None
+    """Path or Hub id of a CLIP model for zero-shot tags."""
+    content_words: list[str] = []
+    """Words that a style's pictures may be tagged with; empty: the file `tags.json` beside the CLIP model."""
+    style_words: list[str] = []
+    min_confidence: float = Field(0.25, ge=0, le=1)
+    """A tag less probable than this is not used."""
+    max_words: int = Field(40, ge=4)
+    """Longer texts are cut there, with a warning; the concept's token is never cut off."""
+    content_template: str = "{article} {content} {noun}"
+    style_template: str = "{article} {content} {noun}"
+    style_suffix: str = " in {style} style"
+    content_variants: list[str] = []
+    """Further captions of every content's picture, with {content} and, if wanted, {style}: the tokens. A half that has met
+    the style's token before composes with the style's half. See docs/method.md, "What makes halves compose"."""
+    style_variants: list[str] = []
+    """Further captions of every style's picture, with {style}, its token, and no content."""
+
+    @model_validator(mode="after")
+    def _templates_fit(self) -> "CaptioningParams":
+        for template in self.content_variants:
+            if "content" not in (used := template_fields(template)) or not used <= {"article", "content", "noun", "style"}:
+                raise ValueError(f"content_variants must hold {{content}}, and may hold article, noun, style; got {template!r}")
+        for template in self.style_variants:
+            if "style" not in (used := template_fields(template)) or not used <= {"article", "noun", "style"}:
+                raise ValueError(f"style_variants must hold {{style}}, and may hold article, noun; got {template!r}")
+        for field, needed in {"content_template": "content", "style_template": None, "style_suffix": "style"}.items():
+            known = {"style"} if field == "style_suffix" else {"article", "content", "noun"}
+            template = getattr(self, field)
+            used = template_fields(template)
+            if (needed and needed not in used) or not used <= known:
+                must = f", {{{needed}}} among them" if needed else ""
+                raise ValueError(f"{field} may hold the fields {sorted(known)}{must}; got {template!r}")
+        return self
+
+
+class PreservationParams(Strict):
+    """Prompts of words that the base model knows. Each half is to leave those alone that do not name its own concept."""
+
+    contents: list[str] = []
+    styles: list[str] = []
+    template: str = "{article} {content} {noun} in {style} style"
+    number: int = Field(96, ge=1)
+    """So many are drawn by lot, the run's own tokens and its counterparts' among the words."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "PreservationParams":
+        if (used := template_fields(self.template)) - {"article", "noun"} != {"content", "style"}:
+            raise ValueError(f"template must hold {{content}} and {{style}}, and may hold article, noun; got {sorted(used)}")
+        if bool(self.contents) != bool(self.styles):
+            raise ValueError("name both contents and styles, or neither")
+        return self

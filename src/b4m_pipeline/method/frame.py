@@ -1,0 +1,127 @@
+"""The frame: the frozen part that all adapters share which may be recombined (B4M, arXiv 2403.19456, section 3).
+
+A LoRA on a linear layer W (m, n) is dW = (alpha / r) lora_B lora_A. The first d_B = floor(split m) rows of lora_B and the
+first d_A = floor(split n) columns of lora_A are frozen, the rest is learnt:
+
+    lora_B = [F_B]  (d_B, r)     lora_A = [F_A | L_A]     dW ~ [F_B F_A   F_B L_A]
+             [L_B]                        (r, d_A)             [L_B F_A   L_B L_A]
+
+One concept lives in F_B L_A, the other in L_B F_A. F_B F_A belongs to nobody: the `exact` frame makes it zero, where the
+released code has a norm of 3.9 a layer. All F together are the frame.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import torch
+
+from b4m_pipeline.common.seeding import torch_generator
+from b4m_pipeline.method.adapter import Adapter
+
+
+class FrameMismatchError(ValueError):
+    """Halves, or a half and a frame, that do not belong together."""
+
+
+class TargetError(ValueError):
+    """The targets name no layer, or a layer that cannot carry the adapter."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Which frozen blocks go with which layers of which base model.
+
+    layers: module name -> (out_features m, in_features n). Blocks are drawn on demand, layer by layer, from a private
+    generator seeded by (seed, layer name): they depend on neither global RNG state nor the order of layers.
+    """
+
+    seed: int
+    rank: int
+    alpha: float
+    split: float
+    init: Literal["exact", "paper"]
+    scale: float
+    base_model: str
+    """Which weights, not where they lie: see `families.base_model_id`."""
+    layers: dict[str, tuple[int, int]]
+
+    def __post_init__(self):
+        for name, (m, n) in self.layers.items():
+            if self.rank > min(m, n):
+                raise TargetError(f"rank must be <= min(in, out) = {min(m, n)}, got {self.rank} for {name}")
+            if min(self.sizes(name)) < 1 or self.sizes(name)[0] >= m or self.sizes(name)[1] >= n:
+                raise TargetError(f"split {self.split} leaves no frozen or no learnable part of {name} ({m}, {n})")
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over everything that decides the frozen blocks; halves with equal fingerprints can be combined."""
+        fields = asdict(self) | {"layers": sorted((k, *v) for k, v in self.layers.items())}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+    def sizes(self, layer: str) -> tuple[int, int]:
+        """(d_B, d_A): frozen rows of lora_B and frozen columns of lora_A."""
+        m, n = self.layers[layer]
+        return int(self.split * m), int(self.split * n)
+
+    def blocks(self, layer: str) -> "Blocks":
+        """Draw a layer's frozen blocks."""
+        d_b, d_a = self.sizes(layer)
+        generator = torch_generator("frame", self.seed, layer)
+        basis = _orthonormal(self.rank, self.rank, generator)  # (r, r)
+        if self.init == "paper":
+            # Rows of one orthonormal matrix, disjoint for the two halves, repeated where a layer has more than it.
+            rows_b = _tile(basis[: self.rank // 2], d_b)
+            columns_a = _tile(basis[self.rank // 2 :], d_a).T
+            return Blocks(self.scale * columns_a, self.scale * rows_b, basis.T, basis.T)
+        half = self.rank // 2
+        span_b, span_a = basis[:, :half], basis[:, half:]  # (r, r/2) each: complementary subspaces of R^r
+        frozen_b = _orthonormal(d_b, half, generator) @ span_b.T
+        frozen_a = span_a @ _orthonormal(d_a, half, generator).T
+        return Blocks(self.scale * frozen_a, self.scale * frozen_b, span_a, span_b)
+
+    def describe(self) -> str:
+        """JSON of all fields, from which `frame_of` makes the frame again."""
+        return json.dumps(asdict(self) | {"layers": {k: list(v) for k, v in self.layers.items()}}, sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """F_A (r, d_A), F_B (d_B, r) and orthonormal bases (r, k) of the subspaces of R^r that each lies in."""
+
+    frozen_a: torch.Tensor
+    frozen_b: torch.Tensor
+    span_a: torch.Tensor
+    span_b: torch.Tensor
+
+
+def _orthonormal(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:
+    """Random (rows, columns) with orthonormal columns, or orthonormal rows where there are fewer rows. Drawn in float64,
+    so that products of orthogonal blocks vanish to float32 rounding."""
+    gaussian = torch.randn(max(rows, columns), min(rows, columns), generator=generator, dtype=torch.float64)
+    q = torch.linalg.qr(gaussian).Q
+    return (q if rows >= columns else q.T).float()
+
+
+def _tile(rows: torch.Tensor, wanted: int) -> torch.Tensor:
+    """Repeat rows (k, r) until there are `wanted`, scaled to keep the block's norm."""
+    repeats = -(-wanted // rows.shape[0])
+    return rows.repeat(repeats, 1)[:wanted] / repeats**0.5
+
+
+def frame_of(adapter: Adapter) -> Frame:
+    """The frame that an adapter's metadata describes; raises FrameMismatchError if it does not have its fingerprint."""
+    fields = json.loads(adapter.metadata["frame_config"])
+    frame = Frame(**{**fields, "layers": {k: tuple(v) for k, v in fields["layers"].items()}})
+    require_same_frame(adapter.metadata["frame"], frame.fingerprint)
+    return frame
+
+
+def require_same_frame(first: str, second: str) -> None:
+    """Raise FrameMismatchError, naming both fingerprints, if they differ."""
+    if first != second:
+        raise FrameMismatchError(
+            f"Adapters of two frames cannot be combined: {first} and {second}. Halves fit together if they were trained "
+            "with the same frame seed, rank, alpha, split, init, scale and targets on the same base model."
+        )

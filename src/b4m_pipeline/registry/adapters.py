@@ -1,0 +1,245 @@
+"""Adapters in MLflow: logged, registered with their lineage, found again by recipe, fetched."""
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from b4m_pipeline.common.provenance import CODE_KEY, LIBRARIES_KEY, Recipe, flat
+from b4m_pipeline.method.adapter import URI_KEY, WEIGHTS_NAME, Adapter, AdapterError
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+logger = logging.getLogger(__name__)
+
+RECORD_NAME = "registered.json"
+
+NAME_OF_KIND = {"content": "content", "style": "style", "reconstructed": "joined", "made": "make"}
+_MODEL_TAG = "model_id"  # of the logged model that a version was made from: the registry does not always give it back
+_REQUIREMENTS = ("accelerate", "diffusers", "peft", "safetensors", "torch", "transformers")
+_LONG = (
+    "params",
+    "frame_config",
+    "pictures",
+    CODE_KEY,
+    LIBRARIES_KEY,
+)  # no tags: the first become the model's params, all are in the weights' file
+
+
+class RegistrationError(ValueError):
+    """An adapter could not be logged or registered; its weights are kept on disk."""
+
+
+def registered_name(adapter: Adapter, prefix: str = "b4m") -> str:
+    """PREFIX-content-NAME, PREFIX-style-NAME, PREFIX-joined-CONTENT-STYLE or PREFIX-make-CONTENT-STYLE. Raises
+    RegistrationError for other kinds."""
+    kind = adapter.metadata["kind"]
+    if kind not in NAME_OF_KIND:
+        raise RegistrationError(f"adapters of the kind {kind!r} are not registered; {sorted(NAME_OF_KIND)} are")
+    return f"{prefix}-{NAME_OF_KIND[kind]}-{adapter.metadata['name']}"
+
+
+def adapter_uri(folder: Path) -> str | None:
+    """The registry's version, "models:/NAME/VERSION", that the weights in `folder` are; None if they are in none."""
+    record = Path(folder) / RECORD_NAME
+    if not record.is_file():
+        return None
+    known = json.loads(record.read_text())
+    return known["uri"] if known["sha256"] == _sha256(Path(folder) / WEIGHTS_NAME) else None
+
+
+def register_adapter(
+    folder: Path, *, alias: str = "candidate", prefix: str = "b4m", inference: dict[str, Any] | None = None
+) -> dict[str, str]:
+    """Log the adapter in `folder` with the diffusers flavor, in the active MLflow run or its own, and register it.
+
+    alias: moved to the new version. inference: defaults of the logged model's `predict`, see `serving.predict_signature`. The
+    version carries the adapter's lineage as tags and its card as description, the model its parameters. Returns the record,
+    also written to registered.json: name, version, uri, run_id, sha256 of the weights. Raises RegistrationError; what was
+    begun in the registry is taken back then.
+    """
+    import mlflow
+
+    from b4m_pipeline.method.files import load_adapter
+    from b4m_pipeline.registry.model_card import model_card
+
+    adapter = load_adapter(folder)
+    name = registered_name(adapter, prefix)
+    weights = Path(folder) / WEIGHTS_NAME
+    try:
+        with nullcontext(mlflow.active_run()) if mlflow.active_run() else mlflow.start_run(run_name=name) as run:
+            logged = _log(adapter, weights, name, inference or {})
+            with _undone_on_error(name, logged.model_id) as client:
+                tags = _tags(adapter) | {_MODEL_TAG: logged.model_id}
+                number = mlflow.register_model(logged.model_uri, name, tags=tags).version
+                card = model_card(adapter.metadata, f"models:/{name}/{number}", inference)
+                client.update_model_version(name, number, card)
+                client.set_registered_model_alias(name, alias, number)
+    except Exception as error:  # stores and artifact stores raise what their libraries raise
+        raise RegistrationError(
+            f"{name} could not be registered in MLflow: {error}\n"
+            f"The weights are kept in {folder}. When MLflow can be used again: kedro register {folder}"
+        ) from error
+    record = _record(folder, name, number, run.info.run_id)
+    logger.info("Registered %s as %s", record["uri"], alias)
+    return record
+
+
+def fetch_adapter(source: str) -> Adapter:
+    """The adapter of "models:/NAME@ALIAS", "models:/NAME/VERSION" or a folder, with its version in the registry, where it has
+    one, under "registry_uri". Raises RegistrationError if the registry has none such, AdapterError if the file is missing or
+    damaged."""
+    from b4m_pipeline.method.files import load_adapter
+
+    if not source.startswith("models:/"):
+        adapter, uri = load_adapter(Path(source).expanduser()), adapter_uri(Path(source).expanduser())
+    else:
+        import mlflow.diffusers
+        from mlflow.exceptions import MlflowException
+
+        try:
+            uri = _version_uri(source)
+            with tempfile.TemporaryDirectory() as folder:  # MLflow leaves what it fetches from a server where it was put
+                adapter = load_adapter(Path(mlflow.diffusers.load_model(uri, dst_path=folder).adapter_path))
+        except MlflowException as error:
+            raise RegistrationError(f"{source} cannot be fetched from the registry: {error}") from error
+    if uri:
+        adapter.metadata[URI_KEY] = uri
+    return adapter
+
+
+def find_same(recipe: Recipe) -> Adapter | None:
+    """The newest registered adapter that was made by the same recipe, with its version under "registry_uri". None if there is
+    none, or if it cannot be had any more. The log says which it is, or what differs from the newest one of its name."""
+    for uri, adapter in _versions(f"tags.`recipe_digest` = '{recipe.digest}' and tags.`kind` = '{recipe.kind}'"):
+        logger.info("%s was made by the same recipe: it is used, nothing is trained anew", uri)
+        return adapter
+    for uri, adapter in _versions(f"tags.`name` = '{recipe.name}' and tags.`kind` = '{recipe.kind}'"):
+        logger.info("%s %s is trained, as it differs from %s: %s", recipe.kind, recipe.name, uri, _told(recipe, adapter))
+        break
+    return None
+
+
+def find_joined(recipe_digest: str) -> Adapter | None:
+    """The newest registered pair of halves with this recipe digest, as `find_same` gives it."""
+    return next((a for _, a in _versions(f"tags.`recipe_digest` = '{recipe_digest}' and tags.`kind` = 'reconstructed'")), None)
+
+
+def _told(recipe: Recipe, adapter: Adapter) -> str:
+    return "; ".join(recipe.differences(adapter.metadata)) or "what it started from changed"
+
+
+def _versions(criterion: str) -> Iterator[tuple[str, Adapter]]:
+    """Registered versions that can be had, newest first, with their adapters. Others are named in the log."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    try:
+        versions = MlflowClient().search_model_versions(criterion)
+    except MlflowException as error:
+        logger.warning("The registry cannot be asked for an adapter of the same recipe: %s", error)
+        return
+    for found in sorted(versions, key=lambda version: version.creation_timestamp, reverse=True):
+        uri = f"models:/{found.name}/{found.version}"
+        try:
+            yield uri, fetch_adapter(uri)
+        except (RegistrationError, AdapterError, OSError) as error:
+            logger.warning("%s cannot be used: %s", uri, error)
+
+
+def keep_registered(folder: Path, uri: str, alias: str) -> None:
+    """Note beside the weights in `folder` that they are the registry's version "models:/NAME/VERSION", and move the alias to
+    it. Raises RegistrationError."""
+    import mlflow
+
+    name, number = uri.removeprefix("models:/").rsplit("/", 1)
+    client = mlflow.MlflowClient()
+    try:
+        version = client.get_model_version(name, number)
+        client.set_registered_model_alias(name, alias, number)
+        if mlflow.active_run():
+            mlflow.set_tag(f"reused.{name}", uri)
+    except Exception as error:  # as in register_adapter
+        raise RegistrationError(f"{uri} could not be made {alias} in MLflow: {error}") from error
+    _record(folder, name, number, version.run_id)
+
+
+def _record(folder: Path, name: str, number: str, run_id: str) -> dict[str, str]:
+    """Write registered.json beside the weights."""
+    weights = Path(folder) / WEIGHTS_NAME
+    record = {"name": name, "version": str(number), "uri": f"models:/{name}/{number}", "run_id": run_id}
+    record["sha256"] = _sha256(weights)
+    partial = weights.with_name(RECORD_NAME + ".partial")
+    partial.write_text(json.dumps(record, indent=2) + "\n")
+    partial.replace(weights.with_name(RECORD_NAME))
+    return record
+
+
+def _log(adapter: Adapter, weights: Path, name: str, inference: dict[str, Any]):
+    """Log it with our flavor of mlflow.diffusers' model. Requirements are given, so none are guessed."""
+    from mlflow.models import Model
+
+    from b4m_pipeline.registry import serving
+
+    base = adapter.metadata["base_model"]
+    return Model.log(
+        artifact_path=None,
+        flavor=serving,
+        adapter_path=str(weights),
+        base_model=str(Path(base).resolve()) if Path(base).is_dir() else base,
+        name=name,
+        signature=serving.predict_signature(adapter.metadata, inference),
+        pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in _REQUIREMENTS],
+        metadata=_tags(adapter),
+        params={key: str(value) for key, value in flat(json.loads(adapter.metadata["params"])).items()},
+        tags=_tags(adapter),
+    )
+
+
+@contextmanager
+def _undone_on_error(name: str, model_id: str) -> "Iterator[MlflowClient]":
+    """Leaves no version without alias and no name without version behind, as far as the registry still answers."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient()
+    existed = bool(client.search_registered_models(f"name='{name}'"))
+    try:
+        yield client
+    except BaseException:
+        try:
+            for begun in client.search_model_versions(f"name='{name}'"):
+                if begun.tags.get(_MODEL_TAG) == model_id:
+                    client.delete_model_version(name, begun.version)
+            alone = not existed and not client.search_model_versions(f"name='{name}'")  # nobody else has registered here since
+            if alone and client.search_registered_models(f"name='{name}'"):
+                client.delete_registered_model(name)
+            client.delete_logged_model(model_id)
+        except MlflowException as error:
+            logger.warning("What was begun for %s in the registry could not be taken back: %s", name, error)
+        raise
+
+
+def _version_uri(uri: str) -> str:
+    """models:/NAME@ALIAS -> models:/NAME/VERSION as it is now: aliases move, parents do not. Others as they are."""
+    from mlflow.tracking import MlflowClient
+
+    name, found, alias = uri.removeprefix("models:/").partition("@")
+    return f"models:/{name}/{MlflowClient().get_model_version_by_alias(name, alias).version}" if found else uri
+
+
+def _tags(adapter: Adapter) -> dict[str, str]:
+    kept = {key: value for key, value in adapter.metadata.items() if key not in (*_LONG, URI_KEY) and value}
+    base = json.loads(adapter.metadata["frame_config"]).get("base_model")  # which weights; the field base_model: where they lie
+    return kept | ({"base_model_id": base} if base else {})
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

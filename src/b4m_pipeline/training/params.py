@@ -1,0 +1,113 @@
+"""Parameters of the training stages. Values stand in `conf/<env>/parameters*.yml`, bounds and meaning here."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from b4m_pipeline.common.config import Strict
+
+
+class ValidationParams(Strict):
+    """The loss on pictures of the concept that are held back from training, at fixed noise and timesteps."""
+
+    pictures: int = Field(0, ge=0)
+    """So many of each concept are held back, from the last; 0: no validation."""
+    every: int = Field(25, ge=1)
+    """Optimizer steps between measurements."""
+    timesteps: int = Field(8, ge=1)
+    """Evenly spaced ones, the same at every measurement."""
+    keep: Literal["last", "best"] = "last"
+    """Which weights become the adapter: those of the last step, or of the lowest validation loss."""
+    patience: int | None = Field(None, ge=1)
+    """Stop after so many measurements in a row without a lower loss. None: never."""
+
+    @model_validator(mode="after")
+    def _something_to_measure(self) -> "ValidationParams":
+        if not self.pictures and (self.keep == "best" or self.patience):
+            raise ValueError("keep: best and patience need pictures to be held back: set pictures")
+        return self
+
+
+class SampleParams(Strict):
+    """Pictures that are drawn while a stage is trained, to look at in MLflow."""
+
+    every: int | None = Field(None, ge=1)
+    """Optimizer steps between them. None: no pictures."""
+    prompts: list[str] = []
+    """Empty: the caption of the concept's first picture."""
+    steps: int = Field(20, ge=1)
+    guidance_scale: float = Field(3.0, ge=0)
+
+
+class TrainParams(Strict):
+    """One training stage."""
+
+    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    optimizer: Literal["adamw", "adamw8bit", "prodigy"] = "adamw"
+    """adamw8bit needs the package bitsandbytes, prodigy the package prodigyopt (and learning rates around 1): extra
+    `optimizers`."""
+    weight_decay: float = Field(0.01, ge=0)
+    gradient_accumulation: int = Field(1, ge=1)
+    max_grad_norm: float = Field(1.0, gt=0)
+    warmup_steps: int = Field(0, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    noisy_bias: float = Field(1.0, ge=0.1)
+    """t = T u^(1/bias): 1 draws timesteps evenly, more draws more of the noisy ones."""
+    min_snr_gamma: float | None = Field(None, gt=0)
+    """Weigh timesteps by min(SNR, gamma) (Hang et al. 2023, arXiv 2303.09556), 5 as a rule. None: all alike."""
+    noise_offset: float = Field(0.0, ge=0)
+    """Noise that is constant over a channel, so that dark and bright pictures can be learned; 0.05 to 0.1 as a rule."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice and keep few: less memory, about a third more time."""
+    compile: str | None = None
+    """torch.compile's backend (inductor) for the UNet's repeated blocks: minutes at the start, faster steps on a GPU."""
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """The adapter is the exponential moving average of the weights over the steps. None: the weights themselves."""
+    masked_loss: bool = False
+    """Weigh the loss by the pictures' masks: their alpha channel, or NAME.mask.png beside NAME.jpg (white: counts)."""
+    mask_floor: float = Field(0.1, ge=0, le=1)
+    """Weight of what the mask leaves out."""
+    validation: ValidationParams = ValidationParams()
+    samples: SampleParams = SampleParams()
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    checkpoint_every: int = Field(25, ge=1)
+    """Optimizer steps between checkpoints."""
+    keep_checkpoint: bool = False
+    """Keep the last finished training's checkpoint, so that a later run with more steps (and schedule: constant) goes on from
+    it. As large as three adapters."""
+
+
+class LoraParams(TrainParams):
+    """A plain LoRA and its training, to compare with."""
+
+    rank: int = Field(ge=1)
+    alpha: float = Field(gt=0)
+    targets: list[str] = Field(min_length=1)
+    """Ends of module names, as PEFT's target_modules."""
+
+
+class BreakParams(TrainParams):
+    """Training of one half, with the other half on counterparts."""
+
+    counterpart_batch_size: int = Field(ge=1)
+    counterpart_learning_rate: float = Field(gt=0)
+    one_pass: bool = True
+    """The concept's pictures and the counterparts' go through the base model together: a faster step, in which the activations
+    of both are in memory at once. Which half learns from which does not change. Without effect where pictures are of several
+    sizes (buckets)."""
+    preservation_weight: float = Field(0.0, ge=0)
+    """How much the half is held back from answering to prompts that do not name its concept (see PreservationParams); 0.1 is a
+    start, more keeps the other concept purer and learns this one less."""
+
+
+class MakeParams(TrainParams):
+    """Joint fine-tuning of both halves."""
+
+    optimizer: Literal["riemannian_adamw", "adamw", "adamw8bit", "prodigy"] = "riemannian_adamw"  # type: ignore[assignment]
+    damping: float = Field(1e-2, gt=0)
+    """delta in (B'B + delta I)^-1."""
+    union_path: str | None = None
+    """Pictures of the content in the style, where they exist. None: content and style pictures only."""

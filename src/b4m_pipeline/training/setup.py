@@ -1,0 +1,124 @@
+"""What every stage trains with: the frozen base model with a PLP adapter in it, and the loss on a training set."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+
+from b4m_pipeline.common.devices import DTYPES, pick_device
+from b4m_pipeline.common.seeding import torch_generator
+from b4m_pipeline.diffusion.families import Family, base_model_id, encoder_id, load_family
+from b4m_pipeline.diffusion.loss import DiffusionLoss
+from b4m_pipeline.diffusion.params import BaseModelParams
+from b4m_pipeline.inputs.training_set import TrainingSet, TrainingSetError
+from b4m_pipeline.method.frame import Frame
+from b4m_pipeline.method.layers import Halves, PlpLayer, find_layers, inject
+from b4m_pipeline.method.params import FrameParams, Side
+from b4m_pipeline.method.preservation import Preservation, require_prompt_layers
+from b4m_pipeline.training.params import TrainParams
+from b4m_pipeline.training.previews import Previews
+from b4m_pipeline.training.trainer import resolve_precision
+
+Show = Callable[[Image.Image, str], None]
+"""Takes an image drawn during a training, and a name for it."""
+
+
+@dataclass
+class TrainingSetup:
+    """The frozen base model with a PLP adapter in it, and the loss on a training set."""
+
+    frame: Frame
+    layers: dict[str, PlpLayer]
+    loss: DiffusionLoss
+    device: str
+    preservation: Preservation | None = None
+    previews: Previews | None = None
+
+    def side(self, side: Side) -> list[torch.nn.Parameter]:
+        """The learnable parts of all lora_A or of all lora_B."""
+        return [layer.a if side == "lora_A" else layer.b for layer in self.layers.values()]
+
+    def drawing(self, stage: str, show: Show | None) -> Callable[[int], None] | None:
+        """What `fit` calls to have images drawn."""
+        if self.previews is None or show is None:
+            return None
+        previews, unet = self.previews, self.loss.unet
+
+        def draw(step: int) -> None:
+            for index, image in enumerate(previews.draw(unet)):
+                show(image, f"{stage}/{index}-step-{step:06d}")
+
+        return draw
+
+    def validation(self, rows: torch.Tensor, params: TrainParams, seed: int) -> Callable[[], float] | None:
+        """What `fit` calls to measure held-back rows; None if there are none."""
+        if not len(rows):
+            return None
+        return lambda: self.loss.validation(rows, params.validation.timesteps, torch_generator(seed, "validation"))
+
+
+def set_up(
+    training_set: TrainingSet,
+    base_model: BaseModelParams,
+    frame: FrameParams,
+    params: TrainParams,
+    halves: Halves,
+    seed: int,
+    preserved: tuple[dict[str, torch.Tensor], float] | None = None,
+    prompts: list[str] | None = None,
+) -> TrainingSetup:
+    """Load the UNet, make the frame for its layers, inject. preserved: encoded prompts that are to be left as they are, and
+    the weight of that; prompts: those to draw while training, unless the parameters name some."""
+    family, device = load_family(base_model), pick_device(params.device)
+    previews = None
+    if params.samples.every:
+        previews = Previews(family, params.samples.prompts or prompts or [], params.samples, seed, device)
+    unet = family.load_denoiser(device, DTYPES[resolve_precision(params.precision, device)])
+    whole = _frame(base_model, frame, unet)
+    inputs = family.prompt_inputs(unet, preserved[0]) if preserved else {}  # of the base model alone
+    adapted = inject(unet, whole, halves, seed)
+    unet.to(device).eval()
+    loss = make_loss(family, unet, training_set.tensors, params)
+    preservation = Preservation(adapted, inputs, preserved[1]) if preserved else None
+    return TrainingSetup(whole, adapted, loss, device, preservation, previews)
+
+
+def make_loss(family: Family, unet: torch.nn.Module, tensors: dict[str, torch.Tensor], params: TrainParams) -> DiffusionLoss:
+    """The loss with the parameters of a training stage, which also say whether the UNet keeps its activations and is
+    compiled."""
+    if params.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    if params.compile:
+        unet.compile_repeated_blocks(backend=params.compile)
+    floor = params.mask_floor if params.masked_loss else None
+    return DiffusionLoss(family, unet, tensors, params.noisy_bias, params.min_snr_gamma, params.noise_offset, floor)
+
+
+def _frame(base_model: BaseModelParams, frame: FrameParams, model: torch.nn.Module) -> Frame:
+    drawn = frame.model_dump(include={"seed", "rank", "alpha", "split", "init", "scale"})
+    return Frame(**drawn, base_model=base_model_id(base_model), layers=find_layers(model, frame.targets))
+
+
+def make_frame(base_model: BaseModelParams, frame: FrameParams) -> Frame:
+    """The frame for a base model's layers, from its configuration alone, without weights."""
+    return _frame(base_model, frame, load_family(base_model).empty_denoiser())
+
+
+def require_encoded_by(base_model: BaseModelParams, training_set: TrainingSet) -> None:
+    """Raise TrainingSetError if training set and base model do not belong together."""
+    if training_set.encoder != (own := encoder_id(base_model)):
+        raise TrainingSetError(
+            f"the training set was encoded by {training_set.encoder}, this run's base model is {own}: "
+            "run the ingestion pipeline again"
+        )
+
+
+def check_targets(base_model: BaseModelParams, frame: FrameParams, preserving: bool = False) -> None:
+    """Build the frame from the base model's configuration alone, without weights: raises what `set_up` would raise for a
+    wrong target or rank, before any training starts. preserving: whether a break has a preservation weight."""
+    family = load_family(base_model)
+    family.check_parts()
+    whole = make_frame(base_model, frame)
+    if preserving:
+        require_prompt_layers(list(whole.layers), family.prompt_layers(family.empty_denoiser()))
