@@ -21,10 +21,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 SHELL = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-NOT_RUN = {
-    "make test": "this is it",
-    "make run": "its installation is that of `make test`; `make -o install run` is run below",
-}
+NOT_RUN = {"make test": "this is it", "make run": "its installation is that of `make test`; `make -o install run` is run below"}
 COPIED = ("src", "conf", "data/01_raw", "data/06_models/embedded_base", "data/06_models/embedded_clip", "docs")
 
 

@@ -80,15 +80,7 @@ def rehearse(drawings: Drawings, tokenizer_folder: str, pretrain: PretrainParams
 
 def _stage(name: str, arguments: argparse.Namespace) -> subprocess.Popen:
     """One part's training in a process of its own."""
-    command = [
-        sys.executable,
-        "-m",
-        "tools.on_gpu",
-        "--stage",
-        name,
-        "--parameters",
-        str(arguments.parameters),
-    ]
+    command = [sys.executable, "-m", "tools.on_gpu", "--stage", name, "--parameters", str(arguments.parameters)]
     return subprocess.Popen(command)
 
 

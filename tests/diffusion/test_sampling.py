@@ -92,11 +92,7 @@ def test_without_its_halves_the_adapter_draws_what_the_base_draws(joined, tiny_b
 def test_prompts_come_from_parameters_and_file(tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("# of the harbour\n\na snq toy on a pier\n  a snq toy at sea \n", encoding="utf-8-sig")
-    assert read_prompts(params(prompts_file=str(file))) == [
-        "a snq toy in w@z style",
-        "a snq toy on a pier",
-        "a snq toy at sea",
-    ]
+    assert read_prompts(params(prompts_file=str(file))) == ["a snq toy in w@z style", "a snq toy on a pier", "a snq toy at sea"]
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(GenerationError, match="UTF-8"):
         read_prompts(params(prompts_file=str(file)))

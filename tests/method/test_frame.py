@@ -32,15 +32,7 @@ def test_frame_depends_on_neither_global_rng_nor_order(unet):
 
 @pytest.mark.parametrize(
     "change",
-    [
-        {"seed": 1},
-        {"rank": 2},
-        {"alpha": 8.0},
-        {"split": 0.25},
-        {"init": "paper"},
-        {"scale": 2.0},
-        {"base_model": "x"},
-    ],
+    [{"seed": 1}, {"rank": 2}, {"alpha": 8.0}, {"split": 0.25}, {"init": "paper"}, {"scale": 2.0}, {"base_model": "x"}],
 )
 def test_fingerprint_knows_every_part(unet, change):
     assert make_frame(unet).fingerprint != make_frame(unet, **change).fingerprint

@@ -125,10 +125,7 @@ def add_leaks(
 def fingerprint_of(task: Task, method: str, evaluation: EvaluationParams, references: References) -> str:
     """Everything that decides a result but the code: pictures, the true drawings included, base model, judges, number format,
     parameters, seed."""
-    data = [
-        task.training_set.digest("content", "style", "counterpart_content", "counterpart_style"),
-        task.training_set.others,
-    ]
+    data = [task.training_set.digest("content", "style", "counterpart_content", "counterpart_style"), task.training_set.others]
     models = [task.frame, task.content_break, task.style_break, task.make, task.competitors, evaluation]
     concepts = [(concept.name, concept.token, concept.noun) for concept in (task.content, task.style)]
     return digest_of(

@@ -114,8 +114,7 @@ class Recipe:
     def _digest(self, without: tuple[str, ...]) -> str:
         kept = {name: value for name, value in flat(self.parameters).items() if not _within(name, without)}
         return digest_of(
-            *(self.kind, self.name, self.frame, self.data, self.parents, kept),
-            *(digest_of(self.code), self.libraries),
+            *(self.kind, self.name, self.frame, self.data, self.parents, kept), *(digest_of(self.code), self.libraries)
         )
 
     def metadata(self) -> dict[str, str]:

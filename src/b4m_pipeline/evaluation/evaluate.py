@@ -83,10 +83,7 @@ def plan(params: EvaluationParams, made: Adapter, seed: int) -> list[SampleReque
 
 
 def draw_samples(
-    requests: list[SampleRequest],
-    adapters: Mapping[str, Adapter | None],
-    base_model: BaseModelParams,
-    params: EvaluationParams,
+    requests: list[SampleRequest], adapters: Mapping[str, Adapter | None], base_model: BaseModelParams, params: EvaluationParams
 ) -> dict[str, Image.Image]:
     """Draw every request with its system's adapter (None: the base model alone) -> RGB images by the requests' keys.
 
@@ -139,11 +136,7 @@ def evaluate(
                 "%s was made of %s, the %s half at hand is %s: its row shows the newer one, until plp_reconstruction and "
                 "joint_make have run again", about["name"], " and ".join(parents), half.metadata["kind"], version
             )  # fmt: skip
-    for adapter, expected in (
-        (content, about["content_name"]),
-        (style, about["style_name"]),
-        (reconstructed, about["name"]),
-    ):
+    for adapter, expected in ((content, about["content_name"]), (style, about["style_name"]), (reconstructed, about["name"])):
         if adapter.metadata["name"] != expected or adapter.metadata["frame"] != about["frame"]:
             raise EvaluationError(
                 f"the {adapter.metadata['kind']} adapter is {adapter.metadata['name']!r} of the frame "

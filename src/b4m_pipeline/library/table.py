@@ -14,13 +14,7 @@ from pydantic import ValidationError
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.evaluation.params import EvaluationParams
 from b4m_pipeline.inputs.folders import EXTENSIONS
-from b4m_pipeline.inputs.params import (
-    CaptioningParams,
-    ConceptParams,
-    CounterpartParams,
-    IngestionParams,
-    PreservationParams,
-)
+from b4m_pipeline.inputs.params import CaptioningParams, ConceptParams, CounterpartParams, IngestionParams, PreservationParams
 from b4m_pipeline.library.params import LibraryParams
 from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.training.params import BreakParams

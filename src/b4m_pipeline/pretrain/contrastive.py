@@ -121,11 +121,7 @@ class School:
     def __init__(self, drawings: Drawings, batch_size: int):
         self.drawings, self.batch_size = drawings, batch_size
         self.contents, self.styles = (drawings.table[column].to_numpy() for column in ("content", "style"))
-        self.words = {
-            "content": sorted(set(self.contents)),
-            "style": sorted(set(self.styles)),
-            "ground": ["white", *COLOURS],
-        }
+        self.words = {"content": sorted(set(self.contents)), "style": sorted(set(self.styles)), "ground": ["white", *COLOURS]}
         self.colours = np.array([(255, 255, 255), *COLOURS.values()])
         self.transparent = drawings.rgba[..., 3].reshape(len(drawings.rgba), -1).min(1) == 0
 

@@ -63,10 +63,7 @@ def resolve_store(config: dict[str, Any], project_path: Path) -> dict[str, Any]:
     experiment = dict(tracking.get("experiment") or {})
     create = dict(experiment.get("create_experiment_kwargs") or {})
     create.setdefault("artifact_location", str(file.with_name("mlartifacts")))
-    return config | {
-        "server": server,
-        "tracking": tracking | {"experiment": experiment | {"create_experiment_kwargs": create}},
-    }
+    return config | {"server": server, "tracking": tracking | {"experiment": experiment | {"create_experiment_kwargs": create}}}
 
 
 def check_store(uri: str | None) -> None:

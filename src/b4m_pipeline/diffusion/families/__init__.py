@@ -22,10 +22,7 @@ __all__ = [
     "weights_digest",
 ]
 
-FAMILIES: dict[str, type[Family]] = {
-    "StableDiffusionPipeline": StableDiffusion,
-    "StableDiffusionXLPipeline": StableDiffusionXL,
-}
+FAMILIES: dict[str, type[Family]] = {"StableDiffusionPipeline": StableDiffusion, "StableDiffusionXLPipeline": StableDiffusionXL}
 
 
 def load_family(params: BaseModelParams) -> Family:

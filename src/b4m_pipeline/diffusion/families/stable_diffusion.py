@@ -1,11 +1,7 @@
 """Stable Diffusion 1.x and 2.x."""
 
 import torch
-from diffusers import (
-    DiffusionPipeline,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 
 from b4m_pipeline.diffusion.families.base import Family, cross_attention_layers
 

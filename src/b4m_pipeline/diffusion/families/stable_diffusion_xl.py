@@ -1,11 +1,7 @@
 """Stable Diffusion XL."""
 
 import torch
-from diffusers import (
-    DiffusionPipeline,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import DiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 
 from b4m_pipeline.diffusion.families.base import Family, cross_attention_layers
 

@@ -2,12 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from b4m_pipeline.pipelines.evaluation.nodes import (
-    collect_references,
-    draw_contact_sheet,
-    draw_samples,
-    measure_samples,
-)
+from b4m_pipeline.pipelines.evaluation.nodes import collect_references, draw_contact_sheet, draw_samples, measure_samples
 
 
 def create_pipeline(**kwargs) -> Pipeline:
@@ -35,14 +30,7 @@ def create_pipeline(**kwargs) -> Pipeline:
             ),
             Node(
                 measure_samples,
-                inputs=[
-                    "samples",
-                    "sample_pictures",
-                    "references",
-                    "made_adapter",
-                    "params:evaluation",
-                    "params:seed",
-                ],
+                inputs=["samples", "sample_pictures", "references", "made_adapter", "params:evaluation", "params:seed"],
                 outputs=["measured_samples", "evaluation_summary"],
                 name="measure_samples",
             ),

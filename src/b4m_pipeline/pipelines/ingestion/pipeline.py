@@ -27,12 +27,7 @@ def create_pipeline(**kwargs) -> Pipeline:
                 outputs=["manifest", "pictures"],
                 name="caption_pictures",
             ),
-            Node(
-                draw_input_sheet,
-                inputs=["manifest", "pictures"],
-                outputs="input_sheet",
-                name="draw_input_sheet",
-            ),
+            Node(draw_input_sheet, inputs=["manifest", "pictures"], outputs="input_sheet", name="draw_input_sheet"),
             Node(
                 encode_pictures,
                 inputs=[

@@ -19,12 +19,7 @@ def _report() -> list[Node]:
             ["base_prompted", "base_taught", "base_sheet", "base_taught_sheet"],
             name="judge_base",
         ),
-        Node(
-            nodes.collect_figures,
-            ["base_parts", "base_prompted", "base_taught"],
-            "base_figures",
-            name="collect_figures",
-        ),
+        Node(nodes.collect_figures, ["base_parts", "base_prompted", "base_taught"], "base_figures", name="collect_figures"),
     ]
 
 
