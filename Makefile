@@ -23,8 +23,11 @@ run: install ## break and make the default pair of content and style
 	@echo "Contact sheet: $(CURDIR)/data/08_reporting/contact_sheet.png"
 	@echo "Runs and models: $(BIN)/kedro mlflow ui"
 
-test: install ## lint and test
+test: install ## check format, layers and types, and test
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 checks: install ## the slow tests: every notebook from top to bottom, Kedro-Viz in a browser (needs Chromium)

@@ -22,8 +22,7 @@ from benchmarks._models import FULL_SIZES, Settings
 from benchmarks._timing import Estimate, paired_ratio, paired_share, table, time_rounds
 from benchmarks._ways import WAYS, Make, Ours, PlainFactors
 
-from b4m_pipeline.common.devices import pick_device
-from b4m_pipeline.training.trainer import resolve_precision
+from b4m_pipeline.common.devices import pick_device, resolve_precision
 
 ATTENTION = "to_q,to_k,to_v,to_out.0"
 _DEFAULTS = {

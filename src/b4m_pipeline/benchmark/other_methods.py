@@ -50,14 +50,11 @@ def merge(task: Task, how: Literal["cat", "ties_svd", "dare_ties_svd", "svd"]) -
     """Two plain LoRAs merged by PEFT's `add_weighted_adapter`, each with weight one; all but `cat` back to the rank of one."""
     content, style = task.lora("content"), task.lora("style")
     unet = load_family(task.base_model).load_denoiser()
-    wrapped = None
+    config = LoraConfig(r=content.rank, lora_alpha=content.lora_config["lora_alpha"], target_modules=content.modules())
+    wrapped = get_peft_model(unet, config, adapter_name="content")
+    wrapped.add_adapter("style", config)
+    layers = wrapped.base_model.model
     for name, part in (("content", content), ("style", style)):
-        config = LoraConfig(r=part.rank, lora_alpha=part.lora_config["lora_alpha"], target_modules=part.modules())
-        if wrapped is None:
-            wrapped = get_peft_model(unet, config, adapter_name=name)
-        else:
-            wrapped.add_adapter(name, config)
-        layers = wrapped.base_model.model
         with torch.no_grad():
             for module in part.modules():
                 target = layers.get_submodule(module)
@@ -122,7 +119,8 @@ def b_lora(task: Task) -> Adapter:
     """B-LoRA (Frenkel et al. 2024, arXiv 2403.14572): two LoRAs, each trained on the attention of two of SDXL's transformers
     together; of content's the first one's part is kept, of style's the second one's. Raises TargetError if the UNet has no such
     blocks."""
-    denoiser, kept = load_family(task.base_model).empty_denoiser(), {}
+    denoiser = load_family(task.base_model).empty_denoiser()
+    kept: dict[str, torch.Tensor] = {}
     attention = list(find_layers(denoiser, ["to_q", "to_k", "to_v", "to_out.0"]))
     layers = {kind: [name for name in attention if name.startswith(block + ".")] for kind, block in B_LORA_BLOCKS.items()}
     if absent := [B_LORA_BLOCKS[kind] for kind, names in layers.items() if not names]:
@@ -138,6 +136,9 @@ def b_lora(task: Task) -> Adapter:
 
 class _Zipped(nn.Module):
     """Parametrisation of a frozen weight (m, n): plus content's LoRA, style's, or both with a learnt factor for each column."""
+
+    content: torch.Tensor
+    style: torch.Tensor
 
     def __init__(self, content: torch.Tensor, style: torch.Tensor):
         super().__init__()
@@ -185,7 +186,7 @@ def zip_lora(task: Task) -> Adapter:
                 generator.set_state(state)
                 given, _, _ = denoise.predict(chosen[group], generator)
                 parts.append(F.mse_loss(given, wanted, reduction="none").flatten(1).mean(1))
-        overlap = sum(F.cosine_similarity(*layer.columns, dim=0).abs() for layer in zipped.values())
+        overlap = sum(F.cosine_similarity(layer.columns[0], layer.columns[1], dim=0).abs() for layer in zipped.values())
         return torch.cat(parts) + c.zip_overlap_weight * overlap
 
     fields = {name: getattr(own, name) for name in TrainParams.model_fields} | {"optimizer": "adamw"}

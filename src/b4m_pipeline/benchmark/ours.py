@@ -1,5 +1,6 @@
 """Break-for-Make as the benchmark runs it, and its ablations: what it is worth without one of its parts."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -100,5 +101,7 @@ VARIANTS: dict[str, Variant] = {
     "ours, split 0.75": Variant(frame={"split": 0.75}),
     "ours, make by AdamW": Variant(make={"optimizer": "adamw"}),
 }
-OURS = {name: partial(break_for_make, variant=variant) for name, variant in VARIANTS.items()}
-OURS["ours, sides swapped"] = swap_sides
+OURS: dict[str, Callable[[Task], Adapter]] = {
+    **{name: partial(break_for_make, variant=variant) for name, variant in VARIANTS.items()},
+    "ours, sides swapped": swap_sides,
+}

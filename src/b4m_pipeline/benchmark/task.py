@@ -9,7 +9,7 @@ import torch
 
 from b4m_pipeline.benchmark.params import CompetitorParams, PairParams
 from b4m_pipeline.benchmark.shelf import Shelf
-from b4m_pipeline.common.devices import pick_device
+from b4m_pipeline.common.devices import pick_device, resolve_precision
 from b4m_pipeline.diffusion.families import base_model_id
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.inputs.folders import list_folders
@@ -21,7 +21,6 @@ from b4m_pipeline.method.adapter import Adapter
 from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.training.lora import train_lora
 from b4m_pipeline.training.params import BreakParams, LoraParams, MakeParams, TrainParams
-from b4m_pipeline.training.trainer import resolve_precision
 
 
 @dataclass
@@ -47,7 +46,7 @@ class Task:
     def budget(self, kind: str) -> TrainParams:
         """Steps and batch of a single concept's LoRA: its break's, counterparts' pictures included, and half of make's."""
         own: BreakParams = self.content_break if kind == "content" else self.style_break
-        shown = own.steps * own.gradient_accumulation * (own.batch_size + own.counterpart_batch_size)
+        shown: float = own.steps * own.gradient_accumulation * (own.batch_size + own.counterpart_batch_size)
         shown += self.make.steps * self.make.gradient_accumulation * self.make.batch_size / 2
         fields = {name: getattr(own, name) for name in TrainParams.model_fields}
         return TrainParams(**fields | {"steps": max(1, round(shown / (own.batch_size * own.gradient_accumulation)))})

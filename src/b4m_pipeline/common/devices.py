@@ -20,3 +20,10 @@ def has_fast_bf16(device: str) -> bool:
     if device == "cuda":
         return torch.cuda.is_bf16_supported()
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def resolve_precision(precision: str, device: str) -> str:
+    """auto -> bf16 where the machine multiplies it in hardware, else full precision ("no")."""
+    if precision != "auto":
+        return precision
+    return "bf16" if has_fast_bf16(device) else "no"

@@ -71,9 +71,11 @@ def _without_prose(source: str) -> str:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
     for node in ast.walk(ast.parse(source)):
-        stands_alone = isinstance(node, ast.Expr) and lines[node.lineno - 1].lstrip()[:1] in ('"', "'", "r")
-        if stands_alone and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
+        if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)):
+            continue
+        first, last = node.lineno - 1, node.end_lineno or node.lineno
+        if lines[first].lstrip()[:1] in ('"', "'", "r"):  # it stands alone
+            lines[first:last] = [""] * (last - first)
     return "\n".join(line.rstrip() for line in lines if line.strip())
 
 

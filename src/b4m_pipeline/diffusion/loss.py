@@ -32,8 +32,9 @@ class NoisyLatents:
     @classmethod
     def join(cls, parts: list["NoisyLatents"]) -> "NoisyLatents":
         """Parts of one size, one after another."""
-        joined = (torch.cat([getattr(part, name) for part in parts]) for name in ("rows", "latents", "target", "timesteps"))
-        return cls(*joined, parts[0].size)
+        names = ("rows", "latents", "target", "timesteps")
+        rows, latents, target, timesteps = (torch.cat([getattr(part, name) for part in parts]) for name in names)
+        return cls(rows, latents, target, timesteps, parts[0].size)
 
 
 class DiffusionLoss:

@@ -2,8 +2,9 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from PIL import Image
@@ -39,13 +40,13 @@ def describe(images: Sequence[Image.Image], model: str) -> list[str]:
     return [" ".join(text.split()) for text in texts]
 
 
-def tag_rows(rows: pd.DataFrame, pictures: dict[str, Picture], params: CaptioningParams) -> dict[str, str]:
+def tag_rows(rows: pd.DataFrame, pictures: Mapping[str, Picture], params: CaptioningParams) -> dict[str, str]:
     """Picture -> word for the rows that get one: what a style's picture shows, which style a content is drawn in."""
     from transformers import CLIPModel, CLIPProcessor
 
     shows_style = rows.role.isin(["style", "counterpart_style"])
     words = {kind: _words(kind, params) for kind in ("content", "style") if (shows_style == (kind == "content")).any()}
-    clip, processor = load_model("captioning.clip", params.clip, CLIPModel, CLIPProcessor)
+    clip, processor = load_model("captioning.clip", str(params.clip), CLIPModel, CLIPProcessor)
     tags = {}
     for (is_style, noun), group in rows.groupby([shows_style, rows.noun]):
         kind = "content" if is_style else "style"
@@ -66,7 +67,7 @@ def classify(images: Sequence[Image.Image], prompts: Sequence[str], clip, proces
     import torch
     from torch.nn.functional import normalize
 
-    results = []
+    results: list[tuple[int, float]] = []
     with torch.inference_mode():
         parts = []
         for start in range(0, len(prompts), 8 * BATCH):
@@ -86,7 +87,7 @@ def _words(kind: str, params: CaptioningParams) -> list[str]:
     """captioning.content_words or captioning.style_words, else those of the model's tags.json."""
     if given := getattr(params, f"{kind}_words"):
         return given
-    path = Path(params.clip) / TAGS_NAME
+    path = Path(str(params.clip)) / TAGS_NAME
     try:
         words = json.loads(path.read_text(encoding="utf-8"))[f"{kind}s"]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -99,7 +100,7 @@ def _words(kind: str, params: CaptioningParams) -> list[str]:
     return words
 
 
-def load_model(parameter: str, path: str, model_class: type, processor_class: type) -> tuple:
+def load_model(parameter: str, path: str, model_class: Any, processor_class: Any) -> tuple:
     """A model in eval mode and its processor, from a folder or the Hub. Raises CaptioningError, naming the parameter."""
     import torch
     from safetensors import SafetensorError

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 def encode_training_set(
     manifest: pd.DataFrame,
-    pictures: dict[str, Picture],
+    pictures: Mapping[str, Picture],
     base_model: BaseModelParams,
     others: Sequence[str] = (),
     cache: str | None = None,
@@ -35,7 +35,9 @@ def encode_training_set(
     family, device = load_family(base_model), pick_device()
     table = manifest.reset_index(drop=True)
     _require_tokens_read(table, family.load_tokenizer())
-    images = [picture() if callable(picture) else picture for picture in (pictures[key] for key in table["picture"])]
+    images = [
+        picture if isinstance(picture, Image.Image) else picture() for picture in (pictures[key] for key in table["picture"])
+    ]
     table["pixels"] = [hashlib.sha256(b"%d %d " % image.size + image.tobytes()).hexdigest()[:16] for image in images]
     store = EncodingCache(Path(cache) if cache else None, family.encoder_digest())
 
@@ -66,8 +68,8 @@ def encode_training_set(
 def _recall(store: EncodingCache, items: list, key_of: Callable, encode: Callable) -> list[dict[str, torch.Tensor]]:
     """What each item is encoded as: from the store, the rest all at once by `encode`, and kept then."""
     keys = [key_of(item) for item in items]
-    entries = {key: store.get(key) for key in dict.fromkeys(keys)}
-    missing = {key: item for key, item in zip(keys, items, strict=True) if entries[key] is None}
+    entries = {key: found for key in dict.fromkeys(keys) if (found := store.get(key)) is not None}
+    missing = {key: item for key, item in zip(keys, items, strict=True) if key not in entries}
     if missing:
         for key, encoded in zip(missing, encode(list(missing.values())), strict=True):
             entries[key] = encoded

@@ -297,7 +297,7 @@ def manner(rgba: np.ndarray, rng: np.random.Generator, name: str) -> np.ndarray:
     dark, pale = _colour(own, (0.05, 0.35)), _colour(own, (0.65, 0.95))
     rgb, alpha = rgba[..., :3], rgba[..., 3:]
     tones = own.choice(["keep", "flat", "tint", "two"], p=[0.35, 0.2, 0.2, 0.25])
-    levels, mix = own.integers(3, 8), own.uniform(0.4, 0.7)
+    levels, mix = int(own.integers(3, 8)), own.uniform(0.4, 0.7)
     if tones == "flat":
         rgb = _quantise(_over(rgba), levels)
     elif tones != "keep":
@@ -306,7 +306,7 @@ def manner(rgba: np.ndarray, rng: np.random.Generator, name: str) -> np.ndarray:
         rgb = two if tones == "two" else mix * two + (1 - mix) * rgb
     if ground is not None:
         rgb, alpha = rgb * alpha + ground * (1 - alpha), np.ones_like(alpha)
-    celled, down = own.random() < 0.4, own.integers(8, 18)
+    celled, down = own.random() < 0.4, int(own.integers(8, 18))
     across = int(np.clip(round(down * own.choice([0.5, 0.75, 1.0, 1.5])), 5, 20))
     offset, joint, mortar = own.choice([0.0, 0.5]), own.choice([0.0, 0.012, 0.018]), _colour(own, (0.1, 0.9))
     if celled and ground is not None:  # a cell of half a drawing and half nothing has no colour

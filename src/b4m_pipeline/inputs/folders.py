@@ -70,7 +70,7 @@ class Checked:
 
 def load_picture(picture: Picture) -> Image.Image:
     """An RGB picture that may come as a function that reads it (Kedro's partitions), without its mask."""
-    image = picture() if callable(picture) else picture
+    image = picture if isinstance(picture, Image.Image) else picture()
     return image.convert("RGB") if image.mode == "RGBA" else image
 
 
@@ -144,7 +144,8 @@ def check_folders(folders: Iterable[Folder], resolution: int, params: IngestionP
     folders = list(folders)
     for folder in folders:
         _require_folder(folder)  # all of them before the first picture is decoded
-    squares, rows, quarantine = {}, [], []
+    squares: dict[str, Image.Image] = {}
+    rows, quarantine = [], []
     for folder in folders:
         good, bad = _check_folder(folder, resolution, params)
         squares |= {row["picture"]: row.pop("square") for row in good}
@@ -165,7 +166,9 @@ def _require_folder(folder: Folder) -> None:
 def _check_folder(folder: Folder, resolution: int, params: IngestionParams) -> tuple[list[dict], list[dict]]:
     """One folder's manifest rows (each with its `square`) and quarantine rows."""
     attribution = _read_attribution(folder)
-    rows, quarantine, keys = [], [], set()
+    rows: list[dict] = []
+    quarantine: list[dict] = []
+    keys: set[str] = set()
 
     def put_aside(name: str, reason: str) -> None:
         quarantine.append({"role": folder.role, "concept": folder.name, "file": name, "reason": reason})

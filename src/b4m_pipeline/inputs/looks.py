@@ -5,6 +5,8 @@ part of the content: a crown that is always yellow on white will be so in any st
 the base model has words for ("in comic style") say what stays when style changes.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -72,7 +74,7 @@ def _ground(picture: Image.Image, background: tuple[int, int, int]) -> Image.Ima
 
 
 def add_content_looks(
-    manifest: pd.DataFrame, pictures: dict[str, Picture], params: IngestionParams
+    manifest: pd.DataFrame, pictures: Mapping[str, Picture], params: IngestionParams
 ) -> tuple[pd.DataFrame, dict[str, Image.Image]]:
     """The captioned manifest with a row for each of `content_looks`, a picture of the content redrawn and captioned with the
     look's words, and these images by key. The pictures take turns, the more colourful first: all in all looks would leave too
@@ -92,7 +94,8 @@ def add_content_looks(
         token, noun = copy["token"].item(), copy["noun"].item()
         caption = params.look_template.format(article=article(token), content=token, noun=noun, look=words)
         rows.append(copy.assign(picture=new, caption=caption, caption_source=LOOK))
-        picture = pictures[key]() if callable(pictures[key]) else pictures[key]
+        given = pictures[key]
+        picture = given if isinstance(given, Image.Image) else given()
         further[new] = redraw(picture, look, params.background, new)
         if picture.mode == "RGBA":  # its mask
             further[new].putalpha(picture.getchannel("A"))

@@ -1,7 +1,7 @@
 """From folders of pictures to the table that is trained on: one preparation for ingestion, library and benchmark."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -22,7 +22,7 @@ class Prepared:
     then the content's looks; quarantine: what was left out and why."""
 
     manifest: pd.DataFrame = field(repr=False)
-    pictures: dict[str, Picture] = field(repr=False)
+    pictures: Mapping[str, Picture] = field(repr=False)
     quarantine: pd.DataFrame = field(repr=False)
 
     def references(self, role: str) -> list[Image.Image]:
@@ -59,7 +59,7 @@ def own_pictures(manifest: pd.DataFrame, role: str) -> pd.DataFrame:
     return manifest[(manifest["role"] == role) & ~manifest["caption_source"].isin([LOOK, VARIANT])]
 
 
-def caption_manifest(manifest: pd.DataFrame, pictures: dict[str, Picture], params: CaptioningParams) -> pd.DataFrame:
+def caption_manifest(manifest: pd.DataFrame, pictures: Mapping[str, Picture], params: CaptioningParams) -> pd.DataFrame:
     """Give every picture a caption: the columns `caption` and `caption_source` take the place of `sidecar`.
 
     A model is loaded only if some picture needs it, and released before the next one is. Pictures of content and style

@@ -16,8 +16,10 @@ from b4m_pipeline.inputs.params import BucketParams
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # decoders that a picture's bytes may reach
 
 # What Pillow's decoders raise on damaged bytes.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, LookupError, OverflowError, RuntimeError)
-_DAMAGE += (TypeError,)
+_DAMAGE = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error),
+    *(LookupError, OverflowError, RuntimeError, TypeError),
+)
 
 
 class UnusablePictureError(ValueError):
@@ -123,8 +125,7 @@ def cut(image: Image.Image, size: tuple[int, int], background: tuple[int, int, i
     else:
         factor = min(size[0] / width, size[1] / height)  # resized before it is padded: a banner's square could fill the memory
         shrunk = max(1, round(width * factor)), max(1, round(height * factor))
-        ground = (0, 0, 0, 0) if transparent else background
-        square = Image.new(image.mode, size, ground)
+        square = Image.new(image.mode, size, (0, 0, 0, 0) if transparent else background)
         inner = image.resize(shrunk, Image.Resampling.LANCZOS)
         square.paste(inner, ((size[0] - shrunk[0]) // 2, (size[1] - shrunk[1]) // 2))
     if transparent:
@@ -139,9 +140,10 @@ def _alpha(image: Image.Image, size: tuple[int, int], crop: str) -> Image.Image 
     if image.mode != "RGBA":
         return None
     alpha = cut(image.getchannel("A"), size, (0, 0, 0), crop).convert("L")
-    if alpha.getextrema()[1] == 0:
+    low, high = np.asarray(alpha).min(), np.asarray(alpha).max()
+    if high == 0:
         raise UnusablePictureError("nothing of it is left after the crop: centre what it shows, or use ingestion.crop: pad")
-    return alpha if alpha.getextrema()[0] < 255 else None
+    return alpha if low < 255 else None
 
 
 def _rgb_or_rgba(image: Image.Image) -> Image.Image:

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 from b4m_pipeline.library.params import RayParams
 
 logger = logging.getLogger(__name__)
-Job, Result = TypeVar("Job"), TypeVar("Result")
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
 class FanOutError(ValueError):

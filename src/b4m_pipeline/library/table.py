@@ -105,7 +105,7 @@ def read_table(params: LibraryParams, content: ConceptParams, style: ConceptPara
         given = {key: str(value).strip() for key, value in row.items() if value not in (None, "")}
         if missing := [key for key in REQUIRED if key not in given]:
             raise LibraryError(f"{where}: {' and '.join(missing)} must be given")
-        kind = given.pop("kind")
+        kind: Any = given.pop("kind")
         if kind not in ("content", "style"):
             raise LibraryError(f"{where}: kind must be content or style, got {kind!r}")
         shared = content if kind == "content" else style

@@ -1,7 +1,7 @@
 """Partly learnable projection (PLP): the frame's layers as they are trained (B4M section 3.1), and their way out as a LoRA."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,10 @@ class FrozenThenLearnt(nn.Module):
     decay or quantiser can move it. With a `basis` (r, k) the learnt part is confined to its span; `span` (r, k) is that of the
     frozen part, where it is orthogonal to `basis`."""
 
+    frozen: torch.Tensor
+    basis: torch.Tensor | None
+    reduced: torch.Tensor | None
+
     def __init__(self, frozen: torch.Tensor, dim: int, basis: torch.Tensor | None = None, span: torch.Tensor | None = None):
         super().__init__()
         self.dim = dim
@@ -43,13 +47,13 @@ class FrozenThenLearnt(nn.Module):
         return learnt.clone(memory_format=torch.contiguous_format)  # parametrize takes it over as it is: not a view of `weight`
 
 
-def _parametrized(linear: nn.Linear) -> tuple[FrozenThenLearnt, nn.Parameter]:
+def _parametrized(linear: Any) -> tuple[FrozenThenLearnt, nn.Parameter]:
     """The parametrisation of a LoRA factor and what it is learnt from."""
     parametrized = linear.parametrizations["weight"]
     return parametrized[0], parametrized.original
 
 
-def _factor(linear: nn.Linear) -> torch.Tensor:
+def _factor(linear: Any) -> torch.Tensor:
     """What `linear.weight` is, without the detours of modules that call modules: there are hundreds of these in a step."""
     plp, learnt = _parametrized(linear)
     return plp.forward(learnt)
@@ -75,18 +79,18 @@ class PlpLinear(LoraLinear):
     L_B = M_B V', lora_B lora_A x is [Q_B M_A x_2 ; M_B Q_A x_1] for x = [x_1 ; x_2]: half of a plain LoRA's products.
     """
 
-    routes: dict[Side, tuple[int, int, int]] | None = None
-    """Which images of a batch each factor learns from (see `route_gradients`). None: all."""
+    routes: dict[Side, tuple[int, int, int]] = {}
+    """Which images of a batch each factor learns from (see `route_gradients`). Empty: all."""
 
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         if args or kwargs or self.disable_adapters or self.merged or self.active_adapters != [PEFT_NAME]:
             return super().forward(x, *args, **kwargs)
         result = self.base_layer(x)
         (plp_a, learnt_a), (plp_b, learnt_b) = _parametrized(self.lora_A[PEFT_NAME]), _parametrized(self.lora_B[PEFT_NAME])
-        rows_a, rows_b = (self.routes and self.routes[side] for side in ("lora_A", "lora_B"))
+        rows_a, rows_b = self.routes.get("lora_A"), self.routes.get("lora_B")
         if not torch.is_autocast_enabled(x.device.type):
             x = x.to(learnt_a.dtype)
-        if plp_a.reduced is None:
+        if plp_a.reduced is None or plp_b.reduced is None:
             update = _routed(_routed(x, plp_a.forward(learnt_a), rows_a), plp_b.forward(learnt_b), rows_b)  # (..., m)
         else:
             x_1, x_2 = x.split([plp_a.reduced.shape[1], learnt_a.shape[1]], dim=-1)  # (..., d_A), (..., n - d_A)
@@ -101,7 +105,7 @@ class PlpLayer:
     """One adapted layer while it trains. a and b are the learnable parameters (L or M); factors() the full matrices."""
 
     name: str
-    module: LoraLinear
+    module: PlpLinear
 
     @property
     def a(self) -> nn.Parameter:
@@ -154,7 +158,7 @@ def find_layers(model: nn.Module, targets: list[str]) -> dict[str, tuple[int, in
     return {name: (module.out_features, module.in_features) for name, module in chosen.items()}
 
 
-def inject(model: nn.Module, frame: Frame, halves: Halves, seed: int = 0) -> dict[str, PlpLayer]:
+def inject(model: Any, frame: Frame, halves: Halves, seed: int = 0) -> dict[str, PlpLayer]:
     """Put a PLP LoRA on the frame's layers of a diffusers model (one that has PEFT's add_adapter), all else frozen.
 
     With the `exact` frame L_A = L_B = 0: dW = 0 at once, and both halves have a gradient. With `paper`,

@@ -53,7 +53,8 @@ class _Group:
         a, b = _stack([layer.a for layer in layers]), _stack([layer.b for layer in layers])  # (k, r, n'), (k, m', r)
         metric_a = _damped(self.frozen_b[kept] + b.mT @ b, damping)  # acts on g_A
         metric_b = _damped(self.frozen_a[kept] + a @ a.mT, damping)  # acts on g_B
-        gradients_a, gradients_b = [layer.a.grad for layer in layers], [layer.b.grad for layer in layers]
+        gradients_a = [layer.a.grad for layer in layers if layer.a.grad is not None]
+        gradients_b = [layer.b.grad for layer in layers if layer.b.grad is not None]
         torch._foreach_copy_(gradients_a, list((_inverse(metric_a) @ _stack(gradients_a)).unbind()))
         torch._foreach_copy_(gradients_b, list((_stack(gradients_b) @ _inverse(metric_b)).unbind()))
 

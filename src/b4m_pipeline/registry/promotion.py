@@ -203,7 +203,8 @@ def _write_down(client: "MlflowClient", name: str, alias: str, action: str, vers
 
 def _stack(client: "MlflowClient", name: str, alias: str) -> list[str]:
     """The alias's versions that were not rolled back, in order; the last one is what it should be now."""
-    prefix, stack = f"history.{alias}.", []
+    prefix = f"history.{alias}."
+    stack: list[str] = []
     moves = {key: value for key, value in client.get_registered_model(name).tags.items() if key.startswith(prefix)}
     for key in sorted(moves):
         move = json.loads(moves[key])

@@ -10,7 +10,7 @@ import io
 import logging
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlflow.diffusers
 import pandas as pd
@@ -78,7 +78,7 @@ def predict_signature(about: dict[str, str], inference: dict[str, Any]) -> Model
         defaults = PredictParams(**size | inference).model_dump()
     except ValidationError as error:
         raise ServingError(f"inference: {_first(error)}") from error
-    types = {name: _TYPES[field.annotation] for name, field in PredictParams.model_fields.items()}
+    types = {name: _TYPES[cast(type, field.annotation)] for name, field in PredictParams.model_fields.items()}
     return ModelSignature(
         inputs=Schema([ColSpec("string", "prompt")]),
         outputs=Schema([ColSpec("binary", "image")]),
@@ -143,7 +143,7 @@ class ServedAdapter:
         self.adapter = adapter
         self.pipeline = load_family(base).load_pipeline(device)
         put_on(self.pipeline, adapter)
-        self._scales = (1.0, 1.0)
+        self._scales: tuple[float, float] | None = (1.0, 1.0)
         self._lock = threading.Lock()
 
     def get_raw_model(self):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from peft import LoraConfig
 
-from b4m_pipeline.common.devices import DTYPES, pick_device
+from b4m_pipeline.common.devices import DTYPES, pick_device, resolve_precision
 from b4m_pipeline.common.provenance import code_version
 from b4m_pipeline.diffusion.families import load_family
 from b4m_pipeline.diffusion.params import BaseModelParams
@@ -15,7 +15,7 @@ from b4m_pipeline.method.adapter import PEFT_NAME, Adapter
 from b4m_pipeline.method.layers import find_layers
 from b4m_pipeline.training.params import LoraParams
 from b4m_pipeline.training.setup import make_loss
-from b4m_pipeline.training.trainer import Objective, fit, resolve_precision
+from b4m_pipeline.training.trainer import Objective, fit
 
 
 def train_lora(

@@ -1,6 +1,7 @@
 """Images drawn while a stage is trained, with the UNet that is being trained."""
 
 import torch
+from diffusers import UNet2DConditionModel
 from PIL import Image
 
 from b4m_pipeline.diffusion.families import Family
@@ -18,7 +19,7 @@ class Previews:
         self.encoded = family.encode_guided(prompts, device)
 
     @torch.no_grad()
-    def draw(self, unet: torch.nn.Module) -> list[Image.Image]:
+    def draw(self, unet: UNet2DConditionModel) -> list[Image.Image]:
         """RGB images, one a prompt. The VAE is in memory meanwhile, in float32."""
         side = self.family.params.resolution
         pipeline = self.family.drawing_pipeline(unet).to(self.device)

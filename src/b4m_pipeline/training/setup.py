@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from diffusers import UNet2DConditionModel
 from PIL import Image
 
-from b4m_pipeline.common.devices import DTYPES, pick_device
+from b4m_pipeline.common.devices import DTYPES, pick_device, resolve_precision
 from b4m_pipeline.common.seeding import torch_generator
 from b4m_pipeline.diffusion.families import Family, base_model_id, encoder_id, load_family
 from b4m_pipeline.diffusion.loss import DiffusionLoss
@@ -18,7 +19,6 @@ from b4m_pipeline.method.params import FrameParams, Side
 from b4m_pipeline.method.preservation import Preservation, require_prompt_layers
 from b4m_pipeline.training.params import TrainParams
 from b4m_pipeline.training.previews import Previews
-from b4m_pipeline.training.trainer import resolve_precision
 
 Show = Callable[[Image.Image, str], None]
 """Takes an image drawn during a training, and a name for it."""
@@ -84,7 +84,9 @@ def set_up(
     return TrainingSetup(whole, adapted, loss, device, preservation, previews)
 
 
-def make_loss(family: Family, unet: torch.nn.Module, tensors: dict[str, torch.Tensor], params: TrainParams) -> DiffusionLoss:
+def make_loss(
+    family: Family, unet: UNet2DConditionModel, tensors: dict[str, torch.Tensor], params: TrainParams
+) -> DiffusionLoss:
     """The loss with the parameters of a training stage, which also say whether the UNet keeps its activations and is
     compiled."""
     if params.gradient_checkpointing:

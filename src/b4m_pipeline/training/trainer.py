@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from tqdm import tqdm
 
-from b4m_pipeline.common.devices import has_fast_bf16
+from b4m_pipeline.common.devices import resolve_precision
 from b4m_pipeline.common.seeding import torch_generator
 from b4m_pipeline.training.checkpoint_files import checkpoint_files, other_checkpoints
 from b4m_pipeline.training.checkpoints import load_checkpoint, save_checkpoint
@@ -66,13 +67,6 @@ class Objective:
         return torch.stack(picked)
 
 
-def resolve_precision(precision: str, device: str) -> str:
-    """auto -> bf16 where the machine multiplies it in hardware, else full precision ("no")."""
-    if precision != "auto":
-        return precision
-    return "bf16" if has_fast_bf16(device) else "no"
-
-
 def learning_rate_factor(step: int, params: TrainParams) -> float:
     """Linear warm-up, then constant or cosine to zero."""
     if params.schedule == "constant":
@@ -83,7 +77,7 @@ def learning_rate_factor(step: int, params: TrainParams) -> float:
 def _parameter_groups(objectives: list[Objective]) -> list[dict]:
     """One group for each objective; a parameter that several share belongs to the first, at one and the same rate."""
     rates: dict[int, float] = {}
-    groups = []
+    groups: list[dict[str, Any]] = []
     for objective in objectives:
         own = []
         for parameter in objective.parameters:
@@ -183,11 +177,11 @@ class Trainer:
             precondition()
         self._optimize()
         self.step += 1
-        if self.average:
+        if self.average and self.params.ema_decay:
             # Young averages would hold on to the start: the decay grows with the steps done.
             decay = min(self.params.ema_decay, self.step / (10 + self.step))
             with torch.no_grad():
-                torch._foreach_lerp_(self.average, self._parameters(), 1 - decay)
+                torch._foreach_lerp_(self.average, list(self._parameters()), 1 - decay)
         return entry
 
     def _optimize(self) -> None:

@@ -6,6 +6,7 @@ A family loads only the parts that a step needs: prompts need text encoders, pic
 import hashlib
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ class Family(ABC):
     def __init__(self, params: BaseModelParams):
         self.params = params
 
-    def _load(self, model_class: type, subfolder: str, **extra):
+    def _load(self, model_class: Any, subfolder: str, **extra):
         p = self.params
         try:
             return model_class.from_pretrained(
@@ -115,7 +116,8 @@ class Family(ABC):
                     "base_model.resolution and ingestion.buckets.step"
                 )
             by_size.setdefault(picture.size, []).append(index)
-        vae, encoded = self.load_vae().to(device), {}
+        vae = self.load_vae().to(device)
+        encoded: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         for places in by_size.values():
             for start in range(0, len(places), batch_size):
                 part = places[start : start + batch_size]
