@@ -24,7 +24,7 @@ from b4m_pipeline.prerequisites import (
     check_parameters,
     check_preservation,
 )
-from b4m_pipeline.registry.tracking import check_store, limit_patience, resolve_store
+from b4m_pipeline.registry.store import check_store, limit_patience, resolve_store
 from b4m_pipeline.training.checkpoint_files import finished_checkpoints
 
 

@@ -110,7 +110,7 @@ def test_a_registered_version_is_described_and_told_its_figures(registered):
 def test_a_version_that_cannot_be_described_does_not_stop_a_run(tracking, caplog):
     with mlflow.start_run():
         describe_evaluation(METRICS, "models:/nobody/1")
-    assert "models:/nobody/1 cannot be described" in caplog.text
+    assert "The description of models:/nobody/1 cannot be sent" in caplog.text
 
 
 def test_a_training_set_knows_whose_its_pictures_are(tiny_manifest):

@@ -196,7 +196,7 @@ def load_result(folder: Path, fingerprint: str) -> Result | None:
                 pictures[key] = image.convert("RGB")
         measured = pd.DataFrame(record["measured"])
         return Result(
-            record["pair"], record["method"], measured, pictures, record["seconds"], code=record.get("code", "unknown")
+            record["pair"], record["method"], measured, pictures, record["seconds"], code=record["code"]
         )
     except (OSError, KeyError, ValueError):
         return None

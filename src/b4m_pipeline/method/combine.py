@@ -60,9 +60,8 @@ def join_halves(content: Adapter, style: Adapter, content_side: Side) -> Adapter
         "style_noun": style.metadata["noun"],
         "parents": json.dumps([half.metadata[URI_KEY] for half in (content, style) if URI_KEY in half.metadata]),
     }
-    recipes = [half.metadata.get(RECIPE_KEY) for half in (content, style)]
-    if all(recipes):
-        metadata[RECIPE_KEY] = digest_of("reconstructed", recipes, recipe_code("method/combine"))
+    recipes = [half.metadata[RECIPE_KEY] for half in (content, style)]
+    metadata[RECIPE_KEY] = digest_of("reconstructed", recipes, recipe_code("method/combine"))
     for kind, half in (("content", content), ("style", style)):
         metadata |= {f"{kind}_name": half.metadata["name"], f"{kind}_token": half.metadata["token"]}
     return reconstruct(half_a, half_b, metadata)

@@ -128,7 +128,7 @@ def _base_options(about: dict[str, str]) -> str:
 
 
 def _pictures(about: dict[str, str], digests: int) -> list[str]:
-    """Of `TrainingSet.provenance`; adapters of earlier versions have the digest of all alone."""
+    """Of `TrainingSet.provenance`; joined halves have a digest alone."""
     lines = ["## Pictures", ""]
     if "pictures" in about:
         rows = []
