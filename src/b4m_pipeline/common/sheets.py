@@ -92,8 +92,3 @@ def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont, most: int) -> lis
             lines[-1] = lines[-1][:-1]
         lines[-1] += " ..."
     return lines
-
-
-def in_cell(image: Image.Image, side: int) -> Image.Image:
-    """A picture of any shape as large as a cell of `side` pixels holds, in its middle, on white. RGB."""
-    return ImageOps.pad(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC, color="white")
