@@ -227,8 +227,9 @@ def test_report_is_one_page_with_everything_in_it(references):
     table = benchmark.table_of(results)
     comparison = benchmark.compare(table, "<ours>", 0)
     plots = {"p": benchmark_report.draw_scatter(comparison, "<ours>"), "b": benchmark_report.draw_bars(comparison, "<ours>")}
-    sheet = benchmark_report.draw_sheet("cup-ink", results, references)
-    assert sheet.height > 6 * benchmark_report.CELL
+    sheet = benchmark_report.draw_sheet("cup-ink", results, references, "<ours>")
+    assert sheet.height > 6 * 112
+    assert sheet.tobytes() != benchmark_report.draw_sheet("cup-ink", results, references, "other").tobytes()  # ours stands out
     page = benchmark_report.as_html(table, comparison, pd.DataFrame(), plots, {"cup-ink": sheet}, "<ours>")
     assert page.count("data:image/png;base64,") == 3 and "http" not in page
     assert "&lt;ours&gt;" in page and "<ours>" not in page and "E: &lt;x&gt;" in page

@@ -9,7 +9,6 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
-from b4m_pipeline.evaluation.contact_sheet import draw_contact_sheet, strip
 from b4m_pipeline.evaluation.evaluate import (
     BASE,
     CONTENT,
@@ -156,14 +155,6 @@ def test_summary_has_an_interval_around_each_mean(measured):
     assert flat_metrics(summary)["evaluation.made.composition.style"] == pytest.approx(own.mean())
 
 
-def test_contact_sheet_has_a_row_for_each(measured, evaluated):
-    table, content, style = measured
-    pictures, samples = evaluated
-    sheet = draw_contact_sheet("cup in ink", content, style, content[:1], samples, pictures, summarise(table, 0))
-    without = draw_contact_sheet("cup in ink", content, style, [], samples, pictures, summarise(table, 0))
-    assert sheet.mode == "RGB" and sheet.height > without.height and sheet.width == without.width
-
-
 def test_truth_is_read_only_where_it_is(tmp_path):
     Image.new("RGBA", (40, 40), (255, 0, 0, 128)).save(tmp_path / "x.png")
     (tmp_path / "cup-ink").mkdir()
@@ -190,9 +181,3 @@ def test_figures_survive_a_csv(measured, tmp_path):
     table.to_csv(tmp_path / "t.csv", index=False)
     again = pd.read_csv(tmp_path / "t.csv")
     pd.testing.assert_frame_equal(summarise(again, 0), summarise(table, 0), check_dtype=False, rtol=1e-5)
-
-
-def test_a_strip_shows_pictures_side_by_side_as_they_are() -> None:
-    sheet = strip([Image.new("RGB", (4, 6), "red"), Image.new("RGB", (5, 3), "blue")])
-    assert sheet.size == (9, 6)
-    assert [sheet.getpixel(place) for place in ((3, 5), (4, 2), (8, 4))] == [(255, 0, 0), (0, 0, 255), (255, 255, 255)]

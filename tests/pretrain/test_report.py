@@ -95,9 +95,7 @@ def test_report_draws_judges_and_teaches(pipeline, bank, tiny_base) -> None:
     taught, pictures = report.judge_teaching(pipeline, bank, params, tiny_base, 0)
     assert taught["what"].tolist() == ["LoRA on attention: content new thing", "LoRA on attention: style held"]
     assert list(pictures) == taught["what"].tolist()
-    sheet = report.picture_rows(pictures, PIXELS)
-    assert sheet.size == (2 * PIXELS, 2 * PIXELS)
-    assert sheet.crop((0, 0, PIXELS, PIXELS)).tobytes() == pictures[taught["what"][0]][0].tobytes()
+    assert [picture.size for row in pictures.values() for picture in row] == [(PIXELS, PIXELS)] * 4
     assert not pipeline.get_active_adapters()  # the next drawing is the base's again
 
 

@@ -7,35 +7,26 @@ from collections.abc import Callable, Iterator
 
 import matplotlib
 import pandas as pd
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from b4m_pipeline.benchmark.run import FIGURES, LOWER_IS_BETTER, TRUE_DRAWING, References, Result
-from b4m_pipeline.common.sheets import in_cell
+from b4m_pipeline.common.sheets import Row, paint_grid
 
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt  # noqa: E402  the backend comes first: there may be no display
 
-CELL, GAP, LABEL = 96, 6, 170  # pixels
 _OURS, _OTHER = "#1e6e3c", "#7a7a7a"
 
 
-def draw_sheet(pair: str, results: list[Result], references: References) -> Image.Image:
+def draw_sheet(pair: str, results: list[Result], references: References, ours: str) -> Image.Image:
     """One pair: references and truth above, then a row for each method with its pictures, seed by seed."""
-    rows = [("content", references.content), ("style", references.style)]
-    rows += [("truth", references.truth)] if references.truth else []
-    rows += [(result.method, list(result.pictures.values())) for result in results]
-    columns = max(len(pictures) for _, pictures in rows)
-    sheet = Image.new("RGB", (LABEL + columns * (CELL + GAP) + GAP, 36 + len(rows) * (CELL + GAP)), "white")
-    pen, large, small = ImageDraw.Draw(sheet), ImageFont.load_default(16), ImageFont.load_default(12)
-    pen.text((GAP, 8), pair, fill=(30, 30, 30), font=large)
-    for index, (name, pictures) in enumerate(rows):
-        top = 36 + index * (CELL + GAP)
-        note = name if pictures else f"{name} (failed)"
-        pen.text((GAP, top + CELL // 2 - 8), note, fill=(30, 30, 30), font=small)
-        for column, picture in enumerate(pictures):
-            sheet.paste(in_cell(picture, CELL), (LABEL + column * (CELL + GAP), top))
-    return sheet
+    rows = [Row("content", references.content, "references"), Row("style", references.style, "references")]
+    rows += [Row("truth", references.truth, "never seen in training")] if references.truth else []
+    for result in results:
+        note = f"failed: {result.error}" if result.error else ""
+        rows.append(Row(result.method, list(result.pictures.values()), note, strong=result.method == ours))
+    return paint_grid(rows, title=pair)
 
 
 def draw_scatter(comparison: pd.DataFrame, ours: str) -> Image.Image:

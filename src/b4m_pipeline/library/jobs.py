@@ -12,11 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from b4m_pipeline.common.sheets import in_cell
 from b4m_pipeline.common.words import fill_prompt, words_of
-from b4m_pipeline.evaluation.contact_sheet import CELL, GAP, LABEL
 from b4m_pipeline.evaluation.evaluate import SampleRequest, draw_samples, find_truth, measure
 from b4m_pipeline.inputs.encode import encode_training_set
 from b4m_pipeline.inputs.folders import check_folders, list_concept_folders, load_picture
@@ -149,28 +147,6 @@ def _measure(
         for index, picture in enumerate(result.pictures):
             log_picture(picture, f"{result.name}-{index}")
     return measured
-
-
-def draw_grid(composed: list[Composed], references: dict[str, Image.Image]) -> Image.Image:
-    """Contents down, styles across, one picture of each pair; at the borders one picture of each concept (by Entry.name)."""
-    contents, styles = (list(dict.fromkeys(getattr(pair, kind) for pair in composed)) for kind in ("content", "style"))
-    pitch, pen_font = CELL + GAP, ImageFont.load_default(12)
-    sheet = Image.new("RGB", (LABEL + (len(styles) + 1) * pitch + GAP, 24 + (len(contents) + 1) * pitch + GAP), "white")
-    pen = ImageDraw.Draw(sheet)
-
-    def put(picture: Image.Image | None, row: int, column: int) -> None:
-        if picture is not None:
-            sheet.paste(in_cell(picture, CELL), (LABEL + column * pitch, 24 + row * pitch))
-
-    for column, style in enumerate(styles, start=1):
-        pen.text((LABEL + column * pitch, 6), style, fill="black", font=pen_font)
-        put(references.get(f"style {style}"), 0, column)
-    for row, content in enumerate(contents, start=1):
-        pen.text((GAP, 24 + row * pitch + CELL // 2), content, fill="black", font=pen_font)
-        put(references.get(f"content {content}"), row, 0)
-    for pair in composed:
-        put(pair.pictures[0] if pair.pictures else None, contents.index(pair.content) + 1, styles.index(pair.style) + 1)
-    return sheet
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
 from b4m_pipeline.common.seeding import numpy_generator
+from b4m_pipeline.common.sheets import Row, paint_grid
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.evaluation.judges import EfficientNetJudge, Judgement, kernel_distance, perceptual_distance
 from b4m_pipeline.inputs.encode import encode_training_set
@@ -213,26 +214,13 @@ def sample_sheet(
     pipeline: StableDiffusionXLPipeline, drawings: Drawings, contents: list[str], hands: list[str], seed: int
 ) -> Image.Image:
     """Contents (rows) by hands (columns): above what the base draws, below the true drawing."""
-    size = drawings.rgba.shape[1]
     table, white = drawings.table, np.array([255, 255, 255])
     words = dict(zip(table.hand, table["style"], strict=True))
     captions = [standard_caption(content, words[hand]) for content in contents for hand in hands]
     pictures = draw(pipeline, captions, seed)
-    sheet = Image.new("RGB", (len(hands) * size, 2 * len(contents) * size), "white")
-    for index, picture in enumerate(pictures):
-        row, column = divmod(index, len(hands))
-        sheet.paste(picture, (column * size, 2 * row * size))
-        true = np.flatnonzero((table.content == contents[row]) & (table.hand == hands[column]))
-        if len(true):
-            sheet.paste(Image.fromarray(composite(drawings.rgba[true[0]], white)), (column * size, (2 * row + 1) * size))
-    return sheet
-
-
-def picture_rows(pictures: dict[str, list[Image.Image]], size: int) -> Image.Image:
-    """Each list of squares a row, in order."""
-    width = max(len(row) for row in pictures.values()) if pictures else 1
-    sheet = Image.new("RGB", (width * size, max(1, len(pictures)) * size), "white")
-    for y, row in enumerate(pictures.values()):
-        for x, picture in enumerate(row):
-            sheet.paste(picture, (x * size, y * size))
-    return sheet
+    rows = []
+    for index, content in enumerate(contents):
+        found = [np.flatnonzero((table.content == content) & (table.hand == hand)) for hand in hands]
+        true = [Image.fromarray(composite(drawings.rgba[places[0]], white)) if len(places) else None for places in found]
+        rows += [Row("", pictures[index * len(hands) : (index + 1) * len(hands)]), Row("", true)]
+    return paint_grid(rows, cell=drawings.rgba.shape[1], bare=True)

@@ -26,3 +26,8 @@ def test_every_picture_is_on_it():
 def test_long_and_foreign_captions_do_not_break_it():
     assert sheet(2, "雪 " * 400).size == sheet(2).size
     assert sheet(2, "x" * 4000).size == sheet(2).size
+
+
+def test_near_duplicates_have_frames_of_another_colour():
+    orange = [(np.asarray(sheet(count)) == (200, 70, 20)).all(-1).sum() for count in (1, 2, 3)]
+    assert orange[0] == 0 and orange[1] == orange[2] == 2 * (116 + 112) * 2  # one picture of 112 pixels, a frame of 2

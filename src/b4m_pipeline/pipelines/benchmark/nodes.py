@@ -92,7 +92,7 @@ def report_benchmark(
 
     drawn = [result for result in results if result.method != bench.TRUE_DRAWING]  # the sheets show it above
     sheets = {
-        pair: report.draw_sheet(pair, [result for result in drawn if result.pair == pair], own)
+        pair: report.draw_sheet(pair, [result for result in drawn if result.pair == pair], own, benchmark.ours)
         for pair, own in references.items()
     }
     scatter, bars = report.draw_scatter(comparison, benchmark.ours), report.draw_bars(comparison, benchmark.ours)

@@ -78,24 +78,19 @@ def draw_contact_sheet(
 ) -> Image.Image:
     """References, base model, halves alone, halves joined, made, truth in one picture; it also goes to MLflow, and with the
     means into the description of the adapter's version."""
+    from b4m_pipeline.common.sheets import Row, paint_grid
     from b4m_pipeline.evaluation import contact_sheet
     from b4m_pipeline.evaluation.evaluate import flat_metrics
     from b4m_pipeline.registry.tracking import describe_evaluation, log_picture
 
     about = made_adapter.metadata
     pictures = {key: load_picture(sample_pictures[key]) for key in samples["picture"]}
-    sheet = contact_sheet.draw_contact_sheet(
-        f"{about['content_name']} ({about['content_token']}) in {about['style_name']} ({about['style_token']})",
-        references["content"],
-        references["style"],
-        references["truth"],
-        samples,
-        pictures,
-        summary,
-    )
+    title = f"{about['content_name']} ({about['content_token']}) in {about['style_name']} ({about['style_token']})"
+    sheet = contact_sheet.draw_contact_sheet(title, references, samples, pictures, summary)
     log_picture(sheet, "contact_sheet")
     describe_evaluation(flat_metrics(summary), about.get(URI_KEY))
     for (system, kind), group in samples.groupby(["system", "kind"], sort=False):
         name = f"samples_{system.replace(' ', '_')}_{kind}"
-        log_picture(contact_sheet.strip([pictures[key] for key in group["picture"]]), name)
+        images = [pictures[key] for key in group["picture"]]
+        log_picture(paint_grid([Row("", images)], cell=images[0].width, bare=True), name)
     return sheet

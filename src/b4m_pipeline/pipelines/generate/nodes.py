@@ -9,8 +9,8 @@ def draw_prompts(
     generate: GenerateParams, base_model: BaseModelParams, seed: int
 ) -> tuple[dict[str, Image.Image], Image.Image]:
     """Pictures of all prompts, and a sheet with a row for each; both also go to MLflow."""
+    from b4m_pipeline.common.sheets import Row, paint_grid
     from b4m_pipeline.diffusion import sampling as generation
-    from b4m_pipeline.evaluation.contact_sheet import labelled_rows
     from b4m_pipeline.registry.adapters import fetch_adapter
     from b4m_pipeline.registry.tracking import log_picture
 
@@ -18,7 +18,6 @@ def draw_prompts(
     pictures = generation.generate(adapter, base_model, generate, seed)
     prompts, listed = generation.read_prompts(generate), list(pictures.values())
     each = generate.images_per_prompt
-    rows = {f"{number}: {prompt}": listed[number * each : (number + 1) * each] for number, prompt in enumerate(prompts)}
-    sheet = labelled_rows(rows)
+    sheet = paint_grid([Row(f"{i}", listed[i * each : (i + 1) * each], prompt) for i, prompt in enumerate(prompts)])
     log_picture(sheet, "generated")
     return pictures, sheet

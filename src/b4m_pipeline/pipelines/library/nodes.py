@@ -116,7 +116,8 @@ def compose_library(
 def show_library(entries: list[Entry], composed: list[Composed], settings: Settings) -> Image.Image:
     """All pairs as a grid, which also goes to MLflow."""
     from b4m_pipeline.inputs.folders import PicturesError
-    from b4m_pipeline.library.jobs import draw_grid, references_of
+    from b4m_pipeline.library.jobs import references_of
+    from b4m_pipeline.library.sheet import draw_grid
     from b4m_pipeline.registry.tracking import log_picture
 
     first = {}

@@ -177,6 +177,7 @@ def judge_base(drawings, base_folder: str, pretrain: PretrainParams):
     from diffusers import StableDiffusionXLPipeline
 
     from b4m_pipeline.common.devices import pick_device
+    from b4m_pipeline.common.sheets import Row, paint_grid
     from b4m_pipeline.diffusion.params import BaseModelParams
     from b4m_pipeline.evaluation.judges import EfficientNetJudge
     from b4m_pipeline.pretrain import report
@@ -196,7 +197,8 @@ def judge_base(drawings, base_folder: str, pretrain: PretrainParams):
     names = [name.replace("-", " ") for name in corpus.contents[:: max(1, len(corpus.contents) // 8)]][:8]
     hands = corpus.hands[: own.sheet_hands]
     sheet = report.sample_sheet(pipeline, grid, names, hands, pretrain.seed)
-    return prompted, taught, sheet, report.picture_rows(pictures, pretrain.size)
+    lessons = paint_grid([Row("", images, what) for what, images in pictures.items()], cell=pretrain.size)
+    return prompted, taught, sheet, lessons
 
 
 def collect_figures(parts: pd.DataFrame, prompted: pd.DataFrame, taught: pd.DataFrame) -> pd.DataFrame:
