@@ -195,9 +195,7 @@ def load_result(folder: Path, fingerprint: str) -> Result | None:
             with Image.open(folder / f"{index}.png") as image:
                 pictures[key] = image.convert("RGB")
         measured = pd.DataFrame(record["measured"])
-        return Result(
-            record["pair"], record["method"], measured, pictures, record["seconds"], code=record["code"]
-        )
+        return Result(record["pair"], record["method"], measured, pictures, record["seconds"], code=record["code"])
     except (OSError, KeyError, ValueError):
         return None
 

@@ -77,12 +77,13 @@ def _write(sheet: Image.Image, box: tuple[int, int, int, int], *parts: tuple[str
     sheet.paste(paper, (left, top))
 
 
-def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont, most: int) -> list[str]:
+def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, most: int) -> list[str]:
     """At most so many lines of `width` pixels, broken between words, or anywhere in what has no spaces."""
-    lines, rest = [], [" ".join(line.split()) for line in text.strip().splitlines()]
+    lines: list[str] = []
+    rest = [" ".join(line.split()) for line in text.strip().splitlines()]
     while rest and len(lines) < most:
         line = rest.pop(0)
-        end = bisect_right(range(len(line) + 1), width, key=lambda count: font.getlength(line[:count])) - 1
+        end = bisect_right([font.getlength(line[:count]) for count in range(len(line) + 1)], width) - 1
         if end < len(line):
             end = max(line.rfind(" ", 0, end + 1), 0) or max(end, 1)
             rest.insert(0, line[end:].lstrip())
