@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import CLIPTokenizer
 
 from b4m_pipeline.common.provenance import recipe_code
-from b4m_pipeline.diffusion.families.identity import BaseModelError, sample_file
+from b4m_pipeline.diffusion.families.identity import BaseModelError, required, sample_file
 from b4m_pipeline.diffusion.params import BaseModelParams
 
 
@@ -30,16 +30,14 @@ class Family(ABC):
 
     def _load(self, model_class: Any, subfolder: str, **extra):
         p = self.params
-        try:
+        with required(f"base_model.path {p.path!r} has no usable {subfolder}"):
             return model_class.from_pretrained(
                 p.path, subfolder=subfolder, revision=p.revision, variant=p.variant, use_safetensors=True, **extra
             )
-        except OSError as error:
-            raise BaseModelError(f"base_model.path {p.path!r} has no usable {subfolder}: {error}") from error
 
     def load_denoiser(self, device: str = "cpu", dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
         """The UNet alone, frozen."""
-        unet = self._load(UNet2DConditionModel, "unet", torch_dtype=dtype).requires_grad_(False)
+        unet = self._load(UNet2DConditionModel, "unet", dtype=dtype).requires_grad_(False)
         if device == "cpu":
             unet.set_attn_processor(AttnProcessor())  # its backward is faster than the flash kernel's there
         return unet.to(device)
@@ -47,39 +45,31 @@ class Family(ABC):
     def empty_denoiser(self) -> UNet2DConditionModel:
         """The UNet's layers without weights, from its configuration alone."""
         p = self.params
-        try:
+        with required(f"base_model.path {p.path!r} has no usable unet"):
             config = UNet2DConditionModel.load_config(p.path, subfolder="unet", revision=p.revision)
-        except OSError as error:
-            raise BaseModelError(f"base_model.path {p.path!r} has no usable unet: {error}") from error
         with torch.device("meta"):
             return UNet2DConditionModel.from_config(config)
 
     def load_noise_schedule(self) -> DDPMScheduler:
         """add_noise and get_velocity with the base model's betas and prediction type."""
         p = self.params
-        try:
+        with required(f"base_model.path {p.path!r} has no usable scheduler"):
             return DDPMScheduler.from_config(DDPMScheduler.load_config(p.path, subfolder="scheduler", revision=p.revision))
-        except OSError as error:
-            raise BaseModelError(f"base_model.path {p.path!r} has no usable scheduler: {error}") from error
 
     def load_tokenizer(self) -> CLIPTokenizer:
         """The (first) tokenizer."""
         p = self.params
-        try:
+        with required(f"base_model.path {p.path!r} has no usable tokenizer"):
             return CLIPTokenizer.from_pretrained(p.path, subfolder="tokenizer", revision=p.revision)
-        except OSError as error:
-            raise BaseModelError(f"base_model.path {p.path!r} has no usable tokenizer: {error}") from error
 
     def load_vae(self, dtype: torch.dtype = torch.float32) -> AutoencoderKL:
         """base_model.vae where it is set, else the base model's own."""
         p = self.params
         if not p.vae:
-            return self._load(AutoencoderKL, "vae", torch_dtype=dtype)
+            return self._load(AutoencoderKL, "vae", dtype=dtype)
         source, options = self._vae_source()
-        try:
-            return AutoencoderKL.from_pretrained(source, use_safetensors=True, torch_dtype=dtype, **options)
-        except OSError as error:
-            raise BaseModelError(f"base_model.vae {p.vae!r} cannot be loaded: {error}") from error
+        with required(f"base_model.vae {p.vae!r} cannot be loaded"):
+            return AutoencoderKL.from_pretrained(source, use_safetensors=True, dtype=dtype, **options)
 
     def _vae_source(self) -> tuple[str, dict]:
         """Where the VAE lies, as diffusers is told."""
@@ -131,22 +121,18 @@ class Family(ABC):
     def vae_factor(self) -> int:
         """Pixels per latent along a side."""
         source, options = self._vae_source()
-        try:
+        with required(f"base model {source!r} has no usable VAE"):
             config = AutoencoderKL.load_config(source, **options)
-        except OSError as error:
-            raise BaseModelError(f"base model {source!r} has no usable VAE: {error}") from error
         return 2 ** (len(config["block_out_channels"]) - 1)
 
     def _text_pipeline(self, device: str) -> DiffusionPipeline:
         """The family's pipeline with its text encoders and nothing else."""
         p = self.params
         absent = {"unet": None, "vae": None} | dict.fromkeys(self._unused_parts)
-        try:
+        with required(f"base_model.path {p.path!r} has no usable text encoder"):
             pipeline = self.pipeline_class.from_pretrained(
-                p.path, revision=p.revision, variant=p.variant, use_safetensors=True, torch_dtype=torch.float32, **absent
+                p.path, revision=p.revision, variant=p.variant, use_safetensors=True, dtype=torch.float32, **absent
             )
-        except OSError as error:
-            raise BaseModelError(f"base_model.path {p.path!r} has no usable text encoder: {error}") from error
         return pipeline.to(device)
 
     _unused_parts: tuple[str, ...] = ()
@@ -158,12 +144,10 @@ class Family(ABC):
         options = dict.fromkeys(self._unused_parts)
         if p.vae:
             options["vae"] = self.load_vae(dtype)
-        try:
+        with required(f"base_model.path {p.path!r} cannot be drawn with"):
             pipeline = self.pipeline_class.from_pretrained(
-                p.path, revision=p.revision, variant=p.variant, use_safetensors=True, torch_dtype=dtype, **options
+                p.path, revision=p.revision, variant=p.variant, use_safetensors=True, dtype=dtype, **options
             )
-        except OSError as error:
-            raise BaseModelError(f"base_model.path {p.path!r} cannot be drawn with: {error}") from error
         pipeline.set_progress_bar_config(disable=True)
         return pipeline.to(device)
 

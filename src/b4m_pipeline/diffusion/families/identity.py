@@ -1,6 +1,8 @@
 """Which weights a base model has, wherever they lie."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from b4m_pipeline.diffusion.params import BaseModelParams
@@ -8,6 +10,15 @@ from b4m_pipeline.diffusion.params import BaseModelParams
 
 class BaseModelError(ValueError):
     """The base model is not there, or of a family that is not supported."""
+
+
+@contextmanager
+def required(what: str) -> Iterator[None]:
+    """An OSError in the block becomes a BaseModelError that says so of `what`."""
+    try:
+        yield
+    except OSError as error:
+        raise BaseModelError(f"{what}: {error}") from error
 
 
 def base_model_id(params: BaseModelParams) -> str:

@@ -1,5 +1,3 @@
 """Benchmark: every method on every pair, and the report on it."""
 
-from b4m_pipeline.pipelines.benchmark.pipeline import create_pipeline
-
-__all__ = ["create_pipeline"]
+from b4m_pipeline.pipelines.benchmark.pipeline import create_pipeline as create_pipeline

@@ -1,5 +1,3 @@
 """Compose: any content half and any style half of one frame, from the registry, become one adapter."""
 
-from b4m_pipeline.pipelines.compose.pipeline import create_pipeline
-
-__all__ = ["create_pipeline"]
+from b4m_pipeline.pipelines.compose.pipeline import create_pipeline as create_pipeline

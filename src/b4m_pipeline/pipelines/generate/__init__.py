@@ -1,5 +1,3 @@
 """Generate: pictures by any adapter, for prompts of one's own."""
 
-from b4m_pipeline.pipelines.generate.pipeline import create_pipeline
-
-__all__ = ["create_pipeline"]
+from b4m_pipeline.pipelines.generate.pipeline import create_pipeline as create_pipeline

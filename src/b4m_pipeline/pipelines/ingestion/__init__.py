@@ -1,5 +1,3 @@
 """Folders of pictures -> checked, captioned and encoded training set."""
 
-from b4m_pipeline.pipelines.ingestion.pipeline import create_pipeline
-
-__all__ = ["create_pipeline"]
+from b4m_pipeline.pipelines.ingestion.pipeline import create_pipeline as create_pipeline

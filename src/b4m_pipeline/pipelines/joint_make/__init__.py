@@ -1,5 +1,3 @@
 """Make: short joint fine-tuning of the reconstructed adapter."""
 
-from b4m_pipeline.pipelines.joint_make.pipeline import create_pipeline
-
-__all__ = ["create_pipeline"]
+from b4m_pipeline.pipelines.joint_make.pipeline import create_pipeline as create_pipeline
