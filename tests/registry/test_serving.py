@@ -190,7 +190,7 @@ def test_a_defect_is_the_servers_fault_and_says_no_more_than_that(served, monkey
         raise RuntimeError("shapes of something secret")
 
     with monkeypatch.context() as patch:
-        patch.setattr("b4m_pipeline.registry.serving.draw_described", fail)
+        patch.setattr("b4m_pipeline.registry.serving.draw", fail)
         with pytest.raises(MlflowException, match="RuntimeError") as error:
             ask(served)
     assert error.value.get_http_status_code() == 500 and "secret" not in error.value.message
@@ -202,7 +202,7 @@ def test_a_full_gpu_asks_for_less(served, monkeypatch):
     def fail(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("b4m_pipeline.registry.serving.draw_described", fail)
+    monkeypatch.setattr("b4m_pipeline.registry.serving.draw", fail)
     with pytest.raises(MlflowException, match="fewer prompts") as error:
         ask(served)
     assert error.value.get_http_status_code() == 429

@@ -130,9 +130,15 @@ def generate(adapter: Adapter | None, base_model: BaseModelParams, params: Gener
         put_on(pipeline, adapter)
     numbered = [(number, prompt, index) for number, prompt in enumerate(prompts) for index in range(params.images_per_prompt)]
     requests = [PromptRequest(prompt, seed + index, number) for number, prompt, index in numbered]
-    side = base_model.resolution
-    drawn = draw_described(pipeline, requests, params, (side, side), origin(adapter, base, params))
-    return {request.key: image for request, image in tqdm(drawn, desc="drawing", total=len(requests), mininterval=1.0)}
+    about, drawn = origin(adapter, base, params), draw(pipeline, requests, **settings_of(params, base_model.resolution))
+    drawn = tqdm(drawn, desc="drawing", total=len(requests), mininterval=1.0)
+    return {request.key: describe(image, request, about) for request, image in drawn}
+
+
+def settings_of(params: GenerateParams, height: int, width: int | None = None) -> dict[str, Any]:
+    """Arguments of `draw`; height, width in pixels, a square unless both are given."""
+    own = params.model_dump(include={"steps", "guidance_scale", "batch_size", "negative_prompt"})
+    return own | {"size": (height, width or height)}
 
 
 def origin(adapter: Adapter | None, base: str, params: GenerateParams) -> dict[str, Any]:
@@ -145,26 +151,10 @@ def origin(adapter: Adapter | None, base: str, params: GenerateParams) -> dict[s
     return about
 
 
-def draw_described(
-    pipeline: DiffusionPipeline,
-    requests: Sequence[Request],
-    params: GenerateParams,
-    size: tuple[int, int],
-    about: dict[str, Any],
-) -> Iterator[tuple[Request, Image.Image]]:
-    """`draw`, with images that carry `about`, their prompt and their seed."""
-    drawn = draw(
-        pipeline,
-        requests,
-        steps=params.steps,
-        guidance_scale=params.guidance_scale,
-        batch_size=params.batch_size,
-        size=size,
-        negative_prompt=params.negative_prompt,
-    )
-    for request, image in drawn:
-        image.info[INFO_KEY] = json.dumps({"prompt": request.prompt, "seed": request.seed} | about, sort_keys=True)
-        yield request, image
+def describe(image: Image.Image, request: ImageRequest, about: dict[str, Any]) -> Image.Image:
+    """The image, which now carries `about`, its prompt and its seed."""
+    image.info[INFO_KEY] = json.dumps({"prompt": request.prompt, "seed": request.seed} | about, sort_keys=True)
+    return image
 
 
 def png_info(image: Image.Image) -> PngInfo:

@@ -27,7 +27,7 @@ from b4m_pipeline.common.config import Strict
 from b4m_pipeline.common.devices import pick_device
 from b4m_pipeline.diffusion.families import base_model_id, load_family
 from b4m_pipeline.diffusion.params import BaseModelParams, GenerateParams
-from b4m_pipeline.diffusion.sampling import ImageRequest, draw_described, origin, png_info, put_on, require_base
+from b4m_pipeline.diffusion.sampling import ImageRequest, describe, draw, origin, png_info, put_on, require_base, settings_of
 from b4m_pipeline.method.adapter import PEFT_NAME, URI_KEY, WEIGHTS_NAME, Adapter
 from b4m_pipeline.method.combine import scale_halves
 from b4m_pipeline.method.files import load_adapter
@@ -173,8 +173,8 @@ class ServedAdapter:
         try:
             self._scale(wanted.content_scale, wanted.style_scale)
             about = origin(self.adapter, self.base, settings)
-            drawn = draw_described(self.pipeline, requests, settings, (wanted.height, wanted.width), about)
-            return [_png(picture) for _, picture in drawn]
+            drawn = draw(self.pipeline, requests, **settings_of(settings, wanted.height, wanted.width))
+            return [_png(describe(image, request, about)) for request, image in drawn]
         except torch.OutOfMemoryError as error:
             message = "The GPU's memory is full: ask for fewer prompts at once, or for smaller pictures"
             raise MlflowException(message, error_code=RESOURCE_EXHAUSTED) from error
