@@ -61,7 +61,8 @@ def _trainer(
 ) -> Trainer:
     """route: what routes the objectives' gradients when they go through the UNet together; None: one after another."""
     loss = DiffusionLoss(family(settings), unet, encoded(settings, unet, pictures))
-    params = TrainParams(steps=10**6, batch_size=1, learning_rate=RATE, precision=settings.precision)
+    even = {"schedule": "constant", "noisy_bias": 1.0}
+    params = TrainParams(steps=10**6, batch_size=1, learning_rate=RATE, precision=settings.precision, **even)
     joint = partial(loss.joint_loss, before=route) if route else None
     return Trainer(loss, objectives, params, settings.seed, "", settings.device, joint)
 

@@ -28,9 +28,14 @@ MOUNTED = {
 DESCRIBED = {
     # code -> the page that its docstrings are on
     **{
-        f"src/b4m_pipeline/{name}.py": f"reference/{name.rpartition('/')[2]}.md"
-        for name in ("common/config", "method/plp", "training/stages", "training/trainer", "method/riemannian")
+        f"src/b4m_pipeline/{package}/{module}.py": f"reference/{module}.md"
+        for package, modules in {
+            "method": ("frame", "layers", "combine", "riemannian"),
+            "training": ("stages", "setup", "trainer"),
+        }.items()
+        for module in modules
     },
+    **{file.relative_to(ROOT).as_posix(): "reference/parameters.md" for file in ROOT.glob("src/b4m_pipeline/*/params.py")},
     "src/b4m_pipeline/datasets": "reference/datasets.md",
 }
 _ORIGINS = {page: origin for origin, page in MOUNTED.items()}

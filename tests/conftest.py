@@ -250,7 +250,41 @@ def framed_lora_of(tiny_sdxl: Path):
     return adapter
 
 
-TINY_FRAME = {"rank": 4, "alpha": 4.0, "targets": ["to_q", "to_k", "to_v", "to_out.0", "add_embedding.linear_1"]}
+TINY_FRAME = {
+    "seed": 0,
+    "rank": 4,
+    "alpha": 4.0,
+    "split": 0.5,
+    "init": "exact",
+    "scale": 1.0,
+    "halves": "orthogonal",
+    "content_side": "lora_A",
+    "targets": ["to_q", "to_k", "to_v", "to_out.0", "add_embedding.linear_1"],
+}
+PLAIN_TRAINING = {"schedule": "constant", "noisy_bias": 1.0}
+PLAIN_BREAK = PLAIN_TRAINING | {"preservation_weight": 0.0}
+PLAIN_INGESTION = {
+    "background": (255, 255, 255),
+    "crop": "center",
+    "buckets": None,
+    "max_pixels": 64_000_000,
+    "near_duplicate_bits": 3,
+    "content_looks": None,
+    "look_template": "{article} {content} {noun} in {look} style",
+}
+PLAIN_CAPTIONING = {
+    "vision_language_model": None,
+    "clip": None,
+    "content_words": [],
+    "style_words": [],
+    "min_confidence": 0.25,
+    "max_words": 40,
+    "content_template": "{article} {content} {noun}",
+    "style_template": "{article} {content} {noun}",
+    "style_suffix": " in {style} style",
+    "content_variants": [],
+    "style_variants": [],
+}
 TINY_ROLES = {
     # role -> concept, token, pictures
     "content": ("cup", "snq", 3),

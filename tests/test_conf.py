@@ -1,18 +1,85 @@
-"""Every environment's parameters are complete and valid, without a model being loaded."""
+"""Every environment's parameters are complete and valid, without a model being loaded, and agree with the schemas."""
+
+import json
+from collections.abc import Iterator
 
 import pytest
 from kedro.config import OmegaConfigLoader
+from pydantic import BaseModel
+from tools.reference import entry_model, nested_model, schemas
 
+from b4m_pipeline.common.config import RunParams
 from b4m_pipeline.pipeline_registry import register_pipelines
 from b4m_pipeline.prerequisites import WrongParameterError, check_devices, check_parameters
 from b4m_pipeline.pretrain.text import alias_of
 from b4m_pipeline.settings import CONFIG_LOADER_ARGS
+from b4m_pipeline.training.params import SampleParams
 from tests.test_startup import ROOT
 
 
+def config(environment: str, **runtime_params) -> OmegaConfigLoader:
+    return OmegaConfigLoader(str(ROOT / "conf"), env=environment, runtime_params=runtime_params, **CONFIG_LOADER_ARGS)
+
+
 def load(environment: str) -> dict:
-    arguments = CONFIG_LOADER_ARGS | {"default_run_env": environment}
-    return OmegaConfigLoader(str(ROOT / "conf"), env=environment, **arguments)["parameters"]
+    return config(environment)["parameters"]
+
+
+def disagreements(model: type[BaseModel], values: dict, prefix: str, defaults: bool = True) -> Iterator[str]:
+    """Fields whose default is not the value in conf, and fields without a default that conf does not state. defaults: False
+    for the entries of a list, which may each have values of their own."""
+    for name, field in model.model_fields.items():
+        key, value = f"{prefix}{name}", values.get(name, ...)
+        nested, entry = nested_model(field.annotation), entry_model(field.annotation)
+        if value is ... and field.is_required():
+            yield f"{key} has neither a value in conf/base nor a default"
+        elif nested:
+            yield from disagreements(nested, value if isinstance(value, dict) else {}, f"{key}.", defaults)
+        elif entry and isinstance(value, list):
+            for each in value:
+                yield from disagreements(entry, each, f"{key}[].", False)
+        if not nested and value is not ... and defaults and not field.is_required():
+            default = json.loads(json.dumps(field.get_default()))  # tuples as lists
+            if default != value:
+                yield f"{key} is {value!r} in conf/base, and by default {default!r}"
+
+
+def test_every_default_is_the_value_in_conf_or_stands_in_the_schema_alone() -> None:
+    values = load("base")
+    assert list(disagreements(RunParams, values, "")) == []
+    assert set(values) == set(schemas()) | set(RunParams.model_fields)
+    for name, model in schemas().items():
+        assert list(disagreements(model, values[name], f"{name}.")) == []
+
+
+def test_a_disagreement_is_found() -> None:
+    class Group(BaseModel):
+        samples: SampleParams = SampleParams()
+        several: list[SampleParams] = []
+        missing: int
+
+    found = list(disagreements(Group, {"samples": {"guidance_scale": 3.0}, "several": []}, "x."))
+    assert [line.split(" ")[0] for line in found] == ["x.samples.guidance_scale", "x.missing"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "steps", "guidance"), [("base", 20, 2.0), ("test", 2, 2.0), ("sdxl", 25, 5.0), ("sd15", 25, 7.5)]
+)
+def test_adapters_are_registered_with_the_settings_that_they_are_evaluated_with(environment, steps, guidance) -> None:
+    loader = config(environment)
+    catalog, parameters = loader["catalog"], loader["parameters"]
+    for adapter in ("content_adapter", "style_adapter", "made_adapter"):
+        registered = catalog[adapter]["save_args"]["inference"]
+        assert registered == {"num_inference_steps": steps, "guidance_scale": guidance}
+    stages = (parameters[stage]["samples"] for stage in ("content_break", "style_break", "make"))
+    for drawn in (parameters["evaluation"], parameters["generate"], *stages):
+        assert (drawn["steps"], drawn["guidance_scale"]) == (steps, guidance)
+
+
+def test_one_of_them_can_be_set_alone() -> None:
+    parameters = config("sdxl", evaluation={"guidance_scale": 3})["parameters"]  # --params=evaluation.guidance_scale=3
+    assert parameters["evaluation"]["guidance_scale"] == 3 and parameters["evaluation"]["steps"] == 25
+    assert parameters["generate"]["guidance_scale"] == 5.0
 
 
 @pytest.mark.parametrize("environment", ["local", "test", "sdxl", "sd15"])

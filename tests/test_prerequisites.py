@@ -7,13 +7,15 @@ from b4m_pipeline.method.frame import TargetError
 from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.prerequisites import WrongParameterError, check_base_model, check_preservation
 from b4m_pipeline.training.params import BreakParams
+from tests.conftest import PLAIN_BREAK, TINY_FRAME
 
 BREAK = {"steps": 1, "batch_size": 1, "learning_rate": 1e-3, "counterpart_batch_size": 1, "counterpart_learning_rate": 1e-4}
+BREAK |= PLAIN_BREAK
 
 
 def test_preservation_needs_words_only_where_it_weighs_something():
-    plain, quiet = BreakParams(**BREAK), BreakParams(**BREAK, preservation_weight=0.1)
-    parameters = {"content_break": plain, "style_break": quiet, "preservation": PreservationParams()}
+    plain, quiet = BreakParams(**BREAK), BreakParams(**BREAK | {"preservation_weight": 0.1})
+    parameters = {"content_break": plain, "style_break": quiet, "preservation": PreservationParams(contents=[], styles=[])}
     assert not check_preservation(parameters, ["content_break"]) and not check_preservation(parameters, [])
     with pytest.raises(WrongParameterError, match=r"style_break\.preservation_weight needs words"):
         check_preservation(parameters, ["content_break", "style_break"])
@@ -22,7 +24,7 @@ def test_preservation_needs_words_only_where_it_weighs_something():
 
 
 def test_preservation_needs_a_target_that_reads_the_prompt(tiny_base):
-    frame = FrameParams(rank=4, alpha=4, targets=["to_out.0"])
+    frame = FrameParams(**TINY_FRAME | {"targets": ["to_out.0"]})
     check_base_model(tiny_base, frame)
     with pytest.raises(TargetError, match="reads the prompt alone"):
         check_base_model(tiny_base, frame, preserving=True)

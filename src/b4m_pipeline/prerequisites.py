@@ -4,6 +4,9 @@ import difflib
 from typing import TYPE_CHECKING, Any
 
 from kedro.validation.parameter_validator import ParameterValidator
+from pydantic import ValidationError
+
+from b4m_pipeline.common.config import RunParams
 
 if TYPE_CHECKING:
     from kedro.pipeline import Pipeline
@@ -32,13 +35,11 @@ def check_parameters(parameters: dict[str, Any], pipelines: dict[str, "Pipeline"
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}"
             raise UnknownParameterError(f"Unknown parameter {name!r}: {hint}")
-    seed = parameters.get("seed", 0)
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
-        raise WrongParameterError(f"seed must be a whole number from 0 to 2147483647, got {seed!r}")
-    if not isinstance(cache := parameters.get("encoding_cache"), str | None):
-        raise WrongParameterError(f"encoding_cache must be a folder or null, got {cache!r}")
-    if not isinstance(reuse := parameters.get("reuse", True), bool):
-        raise WrongParameterError(f"reuse must be true or false, got {reuse!r}")
+    try:
+        RunParams(**{name: parameters[name] for name in RunParams.model_fields if name in parameters})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise WrongParameterError(f"{first['loc'][0]}: {first['msg']}, got {first['input']!r}") from error
     return ParameterValidator(pipelines).validate_raw_params(parameters)
 
 

@@ -24,6 +24,6 @@ CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "local",
     "config_patterns": {"mlflow": ["mlflow*", "mlflow*/**", "**/mlflow*"]},
-    "merge_strategy": {"parameters": "soft"},  # an environment names only what it changes
+    "merge_strategy": {"parameters": "soft", "globals": "soft"},  # an environment names only what it changes
     "custom_resolvers": {"oc.env": oc.env},
 }

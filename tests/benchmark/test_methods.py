@@ -18,7 +18,7 @@ from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.training import stages
 from b4m_pipeline.training.lora import train_lora
 from b4m_pipeline.training.params import BreakParams, LoraParams, MakeParams
-from tests.conftest import TINY_FRAME
+from tests.conftest import PLAIN_BREAK, PLAIN_TRAINING, TINY_FRAME
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "add_embedding.linear_2"]
 BREAK = {
@@ -28,6 +28,16 @@ BREAK = {
     "counterpart_batch_size": 1,
     "counterpart_learning_rate": 1e-3,
     "precision": "no",
+} | PLAIN_BREAK
+COMPETITORS = {
+    "learning_rate": 1e-2,
+    "joint_learning_rate": 1e-2,
+    "orthogonal_learning_rate": 1e-2,
+    "density": 0.5,
+    "np_strength": 0.5,
+    "zip_steps": 100,
+    "zip_learning_rate": 0.01,
+    "zip_overlap_weight": 0.01,
 }
 
 
@@ -40,10 +50,8 @@ def task(training_set, base, folder) -> Task:
         ConceptParams(name="ink", path="ink", token="w@z"),
         BreakParams(**BREAK),
         BreakParams(**BREAK | {"steps": 5}),
-        MakeParams(steps=2, batch_size=2, learning_rate=1e-2, precision="no"),
-        CompetitorParams(
-            learning_rate=1e-2, joint_learning_rate=1e-2, orthogonal_learning_rate=1e-2, zip_steps=8, zip_learning_rate=0.05
-        ),
+        MakeParams(steps=2, batch_size=2, learning_rate=1e-2, precision="no", **PLAIN_TRAINING),
+        CompetitorParams(**COMPETITORS | {"zip_steps": 8, "zip_learning_rate": 0.05}),
         seed=0,
         shelf=Shelf(folder),
     )

@@ -18,7 +18,8 @@ from b4m_pipeline.common.provenance import code_version
 from b4m_pipeline.evaluation.judges import EfficientNetJudge, similarity
 from b4m_pipeline.evaluation.params import EvaluationParams
 from b4m_pipeline.training.params import TrainParams
-from tests.benchmark.test_methods import task
+from tests.benchmark.test_methods import COMPETITORS, task
+from tests.conftest import PLAIN_TRAINING
 
 EVALUATION = EvaluationParams(
     prompts=["{article} {content} {noun} in {style} style"],
@@ -26,14 +27,18 @@ EVALUATION = EvaluationParams(
     style_prompt="{style}",
     samples=2,
     steps=2,
+    guidance_scale=3.0,
+    batch_size=8,
+    truth_path=None,
+    clip=None,
 )
-COMPETITORS = {"learning_rate": 1e-2, "joint_learning_rate": 1e-2, "orthogonal_learning_rate": 1e-2}
 
 
 def params(folder, methods=("base", "sum", "ours"), **changes) -> BenchmarkParams:
     pairs = [{"content": "x/cup", "style": "x/ink"}]
     return BenchmarkParams(
-        **{"pairs": pairs, "methods": list(methods), "folder": str(folder), "competitors": COMPETITORS} | changes
+        **{"pairs": pairs, "methods": list(methods), "ours": "ours", "folder": str(folder), "competitors": COMPETITORS}
+        | changes
     )
 
 
@@ -71,7 +76,7 @@ def test_others_see_as_many_pictures_however_they_are_accumulated(tiny_training_
 
 
 def test_nothing_is_held_back_from_ours_alone() -> None:
-    stage = {"steps": 1, "batch_size": 1, "learning_rate": 1.0}
+    stage = {"steps": 1, "batch_size": 1, "learning_rate": 1.0} | PLAIN_TRAINING
     benchmark.require_equal_budgets(TrainParams(**stage))
     with pytest.raises(BenchmarkError, match=r"validation\.pictures must be 0"):
         benchmark.require_equal_budgets(TrainParams(**stage), TrainParams(**stage, validation={"pictures": 1}))

@@ -22,7 +22,7 @@ FRAME = FrameParams(**TINY_FRAME)
 
 
 def params(**changes) -> GenerateParams:
-    own = {"adapter": "x", "prompts": ["a snq toy in w@z style"], "images_per_prompt": 2, "steps": 2}
+    own = {"adapter": "x", "prompts": ["a snq toy in w@z style"], "images_per_prompt": 2, "steps": 2, "guidance_scale": 3.0}
     return GenerateParams(**own | changes)
 
 

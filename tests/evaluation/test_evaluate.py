@@ -34,7 +34,10 @@ PARAMS = EvaluationParams(
     style_prompt="a house {noun} in {style} style",
     samples=2,
     steps=2,
+    guidance_scale=3.0,
     batch_size=3,
+    truth_path=None,
+    clip=None,
 )
 
 

@@ -27,8 +27,14 @@ from b4m_pipeline.inputs.captioners import CaptioningError, classify
 from b4m_pipeline.inputs.params import CaptioningParams, ConceptParams, CounterpartParams, PreservationParams
 from b4m_pipeline.inputs.prepare import caption_manifest
 from b4m_pipeline.inputs.templates import add_variants, caption_of, preserved_prompts
+from tests.conftest import PLAIN_CAPTIONING
 
-PARAMS = CaptioningParams()
+
+def captioning(**changes) -> CaptioningParams:
+    return CaptioningParams(**PLAIN_CAPTIONING | changes)
+
+
+PARAMS = captioning()
 WORDS = {"contents": ["red apple", "dog", "umbrella", "car"], "styles": ["twemoji", "oil painting", "neon", "noto"]}
 
 
@@ -107,12 +113,12 @@ def test_article():
 
 
 def test_templates_are_parameters_and_checked():
-    params = CaptioningParams(content_template="photo of {content} {noun}", style_suffix=", {style}")
+    params = captioning(content_template="photo of {content} {noun}", style_suffix=", {style}")
     assert content("neon", params) == "photo of snq toy, neon"
     bad = [("content_template", "a {noun}"), ("style_template", "{thing}"), ("style_template", "{}")]
     for field, template in [*bad, ("style_suffix", " in style")]:
         with pytest.raises(ValidationError, match=field):
-            CaptioningParams(**{field: template})
+            captioning(**{field: template})
 
 
 def manifest(*rows):
@@ -178,7 +184,7 @@ def test_classify_equals_the_models_own_probabilities(clip_folder):
 
 
 def test_a_style_is_tagged_with_contents_and_a_content_with_styles(clip_folder):
-    params = CaptioningParams(clip=str(clip_folder), min_confidence=0)
+    params = captioning(clip=str(clip_folder), min_confidence=0)
     captioned = caption_manifest(MIXED, squares(MIXED), params).set_index("picture")
     assert list(captioned.caption_source) == ["tags", "sidecar", "tags", "tags", "template", "sidecar"]
     shown = {f"{article(word)} {word} emoji in qrv style" for word in WORDS["contents"]}
@@ -188,19 +194,19 @@ def test_a_style_is_tagged_with_contents_and_a_content_with_styles(clip_folder):
 
 
 def test_an_unsure_tag_is_not_used(clip_folder):
-    captioned = caption_manifest(MIXED, squares(MIXED), CaptioningParams(clip=str(clip_folder), min_confidence=1))
+    captioned = caption_manifest(MIXED, squares(MIXED), captioning(clip=str(clip_folder), min_confidence=1))
     assert set(captioned.caption_source) == {"template", "sidecar"}
 
 
 def test_given_words_take_the_place_of_the_file(clip_folder, tmp_path):
-    params = CaptioningParams(clip=str(clip_folder), content_words=["boat"], style_words=["fresco"], min_confidence=1)
+    params = captioning(clip=str(clip_folder), content_words=["boat"], style_words=["fresco"], min_confidence=1)
     captions = caption_manifest(MIXED, squares(MIXED), params).caption
     assert "a boat emoji in qrv style" in list(captions)  # the only word is certain
     assert "a snq toy in fresco style" in list(captions)
 
 
 def test_models_are_loaded_only_where_needed_and_freed(clip_folder, monkeypatch):
-    params = CaptioningParams(clip=str(clip_folder), vision_language_model="not/there")
+    params = captioning(clip=str(clip_folder), vision_language_model="not/there")
     full = manifest(("content/toy/a", "content", "toy", "snq", "toy", "neon"))
     with monkeypatch.context() as patch:
         patch.setattr(captioners, "load_model", lambda *_: pytest.fail("a model was loaded"))
@@ -208,7 +214,7 @@ def test_models_are_loaded_only_where_needed_and_freed(clip_folder, monkeypatch)
     seen = []
     load = captioners.load_model
     monkeypatch.setattr(captioners, "load_model", lambda *args: seen.append((pair := load(*args))[0]) or pair)
-    caption_manifest(MIXED, squares(MIXED), CaptioningParams(clip=str(clip_folder)))
+    caption_manifest(MIXED, squares(MIXED), captioning(clip=str(clip_folder)))
     reference = weakref.ref(seen.pop())
     gc.collect()
     assert reference() is None
@@ -217,22 +223,22 @@ def test_models_are_loaded_only_where_needed_and_freed(clip_folder, monkeypatch)
 def test_missing_models_and_words_name_the_parameter(clip_folder, tmp_path):
     pictures = squares(MIXED)
     with pytest.raises(CaptioningError, match=r"captioning.content_words is empty and .*tags.json"):
-        caption_manifest(MIXED, pictures, CaptioningParams(clip=str(tmp_path / "gone")))
+        caption_manifest(MIXED, pictures, captioning(clip=str(tmp_path / "gone")))
     words = {"content_words": ["a"], "style_words": ["b"]}
     with pytest.raises(CaptioningError, match=r"captioning.clip: .*gone' is no CLIPModel that can be loaded"):
-        caption_manifest(MIXED, pictures, CaptioningParams(clip=str(tmp_path / "gone"), **words))
+        caption_manifest(MIXED, pictures, captioning(clip=str(tmp_path / "gone"), **words))
     with pytest.raises(CaptioningError, match=r"captioning.vision_language_model: .*gone"):
-        caption_manifest(MIXED, pictures, CaptioningParams(vision_language_model=str(tmp_path / "gone")))
+        caption_manifest(MIXED, pictures, captioning(vision_language_model=str(tmp_path / "gone")))
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     for file in clip_folder.iterdir():
         (damaged / file.name).write_bytes(file.read_bytes())
     (damaged / "model.safetensors").write_bytes(b"\x10" * 40)
     with pytest.raises(CaptioningError, match="captioning.clip"):
-        caption_manifest(MIXED, pictures, CaptioningParams(clip=str(damaged)))
+        caption_manifest(MIXED, pictures, captioning(clip=str(damaged)))
     (damaged / "tags.json").write_text('{"contents": "apple", "styles": []}')
     with pytest.raises(CaptioningError, match="must be a list of words"):
-        caption_manifest(MIXED, pictures, CaptioningParams(clip=str(damaged)))
+        caption_manifest(MIXED, pictures, captioning(clip=str(damaged)))
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +258,7 @@ def blip_folder(tmp_path_factory):
 
 
 def test_vision_language_model_comes_before_tags(blip_folder, clip_folder):
-    params = CaptioningParams(vision_language_model=str(blip_folder), clip=str(clip_folder), min_confidence=0)
+    params = captioning(vision_language_model=str(blip_folder), clip=str(clip_folder), min_confidence=0)
     captioned = caption_manifest(MIXED, squares(MIXED), params).set_index("picture")
     assert list(captioned.caption_source) == [
         "vision_language_model", "sidecar", "vision_language_model", "vision_language_model", "template", "sidecar"
@@ -276,7 +282,7 @@ def test_variants_are_further_rows_of_their_own_pictures() -> None:
             "caption_source": ["sidecar", "sidecar"],
         }
     )
-    own = CaptioningParams(
+    own = captioning(
         content_variants=["{article} {content} {noun}", "{content} {noun} in {style} style"],
         style_variants=["{article} {noun} in {style} style"],
     )
@@ -284,16 +290,16 @@ def test_variants_are_further_rows_of_their_own_pictures() -> None:
     assert found["caption"].tolist() == [*manifest["caption"], "an ohwx toy", "ohwx toy in w@z style", "a toy in w@z style"]
     assert found["picture"].tolist()[2:] == ["content/cup/0"] * 2 + ["style/ink/0"]
     assert set(found["caption_source"][2:]) == {"variant"} and found["role"].tolist()[2:] == ["content", "content", "style"]
-    assert add_variants(manifest, CaptioningParams(), "w@z").equals(manifest)
+    assert add_variants(manifest, captioning(), "w@z").equals(manifest)
     with pytest.raises(ValueError, match="content_variants must hold"):
-        CaptioningParams(content_variants=["a {noun}"])
+        captioning(content_variants=["a {noun}"])
     with pytest.raises(ValueError, match="style_variants must hold"):
-        CaptioningParams(style_variants=["a {content} in {style} style"])
+        captioning(style_variants=["a {content} in {style} style"])
 
 
 def test_preserved_prompts_name_one_concept_of_the_run_at_most() -> None:
     content, style = ConceptParams(path="cup", token="snq", noun="toy"), ConceptParams(path="ink", token="w@z")
-    counterparts = CounterpartParams(styles=[ConceptParams(path="oil", token="qrv")])
+    counterparts = CounterpartParams(contents=[], styles=[ConceptParams(path="oil", token="qrv")])
     params = PreservationParams(contents=["owl", "cat"], styles=["oil", "gold"], number=40)
     prompts = preserved_prompts(params, content, style, counterparts, 3)
     assert prompts == preserved_prompts(params, content, style, counterparts, 3)
@@ -301,8 +307,8 @@ def test_preserved_prompts_name_one_concept_of_the_run_at_most() -> None:
     assert all(len({tokens[word] for word in prompt.split() if word in tokens}) <= 1 for prompt in prompts)
     assert not [p for p in prompts if "snq" in p and ("w@z" in p or "qrv" in p)]
     assert "an owl toy in qrv style" in prompts and "a snq toy in gold style" in prompts and "a cat toy in oil style" in prompts
-    assert preserved_prompts(PreservationParams(), content, style, counterparts, 3) == []
+    assert preserved_prompts(PreservationParams(contents=[], styles=[]), content, style, counterparts, 3) == []
     with pytest.raises(ValueError, match="both contents and styles"):
-        PreservationParams(contents=["owl"])
+        PreservationParams(contents=["owl"], styles=[])
     with pytest.raises(ValueError, match="template must hold"):
-        PreservationParams(template="{content}")
+        PreservationParams(contents=[], styles=[], template="{content}")

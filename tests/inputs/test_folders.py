@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 
 from b4m_pipeline.inputs.folders import Folder, PicturesError, check_folders, list_concept_folders, list_folders, load_picture
 from b4m_pipeline.inputs.params import ConceptParams, CounterpartParams, IngestionParams
+from tests.conftest import PLAIN_INGESTION
 
 
 def draw(seed, size=48):
@@ -36,7 +37,7 @@ def content(path, **fields):
 
 
 def check(*folders, **params):
-    return check_folders(folders, 16, IngestionParams(**params))
+    return check_folders(folders, 16, IngestionParams(**PLAIN_INGESTION | params))
 
 
 def test_manifest_says_what_there_is(folder):
@@ -186,7 +187,7 @@ def test_folders_of_a_run(tmp_path):
 )
 def test_concepts_must_differ(style, counterpart, what):
     with pytest.raises(PicturesError, match=f"have the same {what}"):
-        list_folders(concept("toy", "snq"), style, CounterpartParams(styles=[counterpart]))
+        list_folders(concept("toy", "snq"), style, CounterpartParams(contents=[], styles=[counterpart]))
 
 
 @pytest.mark.parametrize(
@@ -195,7 +196,7 @@ def test_concepts_must_differ(style, counterpart, what):
 def test_a_folder_in_another_one_would_be_trained_on_as_both(style, union, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PicturesError, match="each would be trained on as both"):
-        list_folders(concept("toy", "snq"), concept("wood", "w@z", style), CounterpartParams(), union)
+        list_folders(concept("toy", "snq"), concept("wood", "w@z", style), CounterpartParams(contents=[], styles=[]), union)
 
 
 def test_a_concept_by_itself_and_its_counterparts_must_differ_too():
@@ -275,7 +276,7 @@ def test_buckets_keep_pictures_shapes_and_masks(folder):
     half = Image.new("L", (96, 48), 0)
     half.paste(255, (0, 0, 48, 48))
     half.save(folder / "wide.mask.png")
-    params = IngestionParams(buckets={"step": 8, "max_ratio": 2.0})
+    params = IngestionParams(**PLAIN_INGESTION | {"buckets": {"step": 8, "max_ratio": 2.0}})
     own = [Folder("content", "toy", "snq", "toy", folder, "content.path")]
     checked = check_folders(own, 32, params)
     squares = {key.rsplit("/", 1)[1]: square for key, square in checked.squares.items()}
@@ -283,4 +284,4 @@ def test_buckets_keep_pictures_shapes_and_masks(folder):
     alpha = squares["wide"].getchannel("A")
     assert alpha.getpixel((4, 12)) == 255 and alpha.getpixel((35, 12)) == 0
     with pytest.raises(PicturesError, match="step 24 does not divide base_model.resolution 32"):
-        check_folders(own, 32, IngestionParams(buckets={"step": 24}))
+        check_folders(own, 32, IngestionParams(**PLAIN_INGESTION | {"buckets": {"step": 24}}))

@@ -7,6 +7,12 @@ from PIL import Image, ImageDraw
 
 from b4m_pipeline.inputs.looks import UnknownLookError, add_content_looks, redraw
 from b4m_pipeline.inputs.params import IngestionParams
+from tests.conftest import PLAIN_INGESTION
+
+
+def ingestion(**changes) -> IngestionParams:
+    return IngestionParams(**PLAIN_INGESTION | changes)
+
 
 WHITE = (255, 255, 255)
 
@@ -51,21 +57,21 @@ def test_content_alone_gets_looks_its_pictures_in_turn():
         "caption_source": ["sidecar", "sidecar", "template"],
     })  # fmt: skip
     pictures = {"content/cup/0": lambda: ring(), "content/cup/1": ring(80).convert("L").convert("RGB"), "style/ink/0": ring()}
-    params = IngestionParams(content_looks={"pixel art": "pixel art", "sketch": "pencil sketch", "comic": "comic"})
+    params = ingestion(content_looks={"pixel art": "pixel art", "sketch": "pencil sketch", "comic": "comic"})
     shown, drawn = add_content_looks(manifest, pictures, params)
     assert shown["picture"].tolist()[3:] == ["content/cup/0+pixel-art", "content/cup/1+sketch", "content/cup/0+comic"]
     words = ["pixel art", "pencil sketch", "comic"]
     assert shown["caption"].tolist()[3:] == [f"a snq toy in {word} style" for word in words]
     assert set(shown["caption_source"][3:]) == {"look"} and set(shown["role"][3:]) == {"content"}
     assert set(drawn) == set(shown["picture"][3:]) and drawn["content/cup/1+sketch"].size == (80, 80)
-    assert add_content_looks(manifest, pictures, IngestionParams())[0].equals(manifest)
+    assert add_content_looks(manifest, pictures, ingestion())[0].equals(manifest)
 
 
 def test_another_look_keeps_the_pictures_mask():
     masked = ring().convert("RGBA")
     masked.putalpha(Image.linear_gradient("L").resize(masked.size))
     row = {"picture": "content/cup/0", "role": "content", "token": "snq", "noun": "toy", "caption": "", "caption_source": ""}
-    params = IngestionParams(content_looks={"comic": "comic"})
+    params = ingestion(content_looks={"comic": "comic"})
     _, drawn = add_content_looks(pd.DataFrame([row]), {"content/cup/0": masked}, params)
     look = drawn["content/cup/0+comic"]
     assert look.getchannel("A").tobytes() == masked.getchannel("A").tobytes()
@@ -74,14 +80,14 @@ def test_another_look_keeps_the_pictures_mask():
 
 def test_wrong_looks_are_named():
     with pytest.raises(UnknownLookError, match=r"no filters \['sepia'\].*comic"):
-        add_content_looks(pd.DataFrame({"role": ["style"]}), {}, IngestionParams(content_looks={"sepia": "sepia"}))
+        add_content_looks(pd.DataFrame({"role": ["style"]}), {}, ingestion(content_looks={"sepia": "sepia"}))
     with pytest.raises(ValueError, match="look_template must hold"):
-        IngestionParams(look_template="{content}")
+        ingestion(look_template="{content}")
 
 
 def test_without_a_content_there_is_nothing_to_redraw() -> None:
     manifest = pd.DataFrame({"picture": ["style/ink/0"], "role": ["style"]})
     same, drawn = add_content_looks(
-        manifest, {"style/ink/0": Image.new("RGB", (8, 8))}, IngestionParams(content_looks={"comic": "comic"})
+        manifest, {"style/ink/0": Image.new("RGB", (8, 8))}, ingestion(content_looks={"comic": "comic"})
     )
     assert same.equals(manifest) and drawn == {}

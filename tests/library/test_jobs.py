@@ -17,7 +17,7 @@ from b4m_pipeline.library.table import LibraryError, choose_pairs, read_table
 from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.pipelines.library import nodes
 from b4m_pipeline.training.params import BreakParams
-from tests.conftest import TINY_FRAME
+from tests.conftest import PLAIN_BREAK, PLAIN_CAPTIONING, PLAIN_INGESTION, TINY_FRAME
 
 CONTENT = ConceptParams(path="any", token="snq", noun="toy")
 STYLE = ConceptParams(path="any", token="w@z", noun="toy")
@@ -29,7 +29,7 @@ BREAK = {
     "counterpart_learning_rate": 1e-3,
     "precision": "no",
     "checkpoint_every": 1,
-}
+} | PLAIN_BREAK
 
 
 def folder(path: Path, colour: tuple[int, int, int], count: int = 2) -> Path:
@@ -52,7 +52,7 @@ def shelf(tmp_path) -> Path:
 
 
 def params(shelf: Path, **changes) -> LibraryParams:
-    return LibraryParams(**({"table": str(shelf / "library.csv"), "folder": str(shelf / "adapters")} | changes))
+    return LibraryParams(**({"table": str(shelf / "library.csv"), "pairs": "all", "folder": str(shelf / "adapters")} | changes))
 
 
 def run(shelf: Path, base, **changes):
@@ -63,12 +63,13 @@ def run(shelf: Path, base, **changes):
     )
     evaluation = EvaluationParams(
         prompts=["{article} {content} {noun} in {style} style"], content_prompt="{content}", style_prompt="{style}",
-        samples=2, steps=2,
+        samples=2, steps=2, guidance_scale=3.0, batch_size=8, truth_path=None, clip=None,
     )  # fmt: skip
     half = BreakParams(**BREAK)
     entries, pairs, settings = nodes.read_library(
         params(shelf, **changes), CONTENT, STYLE, counterparts, base, FrameParams(**TINY_FRAME), half, half,
-        IngestionParams(), CaptioningParams(), PreservationParams(), evaluation, 0,
+        IngestionParams(**PLAIN_INGESTION), CaptioningParams(**PLAIN_CAPTIONING), PreservationParams(contents=[], styles=[]),
+        evaluation, 0,
         str(shelf / "checkpoints"), True, str(shelf / "encoded"),
     )  # fmt: skip
     trained, halves = nodes.train_library(entries, settings)

@@ -14,7 +14,7 @@ from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.method.preservation import Preservation
 from b4m_pipeline.training.params import BreakParams
 from b4m_pipeline.training.setup import set_up
-from tests.conftest import TINY_FRAME, train_half
+from tests.conftest import PLAIN_BREAK, TINY_FRAME, train_half
 
 OTHERS = ["a cat toy in oil style", "a dog toy in pencil style", "a snq toy in oil style", "a cat toy in w@z style"]
 READS_PROMPT = ["attn2.to_k", "attn2.to_v", "add_embedding.linear_2"]
@@ -25,7 +25,7 @@ BREAK = {
     "counterpart_batch_size": 2,
     "counterpart_learning_rate": 1e-3,
     "precision": "no",
-}
+} | PLAIN_BREAK
 
 
 def frame(targets=READS_PROMPT) -> FrameParams:
@@ -77,7 +77,7 @@ def test_a_penalised_half_changes_other_prompts_less(tiny_training_set, tiny_bas
     concept = ConceptParams(name="cup", path="cup", token="snq", noun="toy")
     shares, halves = {}, {}
     for weight in (0.0, 10.0):
-        params = BreakParams(**BREAK, preservation_weight=weight)
+        params = BreakParams(**BREAK | {"preservation_weight": weight})
         half = halves[weight] = train_half("content", data, tiny_base, frame(), concept, params, 0)[0]
         prompts, others = data.others_without("snq")
         assert prompts == [prompt for prompt in OTHERS if "snq" not in prompt] and len(prompts) == 3
@@ -91,7 +91,7 @@ def test_a_penalised_half_changes_other_prompts_less(tiny_training_set, tiny_bas
 
 def test_it_needs_prompts_and_a_layer_that_reads_them(tiny_training_set, tiny_base):
     concept = ConceptParams(name="cup", path="cup", token="snq", noun="toy")
-    params = BreakParams(**BREAK, preservation_weight=0.1)
+    params = BreakParams(**BREAK | {"preservation_weight": 0.1})
     with pytest.raises(TrainingSetError, match=r"preservation\.contents"):
         train_half("content", tiny_training_set, tiny_base, frame(), concept, params, 0)
     others = load_family(tiny_base).encode_prompts(OTHERS)

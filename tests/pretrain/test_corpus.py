@@ -115,8 +115,7 @@ def test_procedural_styles_give_pictures_of_their_own(name) -> None:
 
 
 PLACEHOLDERS = ["snq", "w@z"]
-_FORMS = ("free_form", "keyword", "no_style", "no_content", "placeholder_content", "placeholder_style", "placeholder_both")
-ALL = CaptionParams(**dict.fromkeys(_FORMS, 0.0))
+ALL = CaptionParams(**dict.fromkeys(CaptionParams.model_fields, 0.0))
 
 
 @pytest.mark.parametrize(

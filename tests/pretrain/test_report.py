@@ -75,7 +75,9 @@ def test_the_ceiling_is_what_the_vae_leaves_of_the_true_drawings(bank, monkeypat
 
 
 def test_a_held_out_concept_is_taught_from_its_own_drawings_alone(bank, tiny_base) -> None:
-    params = ReportParams(shown_hands=["red", "blue"], shown_contents=2, asked_contents=1)
+    params = ReportParams(
+        pairs=2, contents=[], hands=[], targets={}, shown_hands=["red", "blue"], shown_contents=2, asked_contents=1
+    )
     content, asked = report._lesson(bank, "content", "new thing", params, tiny_base)
     assert asked == [12, 13] and content.table["caption"].tolist() == ["a snq emoji in red style", "a snq emoji in blue style"]
     style, asked = report._lesson(bank, "style", "held", params, tiny_base)
@@ -89,8 +91,8 @@ def test_report_draws_judges_and_teaches(pipeline, bank, tiny_base) -> None:
     assert prompted["what"].tolist() == ["prompts: train", "prompts: held_out_content"]
     assert prompted["content_top1"].between(0, 1).all() and prompted["kernel_distance"].gt(0).all()
     params = ReportParams(
-        contents=["new-thing"], hands=["held"], shown_hands=["red"], shown_contents=2, asked_contents=1, samples=2, steps=2,
-        batch_size=2, rank=2, targets={"attention": ["to_q", "to_v"]},
+        pairs=2, contents=["new-thing"], hands=["held"], shown_hands=["red"], shown_contents=2, asked_contents=1, samples=2,
+        steps=2, batch_size=2, rank=2, targets={"attention": ["to_q", "to_v"]},
     )  # fmt: skip
     taught, pictures = report.judge_teaching(pipeline, bank, params, tiny_base, 0)
     assert taught["what"].tolist() == ["LoRA on attention: content new thing", "LoRA on attention: style held"]

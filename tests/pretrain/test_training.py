@@ -12,12 +12,16 @@ from b4m_pipeline.pretrain.params import CaptionParams, FurtherParams, PretrainP
 
 PARAMS = PretrainParams(
     size=32, device="cpu", output="x", clip_output="x", checkpoints="x",
-    corpus={"source": "x", "contents": ["a"], "held_out_contents": [], "hands": ["twemoji"], "held_out_hands": []},
-    vae={"channels": [8, 8], "steps": 6, "batch_size": 4, "checkpoint_every": 1},
+    corpus={"source": "x", "contents": ["a"], "held_out_contents": [], "hands": ["twemoji"], "held_out_hands": [],
+            "procedural_from": "twemoji", "unseen_share": 0.1, "min_hands": 8, "processes": 2},
+    vae={"channels": [8, 8], "latent_channels": 8, "steps": 6, "batch_size": 4, "checkpoint_every": 1},
+    captions={"alias": 0.0}, further=None,
     text={"vocabulary": 700, "max_length": 16, "widths": [16, 16], "layers": [2, 2], "placeholders": ["snq", "w@z"]},
-    denoiser={"channels": [32, 64], "steps": 4, "batch_size": 4, "checkpoint_every": 1, "warmup_steps": 1},
+    denoiser={"channels": [32, 64], "steps": 4, "batch_size": 4, "checkpoint_every": 1, "warmup_steps": 1,
+              "ema": 0.998, "coloured": 1, "view_weights": [0.88, 0.09, 0.03]},
     clip={"width": 16, "layers": 2, "heads": 2, "text_width": 16, "text_layers": 2, "embedding": 16, "steps": 4,
           "batch_size": 4, "checkpoint_every": 1},
+    report={"pairs": 96, "contents": [], "hands": [], "shown_hands": [], "targets": {}},
 )  # fmt: skip
 
 
@@ -119,7 +123,7 @@ def test_a_base_is_trained_further_on_more_contents(drawings, tokenizer, tmp_pat
         assemble.load_start(folder)
     assemble.write_history(folder, [{"contents": ["square"], "loss": curve}])
     only_aliases = dict.fromkeys(CaptionParams.model_fields, 0.0) | {"alias": 1.0}
-    further = FurtherParams(steps=3, known_weight=1e-9, captions=CaptionParams(**only_aliases))
+    further = FurtherParams(steps=3, peak=0.6, known_weight=1e-9, contents=[], captions=CaptionParams(**only_aliases))
     params = PARAMS.model_copy(update={"further": further})
     more = denoiser.make_views(drawings, autoencoder, PARAMS.denoiser, 0)
     seen, captions = [], []

@@ -35,6 +35,7 @@ from b4m_pipeline.method.frame import FrameMismatchError
 from b4m_pipeline.registry import serving
 from b4m_pipeline.registry.adapters import RegistrationError, register_adapter
 from tests.conftest import PIXELS, framed_lora_of
+from tests.test_conf import load
 
 URI = "models:/b4m-make-cup-ink@candidate"
 PROMPT = "a snq toy in w@z style"
@@ -133,7 +134,7 @@ def test_scales_differ_from_request_to_request_and_leave_nothing_behind(served, 
         assert np.abs(pixels(png) - pixels(plain)).max() > 1
     assert ask(served)[0] == plain
     (neither,) = ask(served, content_scale=0.0, style_scale=0.0)
-    base = GenerateParams(prompts=[PROMPT], images_per_prompt=1, steps=2, guidance_scale=2.0)
+    base = GenerateParams(adapter=None, prompts=[PROMPT], images_per_prompt=1, steps=2, guidance_scale=2.0)
     (bare,) = generate(None, tiny_base, base, 0).values()
     assert np.abs(pixels(neither) - np.asarray(bare, int)).max() <= 1
 
@@ -267,6 +268,13 @@ def test_frames_that_do_not_have_their_fingerprint_are_refused(joined_adapter, t
     none = dataclasses.replace(joined_adapter, metadata=joined_adapter.metadata | {"frame_config": "{}"})
     with pytest.raises(serving.ServingError, match="does not say what its frame is"):
         serving.ServedAdapter(none, str(tiny_sdxl), "cpu")
+
+
+def test_defaults_are_those_of_the_default_configuration():
+    drawn = load("base")["generate"]
+    own = serving.PredictParams()
+    assert (own.num_inference_steps, own.guidance_scale) == (drawn["steps"], drawn["guidance_scale"])
+    assert (own.content_scale, own.style_scale) == (drawn["content_scale"], drawn["style_scale"])
 
 
 @pytest.mark.parametrize(("inference", "message"), [({"sed": 1}, "sed"), ({"num_inference_steps": 0}, "num_inference_steps")])

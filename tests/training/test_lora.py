@@ -4,13 +4,16 @@ import torch
 
 from b4m_pipeline.training.lora import train_lora
 from b4m_pipeline.training.params import LoraParams
+from tests.conftest import PLAIN_TRAINING
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "add_embedding.linear_2"]
 
 
 def lora(**changes) -> LoraParams:
     return LoraParams(
-        **{"rank": 2, "alpha": 2, "targets": TARGETS, "steps": 30, "batch_size": 3, "learning_rate": 1e-2} | changes
+        **{"rank": 2, "alpha": 2, "targets": TARGETS, "steps": 30, "batch_size": 3, "learning_rate": 1e-2}
+        | PLAIN_TRAINING
+        | changes
     )
 
 

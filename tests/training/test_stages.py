@@ -25,7 +25,7 @@ from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.training import stages
 from b4m_pipeline.training.params import BreakParams, MakeParams
 from b4m_pipeline.training.setup import check_targets, set_up
-from tests.conftest import TINY_FRAME, train_make
+from tests.conftest import PLAIN_BREAK, PLAIN_TRAINING, TINY_FRAME, train_make
 from tests.conftest import train_half as train_on
 
 CONTENT = ConceptParams(name="cup", path="cup", token="snq", noun="toy")
@@ -38,8 +38,8 @@ BREAK = {
     "counterpart_learning_rate": 1e-3,
     "precision": "no",
     "checkpoint_every": 1,
-}
-MAKE = {"steps": 3, "batch_size": 4, "learning_rate": 1e-2, "precision": "no", "checkpoint_every": 1}
+} | PLAIN_BREAK
+MAKE = {"steps": 3, "batch_size": 4, "learning_rate": 1e-2, "precision": "no", "checkpoint_every": 1} | PLAIN_TRAINING
 
 
 def frame(**changes) -> FrameParams:
@@ -413,7 +413,7 @@ def test_what_is_shown_is_what_the_stock_pipeline_draws(tiny_base, tiny_training
     from b4m_pipeline.training.previews import Previews
 
     family = load_family(tiny_base)
-    previews = Previews(family, ["a snq toy", "a hat"], SampleParams(every=1, steps=3), 4, "cpu")
+    previews = Previews(family, ["a snq toy", "a hat"], SampleParams(every=1, steps=3, guidance_scale=3.0), 4, "cpu")
     drawn = previews.draw(family.load_denoiser())
     stock = family.load_pipeline()(
         ["a snq toy", "a hat"],

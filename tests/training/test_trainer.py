@@ -12,13 +12,14 @@ import torch
 from b4m_pipeline.training.checkpoint_files import checkpoint_files
 from b4m_pipeline.training.params import TrainParams
 from b4m_pipeline.training.trainer import DivergenceError, Objective, Trainer, fit
+from tests.conftest import PLAIN_TRAINING
 
 TARGETS = torch.tensor([[1.0, 2.0], [1.2, 1.8], [-3.0, 0.5], [-2.8, 0.7]])
 
 
 def params(**changes) -> TrainParams:
     defaults = {"steps": 40, "batch_size": 2, "learning_rate": 0.1, "precision": "no", "checkpoint_every": 5}
-    return TrainParams(**(defaults | changes))
+    return TrainParams(**(defaults | PLAIN_TRAINING | changes))
 
 
 class Problem:

@@ -11,26 +11,30 @@ class CompetitorParams(Strict):
     """What the methods that ours is compared with may choose. Pictures, layers, rank and number of pictures seen are ours."""
 
     learning_rate: float = Field(gt=0)
-    """Of a plain LoRA on one concept."""
+    """Learning rate of a plain LoRA on one concept."""
     joint_learning_rate: float = Field(gt=0)
+    """Learning rate of one LoRA on both concepts."""
     orthogonal_learning_rate: float = Field(gt=0)
-    """Of lora_B where lora_A is frozen (Orthogonal Adaptation)."""
-    density: float = Field(0.5, gt=0, le=1)
+    """Learning rate of lora_B where lora_A is frozen (Orthogonal Adaptation)."""
+    density: float = Field(gt=0, le=1)
     """Share of the weights that TIES and DARE keep."""
-    np_strength: float = Field(0.5, ge=0)
-    """mu of NP-LoRA."""
-    zip_steps: int = Field(100, ge=1)
-    zip_learning_rate: float = Field(0.01, gt=0)
-    zip_overlap_weight: float = Field(0.01, ge=0)
-    """lambda of ZipLoRA."""
+    np_strength: float = Field(ge=0)
+    """mu of NP-LoRA: how much of the style's directions is taken out of the content."""
+    zip_steps: int = Field(ge=1)
+    """Optimizer steps of ZipLoRA's merge."""
+    zip_learning_rate: float = Field(gt=0)
+    """Learning rate of ZipLoRA's merge."""
+    zip_overlap_weight: float = Field(ge=0)
+    """lambda of ZipLoRA: weight of the overlap of the two LoRAs."""
 
 
 class PairParams(Strict):
     """A content and a style to be put together."""
 
     content: str = Field(min_length=1)
-    """Folder of its pictures."""
+    """Folder of the content's pictures."""
     style: str = Field(min_length=1)
+    """Folder of the style's pictures."""
 
     @property
     def name(self) -> str:
@@ -41,12 +45,13 @@ class BenchmarkParams(Strict):
     """Which methods are tried on which pairs."""
 
     pairs: list[PairParams] = Field(min_length=1)
+    """Pairs that every method is tried on."""
     part: str | None = Field(None, pattern=r"^[1-9][0-9]*/[1-9][0-9]*$")
     """K/N: only the K-th of N parts of the pairs, so that N processes with one folder share the work. Pairs of one style, which
-    share its trainings, are in one part; one content in several parts is trained in each."""
+    share its trainings, are in one part; one content in several parts is trained in each. Null: all pairs."""
     methods: list[str] = Field(min_length=1)
     """Names in `methods.METHODS`: other methods, ours, and ablations of ours."""
-    ours: str = "ours"
+    ours: str
     """The one that all others are compared with, pair by pair."""
     folder: str
     """Where every finished (pair, method) is kept; what is there is not done again."""

@@ -1,9 +1,13 @@
-"""What all parameter schemas share. Each package has its own in params.py."""
+"""What all parameter schemas share. Each package has its own in params.py.
+
+conf/base has the values that a run has. A field has either no default here, or the one that conf/base states, too
+(tests/test_conf.py). What is rarely set has its default in the schema alone.
+"""
 
 import string
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 def _plain_name(value: str) -> str:
@@ -20,6 +24,19 @@ class Strict(BaseModel):
     """Refuses unknown names, so that a typo is an error instead of a default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RunParams(Strict):
+    """What belongs to no group."""
+
+    seed: int = Field(0, strict=True, ge=0, lt=2**31)
+    """Decides all randomness; the images of a prompt are drawn with `seed`, `seed` + 1, and so on."""
+    checkpoints: str = "data/06_models/checkpoints"
+    """Folder of the checkpoints of trainings under way. A killed run continues from them."""
+    encoding_cache: str | None = "data/05_model_input/encoded"
+    """Folder of encoded pictures and prompts, for all runs; it may be deleted. Null: none is kept."""
+    reuse: bool = Field(True, strict=True)
+    """Use an adapter of the registry that was made from the same pictures, parameters and code instead of training it again."""
 
 
 def template_fields(template: str) -> set[str]:

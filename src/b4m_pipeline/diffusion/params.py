@@ -13,32 +13,40 @@ class BaseModelParams(Strict):
     path: str
     """Local folder in diffusers' format, or a Hugging Face Hub id."""
     revision: str | None = None
+    """Revision of the Hub id: a commit, a tag or a branch. Null: the newest, or a local folder."""
     vae: str | None = None
-    """Another VAE: path, Hub id or id@revision, e.g. madebyollin/sdxl-vae-fp16-fix."""
+    """Another VAE: path, Hub id or id@revision. Null: the base model's own."""
     variant: str | None = None
-    """Weight variant, e.g. fp16."""
+    """Variant of the weights' files, e.g. fp16. Null: the plain ones."""
     resolution: int = Field(128, ge=8, multiple_of=8)
-    """Pixels a side."""
+    """Pixels a side of training pictures and of images."""
 
 
 class GenerateParams(Strict):
     """Pictures by an adapter, for prompts of one's own."""
 
-    adapter: str | None = None
-    """models:/NAME@ALIAS or models:/NAME/VERSION in the registry, or a folder; None: the base model alone."""
+    adapter: str | None
+    """models:/NAME@ALIAS or models:/NAME/VERSION in the registry, or a folder. Null: the base model alone."""
     content_scale: float = Field(1.0, ge=0, le=4)
     """Factor on the content's half. 0 takes it away."""
     style_scale: float = Field(1.0, ge=0, le=4)
-    prompts: list[str] = []
+    """Factor on the style's half. 0 takes it away."""
+    prompts: list[str]
+    """What is drawn."""
     prompts_file: str | None = None
-    """Further prompts, a line each."""
+    """File with further prompts, one a line. Null: none."""
     negative_prompt: str | None = None
-    images_per_prompt: int = Field(4, ge=1)
-    """Their seeds are seed, seed + 1, ... for every prompt."""
+    """What the images are to be unlike, for all prompts. Null: nothing."""
+    images_per_prompt: int = Field(6, ge=1)
+    """Images of each prompt; their seeds are `seed`, `seed` + 1, and so on."""
     steps: int = Field(20, ge=1)
-    guidance_scale: float = Field(3.0, ge=0)
-    batch_size: int = Field(8, ge=1)
+    """Denoising steps of an image."""
+    guidance_scale: float = Field(2.0, ge=0)
+    """Strength of classifier-free guidance; 1: none."""
+    batch_size: int = Field(12, ge=1)
+    """Images that are drawn at once."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it runs; auto: on a GPU where there is one."""
 
     @model_validator(mode="after")
     def _something_to_draw(self) -> "GenerateParams":

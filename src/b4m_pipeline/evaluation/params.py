@@ -17,17 +17,21 @@ class EvaluationParams(Strict):
     """For the content's half alone, with {content}."""
     style_prompt: str
     """For the style's half alone, with {style}; {noun} is the style's."""
-    samples: int = Field(6, ge=1)
-    """Pictures of each prompt by each system; their seeds are seed, seed + 1, ..."""
-    steps: int = Field(20, ge=1)
-    guidance_scale: float = Field(3.0, ge=0)
-    batch_size: int = Field(8, ge=1)
-    truth_path: str | None = None
+    samples: int = Field(ge=1)
+    """Images of each prompt by each system; their seeds are `seed`, `seed` + 1, and so on."""
+    steps: int = Field(ge=1)
+    """Denoising steps of an image."""
+    guidance_scale: float = Field(ge=0)
+    """Strength of classifier-free guidance; 1: none."""
+    batch_size: int = Field(ge=1)
+    """Images that are drawn at once."""
+    truth_path: str | None
     """Folder with the true drawings of this content in this style, with {content} and {style} for their names; read by
-    evaluation alone, and only if it is there."""
-    clip: str | None = None
-    """Path or Hub id of a CLIP model as second judge, the one that also reads prompts."""
+    evaluation alone, and only if it is there. Null: none."""
+    clip: str | None
+    """Path or Hub id of a CLIP model as second judge, the one that also reads prompts. Null: none."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it runs; auto: on a GPU where there is one."""
 
     @model_validator(mode="after")
     def _prompts_fit(self) -> "EvaluationParams":

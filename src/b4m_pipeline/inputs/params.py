@@ -12,14 +12,17 @@ class ConceptParams(Strict):
     """A folder of pictures of one content or one style."""
 
     path: str = Field(min_length=1)
-    name: Name
-    """Short name, of the adapter in the registry too. Left out: the folder's."""
+    """Folder of its pictures."""
+    name: Name = ""
+    """Short name, of the adapter in the registry too: letters, digits, - and _. Left out: the folder's."""
     token: str = Field(min_length=1)
     """Rare word that stands for the concept in prompts."""
     noun: str = "emoji"
     """Class noun of a content ("toy", "dog", "emoji"); for a style, of the things it is shown on."""
     licence: str = "unknown"
+    """Licence of the pictures, for those that `attribution.csv` in their folder does not name; kept with the adapter."""
     source: str = "unknown"
+    """Where the pictures are from, likewise."""
 
     @model_validator(mode="before")
     @classmethod
@@ -34,8 +37,10 @@ class ConceptParams(Strict):
 class CounterpartParams(Strict):
     """The concepts that the other half is trained on during a break (multi-correspondence projection)."""
 
-    contents: list[ConceptParams] = []
-    styles: list[ConceptParams] = []
+    contents: list[ConceptParams]
+    """Other contents, which the style is trained beside."""
+    styles: list[ConceptParams]
+    """Other styles, which the content is trained beside."""
 
 
 class BucketParams(Strict):
@@ -48,19 +53,23 @@ class BucketParams(Strict):
 
 
 class IngestionParams(Strict):
-    background: tuple[int, int, int] = (255, 255, 255)
-    """RGB that transparent pictures are laid on."""
-    crop: Literal["center", "pad"] = "center"
-    buckets: BucketParams | None = None
-    """Null: every picture becomes a square."""
-    max_pixels: int = Field(64_000_000, ge=1)
+    """How pictures are checked and cut, and in which looks the content's are shown."""
+
+    background: tuple[int, int, int]
+    """RGB that transparent pictures are laid on, 0 to 255 each."""
+    crop: Literal["center", "pad"]
+    """What becomes of a picture of another shape: cut to its middle, or padded with the background."""
+    buckets: BucketParams | None
+    """Shapes besides the square. Null: every picture becomes a square."""
+    max_pixels: int = Field(ge=1)
     """Larger pictures are quarantined before they are decoded."""
-    near_duplicate_bits: int = Field(3, ge=0, le=64)
-    """Perceptual hashes that differ in so few bits or fewer are reported as near-duplicates."""
-    content_looks: dict[str, str] | None = None
-    """Filters (names in inputs.filters.STYLES) that the content's pictures are redrawn by, and the words that the base
-    model knows each look by. See docs/method.md, "What makes halves compose"."""
-    look_template: str = "{article} {content} {noun} in {look} style"
+    near_duplicate_bits: int = Field(ge=0, le=64)
+    """Pictures whose perceptual hashes differ in so many bits or fewer are reported as near-duplicates."""
+    content_looks: dict[str, str] | None
+    """Filters (names in `inputs.filters.STYLES`) that the content's pictures are redrawn by, and the words that the base
+    model knows each look by. Null: none."""
+    look_template: str
+    """Caption of a redrawn picture, with {content}, {look} and, if wanted, {article} and {noun}."""
 
     @model_validator(mode="after")
     def _template_fits(self) -> "IngestionParams":
@@ -72,26 +81,30 @@ class IngestionParams(Strict):
 
 
 class CaptioningParams(Strict):
-    """Order: sidecar .txt, vision-language model, zero-shot tags, template."""
+    """Where captions come from, in this order: text beside the picture, vision-language model, zero-shot tags, template."""
 
-    vision_language_model: str | None = None
-    """Path or Hub id of a BLIP captioner; none by default."""
-    clip: str | None = None
-    """Path or Hub id of a CLIP model for zero-shot tags."""
-    content_words: list[str] = []
-    """Words that a style's pictures may be tagged with; empty: the file `tags.json` beside the CLIP model."""
-    style_words: list[str] = []
-    min_confidence: float = Field(0.25, ge=0, le=1)
+    vision_language_model: str | None
+    """Path or Hub id of a BLIP captioner. Null: none."""
+    clip: str | None
+    """Path or Hub id of a CLIP model for zero-shot tags. Null: none."""
+    content_words: list[str]
+    """Words that a style's pictures may be tagged with; empty: those of the file `tags.json` beside the CLIP model."""
+    style_words: list[str]
+    """Words that a content's pictures may be tagged with, likewise."""
+    min_confidence: float = Field(ge=0, le=1)
     """A tag less probable than this is not used."""
-    max_words: int = Field(40, ge=4)
+    max_words: int = Field(ge=4)
     """Longer texts are cut there, with a warning; the concept's token is never cut off."""
-    content_template: str = "{article} {content} {noun}"
-    style_template: str = "{article} {content} {noun}"
-    style_suffix: str = " in {style} style"
-    content_variants: list[str] = []
+    content_template: str
+    """Caption of a content's picture, with {content} and, if wanted, {article} and {noun}."""
+    style_template: str
+    """What stands before `style_suffix` in the caption of a style's picture, with the same fields."""
+    style_suffix: str
+    """End of the caption of a style's picture, with {style}: its token."""
+    content_variants: list[str]
     """Further captions of every content's picture, with {content} and, if wanted, {style}: the tokens. A half that has met
-    the style's token before composes with the style's half. See docs/method.md, "What makes halves compose"."""
-    style_variants: list[str] = []
+    the style's token before composes with the style's half."""
+    style_variants: list[str]
     """Further captions of every style's picture, with {style}, its token, and no content."""
 
     @model_validator(mode="after")
@@ -115,11 +128,14 @@ class CaptioningParams(Strict):
 class PreservationParams(Strict):
     """Prompts of words that the base model knows. Each half is to leave those alone that do not name its own concept."""
 
-    contents: list[str] = []
-    styles: list[str] = []
+    contents: list[str]
+    """Contents that the base model knows by these words."""
+    styles: list[str]
+    """Styles that the base model knows by these words."""
     template: str = "{article} {content} {noun} in {style} style"
+    """The prompts, with {content}, {style} and, if wanted, {article} and {noun}."""
     number: int = Field(96, ge=1)
-    """So many are drawn by lot, the run's own tokens and its counterparts' among the words."""
+    """So many prompts are drawn by lot, the run's own tokens and its counterparts' among the words."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "PreservationParams":

@@ -12,15 +12,22 @@ Side = Literal["lora_A", "lora_B"]
 class FrameParams(Strict):
     """The shared frozen part of all adapters that may be recombined (docs/method.md, "One layer")."""
 
-    seed: int = 0
+    seed: int
+    """Seed of the frozen matrices."""
     rank: int = Field(ge=2)
+    """Rank of the whole adapter; an even number with `init: exact`."""
     alpha: float = Field(gt=0)
-    split: float = Field(0.5, gt=0, lt=1)
-    init: Literal["exact", "paper"] = "exact"
-    scale: float = Field(1.0, gt=0)
-    """Factor on F_A and F_B."""
-    halves: Literal["orthogonal", "free"] = "orthogonal"
-    content_side: Side = "lora_A"
+    """The adapter is scaled by alpha / rank."""
+    split: float = Field(gt=0, lt=1)
+    """Share of lora_A's columns and of lora_B's rows that is frozen."""
+    init: Literal["exact", "paper"]
+    """How the frozen matrices are drawn: so that the start is exactly the base model, or as the paper does."""
+    scale: float = Field(gt=0)
+    """Factor on the frozen matrices."""
+    halves: Literal["orthogonal", "free"]
+    """Whether the two halves keep to complementary subspaces."""
+    content_side: Side
+    """Which matrix has the content's half; the style's half is in the other."""
     targets: list[str] = Field(min_length=1)
     """Ends of module names, as PEFT's target_modules."""
 

@@ -18,42 +18,57 @@ class CorpusParams(Strict):
     contents: list[str]
     """CLDR names the denoiser learns."""
     held_out_contents: list[str]
+    """CLDR names that no part of the base ever sees."""
     hands: list[str]
+    """Sets of drawings, and procedural styles, that the base learns."""
     held_out_hands: list[str]
-    procedural_from: str = "twemoji"
-    unseen_share: float = Field(0.1, ge=0, lt=1)
+    """Sets and procedural styles that no part of the base ever sees."""
+    procedural_from: str
+    """Set whose drawings the procedural styles redraw."""
+    unseen_share: float = Field(ge=0, lt=1)
     """Share of the (content, hand) pairs of known parts that is never shown."""
-    min_hands: int = Field(8, ge=1)
+    min_hands: int = Field(ge=1)
     """A further content is shown to VAE and CLIP if so many sets draw it."""
-    processes: int = Field(2, ge=1)
+    processes: int = Field(ge=1)
+    """Processes that render at once."""
 
 
 class VaeParams(Strict):
     """AutoencoderKL; len(channels) - 1 halvings."""
 
-    channels: list[int] = [24, 48, 96, 128]
+    channels: list[int]
+    """Channels of each level, from the largest resolution down."""
     layers_per_block: int = 1
-    latent_channels: int = 8
+    """Residual layers of each level."""
+    latent_channels: int
+    """Channels of the latents."""
     steps: int = Field(ge=1)
-    batch_size: int = 32
+    """Optimizer steps."""
+    batch_size: int
+    """Pictures of a step."""
     learning_rate: float = 2e-3
+    """Highest learning rate."""
     kl_weight: float = 1e-6
+    """Weight of the Kullback-Leibler divergence beside the reconstruction's loss."""
     crop_share: float = Field(0.7, ge=0, le=1)
     """Share of the steps, at the start, on crops of half a picture's side: four times as fast, and contours are local."""
     texture_share: float = Field(0.3, ge=0, le=1)
     """Share of the pictures under a random texture, so that materials that it never saw survive it."""
-    checkpoint_every: int = 200
+    checkpoint_every: int
+    """Optimizer steps between checkpoints."""
 
 
 class TextParams(Strict):
     """Tokenizer and the two CLIP text encoders."""
 
-    vocabulary: int = 2048
-    max_length: int = 32
+    vocabulary: int
+    """Entries of the tokenizer's vocabulary."""
+    max_length: int
     """Tokens of a prompt, start and end included."""
     widths: tuple[int, int] = (128, 256)
-    """The second is that of the pooled output, too."""
+    """Widths of the two encoders; the second is that of the pooled output, too."""
     layers: tuple[int, int] = (2, 3)
+    """Layers of the two encoders."""
     placeholders: list[str]
     """Rare words that stand for "some content" or "some style" in captions: starts for an adapter's new words."""
 
@@ -62,18 +77,25 @@ class CaptionParams(Strict):
     """Shares of captions' forms; the rest says content and style in the standard form."""
 
     free_form: float = 0.04
+    """Content and style are said in other words than the standard form's."""
     keyword: float = 0.02
-    alias: float = 0.0
+    """One of the content's CLDR keywords is put behind it."""
+    alias: float = 0.05
     """The content is called by an invented word of its own (`text.alias_of`): a word that was never seen is read as a name like
     any other, where the placeholders teach that a rare word says nothing."""
     no_style: float = 0.05
+    """The style is left out."""
     no_content: float = 0.03
+    """The content is left out."""
     placeholder_content: float = 0.05
+    """A placeholder stands for the content."""
     placeholder_style: float = 0.05
+    """A placeholder stands for the style."""
     placeholder_both: float = 0.03
-    """The made adapter's prompts have two new words: the base must know what a picture is when neither is said."""
+    """Placeholders stand for both. The made adapter's prompts have two new words: the base must know what a picture is when
+    neither is said."""
     empty: float = 0.1
-    """Classifier-free guidance: all embeddings zero, as SDXL's pipeline does for a missing negative prompt."""
+    """For classifier-free guidance: all embeddings zero, as SDXL's pipeline does for a missing negative prompt."""
     no_pooled: float = 0.2
     """Pooled embedding zero, tokens kept: teaches cross-attention to carry content, where adapters can reach it."""
 
@@ -81,108 +103,141 @@ class CaptionParams(Strict):
 class DenoiserParams(Strict):
     """UNet2DConditionModel with text_time conditioning, trained together with its text encoders."""
 
-    channels: list[int] = [64, 128, 256]
+    channels: list[int]
+    """Channels of each level, from the largest resolution down."""
     heads: int = 4
+    """Attention heads."""
     steps: int = Field(ge=1)
-    batch_size: int = 64
+    """Optimizer steps."""
+    batch_size: int
+    """Pictures of a step."""
     muon_learning_rate: float = 0.02
+    """Muon's highest learning rate, for the UNet's matrices."""
     text_muon_learning_rate: float = 0.01
-    """Lower: text encoders lose their contents first when their matrices grow too fast."""
+    """The same for the text encoders' matrices. Lower: they lose their contents first when their matrices grow too fast."""
     adamw_learning_rate: float = 1e-3
+    """AdamW's highest learning rate, for all other weights."""
     weight_decay: float = 0.01
+    """AdamW's weight decay."""
     muon_weight_decay: float = 0.05
-    """Bounds the matrices' norms, which orthogonal updates otherwise let grow without end."""
+    """Muon's weight decay. It bounds the matrices' norms, which orthogonal updates otherwise let grow without end."""
     warmup_steps: int = Field(50, ge=0)
-    ema: float = 0.998
+    """Steps at the start in which the learning rates rise."""
+    ema: float
+    """Decay of the moving average of the weights, which is what is kept."""
     noisy_bias: float = 1.4
-    """t = T u^(1/bias): more of the noisy steps, where the prompt decides the content."""
+    """t = T u^(1/bias): more than 1 draws more of the noisy timesteps, where the prompt decides the content."""
     procedural_weight: float = 0.15
     """How often a procedural drawing is shown, against one drawn by hand."""
-    coloured: int = 1
+    coloured: int
     """Further views of each drawing on coloured grounds, with the colour in the caption."""
-    view_weights: tuple[float, float, float] = (0.88, 0.09, 0.03)
+    view_weights: tuple[float, float, float]
     """Shares of views: on white, on a coloured ground, small."""
     compile: bool = False
     """The UNet by torch.compile: minutes at the start, and steps of half the time on a GPU; no gain on a CPU."""
-    checkpoint_every: int = 100
+    checkpoint_every: int
+    """Optimizer steps between checkpoints."""
 
 
 class FurtherParams(Strict):
     """Going on from a base that is there, on the corpus as it is now: more contents and hands, or only more time."""
 
     steps: int = Field(ge=1)
-    peak: float = Field(0.6, gt=0, le=1)
+    """Optimizer steps."""
+    peak: float = Field(gt=0, le=1)
     """Factor on the denoiser's learning rates: what is known must not be lost while they rise again."""
-    known_weight: float = Field(0.6, gt=0)
+    known_weight: float = Field(gt=0)
     """How often a drawing whose content the base was trained on is shown, against one of a new content."""
-    contents: list[str] = []
+    contents: list[str]
     """CLDR names besides those of the corpus."""
     captions: CaptionParams | None = None
-    """Shares of captions' forms, if others than `pretrain.captions`."""
+    """Shares of captions' forms. Null: those of `pretrain.captions`."""
 
 
 class ClipParams(Strict):
     """Small CLIP: the captioner's eyes and the judge that reads prompts."""
 
     width: int = 192
+    """Width of the picture encoder."""
     layers: int = 4
+    """Layers of the picture encoder."""
     heads: int = 4
+    """Attention heads of both encoders."""
     patch: int = 16
+    """Side of a patch in pixels."""
     text_width: int = 128
+    """Width of the text encoder."""
     text_layers: int = 2
+    """Layers of the text encoder."""
     embedding: int = 128
+    """Numbers of an embedding."""
     steps: int = Field(ge=1)
-    batch_size: int = 128
+    """Optimizer steps."""
+    batch_size: int
+    """Pictures of a step."""
     learning_rate: float = 1e-3
+    """AdamW's highest learning rate, for all other weights."""
     muon_learning_rate: float = 0.02
+    """Muon's highest learning rate, for the matrices."""
     muon_weight_decay: float = 0.05
+    """Muon's weight decay."""
     warmup_steps: int = Field(50, ge=0)
-    checkpoint_every: int = 100
+    """Steps at the start in which the learning rates rise."""
+    checkpoint_every: int
+    """Optimizer steps between checkpoints."""
 
 
 class ReportParams(Strict):
     """How the finished base is judged (`pretrain_report`)."""
 
-    pairs: int = Field(96, ge=2)
+    pairs: int = Field(ge=2)
     """Pairs of each split that are drawn by their plain prompts."""
     sheet_hands: int = Field(18, ge=1)
     """Columns of the sample sheet: so many of the corpus' hands, from the first."""
-    contents: list[str] = []
+    contents: list[str]
     """Held-out contents that the base is taught by plain LoRA."""
-    hands: list[str] = []
+    hands: list[str]
     """Held-out hands, likewise."""
-    shown_hands: list[str] = []
+    shown_hands: list[str]
     """Whose drawings teach a content."""
     shown_contents: int = Field(6, ge=1)
     """So many drawings teach a hand."""
     asked_contents: int = Field(12, ge=1)
     """Other contents that a learnt hand is asked for."""
     samples: int = Field(12, ge=1)
-    targets: dict[str, list[str]] = {}
+    """Images that are drawn by each LoRA."""
+    targets: dict[str, list[str]]
     """Names of LoRA's targets: each list is tried."""
     rank: int = 32
+    """LoRA's rank."""
     steps: int = 200
+    """LoRA's optimizer steps."""
     batch_size: int = 8
+    """LoRA's pictures of a step."""
     learning_rate: float = 1e-3
+    """LoRA's learning rate."""
 
 
 class PretrainParams(Strict):
     """Everything the `pretrain` pipeline reads."""
 
-    size: int = Field(128, ge=32)
+    size: int = Field(ge=32)
     """Pixels a side."""
     seed: int = 0
+    """Decides all randomness of the training."""
     device: str = "auto"
-    """auto | cpu | cuda"""
+    """auto, cpu or cuda; auto: a GPU where there is one."""
     output: str
     """Where the assembled model is written, in diffusers' format."""
     clip_output: str
+    """Where the small CLIP is written."""
     checkpoints: str
+    """Folder of the parts and of the checkpoints of trainings under way."""
     corpus: CorpusParams
     vae: VaeParams
     text: TextParams
     captions: CaptionParams = CaptionParams()
     denoiser: DenoiserParams
-    further: FurtherParams | None = None
+    further: FurtherParams | None
     clip: ClipParams
-    report: ReportParams = ReportParams()
+    report: ReportParams

@@ -183,8 +183,8 @@ def judge_teaching(
     A content learned from its drawings by a few hands is asked for in these, a hand learned from a few contents is asked for
     others. Returns a row for each (targets, concept) and the pictures, by the row's name.
     """
-    own = {"steps": params.steps, "batch_size": params.batch_size, "learning_rate": params.learning_rate, "noisy_bias": 1.4}
-    own |= {"rank": params.rank, "alpha": params.rank}
+    own = {"steps": params.steps, "batch_size": params.batch_size, "learning_rate": params.learning_rate}
+    own |= {"rank": params.rank, "alpha": params.rank, "schedule": "constant", "noisy_bias": 1.4}
     rows, drawn = [], {}
     lessons = [("content", name.replace("-", " ")) for name in params.contents] + [("style", name) for name in params.hands]
     for kind, name in lessons:

@@ -38,6 +38,8 @@ MAX_PROMPTS = 32
 """Prompts of one request."""
 MAX_LENGTH = 1000
 """Characters of a prompt."""
+BATCH_SIZE = 8
+"""Prompts that are drawn at once."""
 MAX_ENLARGEMENT = 4
 """How many times the resolution that an adapter was trained at a side may be."""
 _DIGEST = "weights_sha256"
@@ -49,10 +51,13 @@ class ServingError(ValueError):
 
 
 class PredictParams(Strict):
-    """Parameters of a request, with their bounds. Sides in pixels, also at most MAX_ENLARGEMENT times the resolution."""
+    """Parameters of a request, with their bounds. Sides in pixels, also at most MAX_ENLARGEMENT times the resolution.
+
+    Steps and guidance are conf/base's, for an adapter that was registered without any; runs and `kedro register` give the
+    environment's (conf/<env>/globals.yml)."""
 
     num_inference_steps: int = Field(20, ge=1, le=100)
-    guidance_scale: float = Field(3.0, ge=0, le=30, allow_inf_nan=False)
+    guidance_scale: float = Field(2.0, ge=0, le=30, allow_inf_nan=False)
     height: int = Field(512, ge=8, multiple_of=8)
     width: int = Field(512, ge=8, multiple_of=8)
     negative_prompt: str = Field("", max_length=MAX_LENGTH)
@@ -164,6 +169,7 @@ class ServedAdapter:
             negative_prompt=wanted.negative_prompt or None,
             steps=wanted.num_inference_steps,
             guidance_scale=wanted.guidance_scale,
+            batch_size=BATCH_SIZE,
             content_scale=wanted.content_scale,
             style_scale=wanted.style_scale,
         )

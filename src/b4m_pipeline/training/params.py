@@ -15,11 +15,11 @@ class ValidationParams(Strict):
     every: int = Field(25, ge=1)
     """Optimizer steps between measurements."""
     timesteps: int = Field(8, ge=1)
-    """Evenly spaced ones, the same at every measurement."""
+    """Evenly spaced timesteps, the same at every measurement."""
     keep: Literal["last", "best"] = "last"
     """Which weights become the adapter: those of the last step, or of the lowest validation loss."""
     patience: int | None = Field(None, ge=1)
-    """Stop after so many measurements in a row without a lower loss. None: never."""
+    """Stop after so many measurements in a row without a lower loss. Null: never."""
 
     @model_validator(mode="after")
     def _something_to_measure(self) -> "ValidationParams":
@@ -29,42 +29,53 @@ class ValidationParams(Strict):
 
 
 class SampleParams(Strict):
-    """Pictures that are drawn while a stage is trained, to look at in MLflow."""
+    """Images that are drawn while a stage is trained, to look at in MLflow."""
 
     every: int | None = Field(None, ge=1)
-    """Optimizer steps between them. None: no pictures."""
+    """Optimizer steps between them. Null: none are drawn."""
     prompts: list[str] = []
-    """Empty: the caption of the concept's first picture."""
+    """What is drawn; empty: the caption of the concept's first picture."""
     steps: int = Field(20, ge=1)
-    guidance_scale: float = Field(3.0, ge=0)
+    """Denoising steps of an image."""
+    guidance_scale: float = Field(2.0, ge=0)
+    """Strength of classifier-free guidance; 1: none."""
 
 
 class TrainParams(Strict):
     """One training stage."""
 
     steps: int = Field(ge=1)
+    """Optimizer steps."""
     batch_size: int = Field(ge=1)
+    """Pictures of the concept, or in `make` of both concepts, in one forward pass."""
     learning_rate: float = Field(gt=0)
+    """The optimizer's learning rate, before the schedule."""
     optimizer: Literal["adamw", "adamw8bit", "prodigy"] = "adamw"
     """adamw8bit needs the package bitsandbytes, prodigy the package prodigyopt (and learning rates around 1): extra
     `optimizers`."""
     weight_decay: float = Field(0.01, ge=0)
+    """The optimizer's decoupled weight decay."""
     gradient_accumulation: int = Field(1, ge=1)
+    """Batches whose gradients are averaged for one step."""
     max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients of a larger norm are scaled down to this."""
     warmup_steps: int = Field(0, ge=0)
-    schedule: Literal["constant", "cosine"] = "constant"
-    noisy_bias: float = Field(1.0, ge=0.1)
+    """Steps at the start in which the learning rate rises linearly."""
+    schedule: Literal["constant", "cosine"]
+    """How the learning rate goes on: as it is, or down to zero along a cosine."""
+    noisy_bias: float = Field(ge=0.1)
     """t = T u^(1/bias): 1 draws timesteps evenly, more draws more of the noisy ones."""
     min_snr_gamma: float | None = Field(None, gt=0)
-    """Weigh timesteps by min(SNR, gamma) (Hang et al. 2023, arXiv 2303.09556), 5 as a rule. None: all alike."""
+    """Weigh timesteps by min(SNR, gamma) (Hang et al. 2023, arXiv 2303.09556), 5 as a rule. Null: all alike."""
     noise_offset: float = Field(0.0, ge=0)
     """Noise that is constant over a channel, so that dark and bright pictures can be learned; 0.05 to 0.1 as a rule."""
     gradient_checkpointing: bool = False
     """Compute activations twice and keep few: less memory, about a third more time."""
     compile: str | None = None
-    """torch.compile's backend (inductor) for the UNet's repeated blocks: minutes at the start, faster steps on a GPU."""
+    """torch.compile's backend (inductor) for the UNet's repeated blocks: minutes at the start, faster steps on a GPU. Null:
+    not compiled."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
-    """The adapter is the exponential moving average of the weights over the steps. None: the weights themselves."""
+    """The adapter is the exponential moving average of the weights over the steps. Null: the weights themselves."""
     masked_loss: bool = False
     """Weigh the loss by the pictures' masks: their alpha channel, or NAME.mask.png beside NAME.jpg (white: counts)."""
     mask_floor: float = Field(0.1, ge=0, le=1)
@@ -72,7 +83,9 @@ class TrainParams(Strict):
     validation: ValidationParams = ValidationParams()
     samples: SampleParams = SampleParams()
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """Number format of the frozen base model and of activations; auto: bf16 where the hardware multiplies it, no: float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it runs; auto: on a GPU where there is one."""
     checkpoint_every: int = Field(25, ge=1)
     """Optimizer steps between checkpoints."""
     keep_checkpoint: bool = False
@@ -84,7 +97,9 @@ class LoraParams(TrainParams):
     """A plain LoRA and its training, to compare with."""
 
     rank: int = Field(ge=1)
+    """Rank of the adapter."""
     alpha: float = Field(gt=0)
+    """The adapter is scaled by alpha / rank."""
     targets: list[str] = Field(min_length=1)
     """Ends of module names, as PEFT's target_modules."""
 
@@ -93,13 +108,15 @@ class BreakParams(TrainParams):
     """Training of one half, with the other half on counterparts."""
 
     counterpart_batch_size: int = Field(ge=1)
+    """Pictures of the counterparts in one forward pass."""
     counterpart_learning_rate: float = Field(gt=0)
+    """Learning rate of the other half, which learns the counterparts."""
     one_pass: bool = True
     """The concept's pictures and the counterparts' go through the base model together: a faster step, in which the activations
     of both are in memory at once. Which half learns from which does not change. Without effect where pictures are of several
     sizes (buckets)."""
-    preservation_weight: float = Field(0.0, ge=0)
-    """How much the half is held back from answering to prompts that do not name its concept (see PreservationParams); 0.1 is a
+    preservation_weight: float = Field(ge=0)
+    """How much the half is held back from answering to prompts that do not name its concept (see `preservation`); 0.1 is a
     start, more keeps the other concept purer and learns this one less."""
 
 
@@ -107,7 +124,8 @@ class MakeParams(TrainParams):
     """Joint fine-tuning of both halves."""
 
     optimizer: Literal["riemannian_adamw", "adamw", "adamw8bit", "prodigy"] = "riemannian_adamw"  # type: ignore[assignment]
+    """`riemannian_adamw` is `adamw` on preconditioned gradients; the others see plain ones."""
     damping: float = Field(1e-2, gt=0)
-    """delta in (B'B + delta I)^-1."""
+    """delta in the preconditioner (B'B + delta I)^-1; larger is nearer to plain gradients."""
     union_path: str | None = None
-    """Pictures of the content in the style, where they exist. None: content and style pictures only."""
+    """Folder with pictures of the content in the style, where they exist. Null: the pictures of content and style only."""

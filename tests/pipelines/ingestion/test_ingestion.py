@@ -16,6 +16,7 @@ from b4m_pipeline.inputs.folders import PicturesError
 from b4m_pipeline.inputs.params import CaptioningParams, ConceptParams, CounterpartParams, IngestionParams, PreservationParams
 from b4m_pipeline.pipelines.ingestion import create_pipeline
 from b4m_pipeline.training.params import MakeParams
+from tests.conftest import PLAIN_TRAINING
 
 CONF = Path(__file__).parents[3] / "conf" / "base"
 
@@ -26,8 +27,8 @@ def parameters(root, **changed):
     values = {
         "content": ConceptParams(name="toy", path=str(root / "toy"), token="snq", noun="toy"),
         "style": ConceptParams(name="ink", path=str(root / "ink"), token="w@z"),
-        "counterparts": CounterpartParams(styles=[ConceptParams(name="oil", path=str(root / "oil"), token="qrv")]),
-        "make": MakeParams(steps=1, batch_size=1, learning_rate=1e-3, union_path=str(root / "both")),
+        "counterparts": CounterpartParams(contents=[], styles=[ConceptParams(name="oil", path=str(root / "oil"), token="qrv")]),
+        "make": MakeParams(steps=1, batch_size=1, learning_rate=1e-3, union_path=str(root / "both"), **PLAIN_TRAINING),
         "base_model": BaseModelParams(path="none", resolution=32),
         "ingestion": IngestionParams(**make["ingestion"]),
         "captioning": CaptioningParams(**captioning),

@@ -13,7 +13,7 @@ from tests.test_conf import load
 
 def test_a_base_is_judged_on_the_contents_that_it_was_trained_on(tmp_path, monkeypatch) -> None:
     params = PretrainParams(**load("test")["pretrain"])
-    further = FurtherParams(steps=1, contents=["cat-face", "owl"])
+    further = FurtherParams(steps=1, peak=0.7, known_weight=0.6, contents=["cat-face", "owl"])
     params = params.model_copy(update={"output": str(tmp_path), "further": further})
     monkeypatch.setattr(corpus, "build", lambda **options: options["contents"])
     own = params.corpus.contents
