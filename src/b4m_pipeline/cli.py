@@ -2,12 +2,15 @@
 one for other programs, `promote`, `roll-back` and `adapters` are for the registry's daily use."""
 
 import logging
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 from kedro.config import MissingConfigException
 from kedro.framework.cli.project import run as kedro_run
+from kedro.framework.context import KedroContext
 from kedro.framework.session import KedroSession
 from kedro.io import DatasetError
 from kedro.validation.exceptions import ParameterValidationError
@@ -60,6 +63,17 @@ class OneLineErrors(click.Command):
             raise click.ClickException(str(error)) from error
 
 
+def in_project(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the option --env, and hand it the project's context, whose tracking store is set up."""
+
+    @wraps(function)
+    def command(env: str | None, **given: Any) -> None:
+        with KedroSession.create(env=env) as session:
+            function(session.load_context(), **given)
+
+    return click.option("--env", "-e", default=None, help="Kedro configuration environment name.")(command)
+
+
 run = OneLineErrors(name="run", callback=kedro_run.callback, params=kedro_run.params, help=kedro_run.help)
 
 
@@ -67,57 +81,50 @@ run = OneLineErrors(name="run", callback=kedro_run.callback, params=kedro_run.pa
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--alias", default="candidate", show_default=True, help="Alias of the new version.")
 @click.option("--prefix", default="b4m", show_default=True, help="First part of the registered name.")
-@click.option("--env", "-e", default=None, help="Kedro configuration environment name.")
-def register(folder: Path, alias: str, prefix: str, env: str | None) -> None:
+@in_project
+def register(context: KedroContext, folder: Path, alias: str, prefix: str) -> None:
     """Log the adapter in FOLDER to MLflow and register it."""
     from b4m_pipeline.registry.adapters import register_adapter
 
-    with KedroSession.create(env=env) as session:
-        catalog = session.load_context().config_loader["catalog"]  # sets the tracking store up, too
-        inference = catalog.get("made_adapter", {}).get("save_args", {}).get("inference")  # as a run's own
-        click.echo(register_adapter(folder, alias=alias, prefix=prefix, inference=inference)["uri"])
+    made = context.config_loader["catalog"].get("made_adapter", {})
+    inference = made.get("save_args", {}).get("inference")  # as a run's own
+    click.echo(register_adapter(folder, alias=alias, prefix=prefix, inference=inference)["uri"])
 
 
 @click.command(cls=OneLineErrors)
 @click.argument("adapter")
 @click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--dtype", type=click.Choice(["fp16", "bf16", "fp32"]), default="fp16", show_default=True)
-@click.option("--env", "-e", default=None, help="Kedro configuration environment name.")
-def export(adapter: str, output: Path, dtype: str, env: str | None) -> None:
+@in_project
+def export(context: KedroContext, adapter: str, output: Path, dtype: str) -> None:
     """Write ADAPTER (a folder, or models:/NAME@ALIAS) to OUTPUT (.safetensors) for ComfyUI, A1111 and kohya's scripts."""
     from b4m_pipeline.registry.adapters import fetch_adapter
     from b4m_pipeline.registry.exports import export_adapter
 
-    with KedroSession.create(env=env) as session:
-        session.load_context()  # sets the tracking store up
-        click.echo(export_adapter(fetch_adapter(adapter), output, dtype))
+    click.echo(export_adapter(fetch_adapter(adapter), output, dtype))
 
 
 @click.command(cls=OneLineErrors)
 @click.argument("name")
 @click.option("--version", default=None, help="The version to promote.  [default: the candidate's]")
 @click.option("--alias", default="champion", show_default=True, help="Alias that is moved to it.")
-@click.option("--env", "-e", default=None, help="Kedro configuration environment name.")
-def promote(name: str, version: str | None, alias: str, env: str | None) -> None:
+@in_project
+def promote(context: KedroContext, name: str, version: str | None, alias: str) -> None:
     """Make a version of the registered adapter NAME the champion."""
     from b4m_pipeline.registry import promotion
 
-    with KedroSession.create(env=env) as session:
-        session.load_context()  # sets the tracking store up
-        click.echo(promotion.promote(name, version, alias))
+    click.echo(promotion.promote(name, version, alias))
 
 
 @click.command(cls=OneLineErrors)
 @click.argument("name")
 @click.option("--alias", default="champion", show_default=True, help="Alias that goes back.")
-@click.option("--env", "-e", default=None, help="Kedro configuration environment name.")
-def roll_back(name: str, alias: str, env: str | None) -> None:
+@in_project
+def roll_back(context: KedroContext, name: str, alias: str) -> None:
     """Make the version before the champion of NAME again; several times, the versions before that."""
     from b4m_pipeline.registry import promotion
 
-    with KedroSession.create(env=env) as session:
-        session.load_context()  # sets the tracking store up
-        click.echo(promotion.roll_back(name, alias))
+    click.echo(promotion.roll_back(name, alias))
 
 
 @click.command(cls=OneLineErrors)
@@ -125,8 +132,8 @@ def roll_back(name: str, alias: str, env: str | None) -> None:
 @click.option("--concept", default=None, help="Name of a content or a style.")
 @click.option("--frame", default=None, help="Beginning of the frame's fingerprint: halves of one frame go together.")
 @click.option("--base", default=None, help="A part of the base model's name or digest.")
-@click.option("--env", "-e", default=None, help="Kedro configuration environment name.")
-def adapters(kind: str | None, concept: str | None, frame: str | None, base: str | None, env: str | None) -> None:
+@in_project
+def adapters(context: KedroContext, kind: str | None, concept: str | None, frame: str | None, base: str | None) -> None:
     """List the registered adapters."""
     import sys
 
@@ -134,13 +141,11 @@ def adapters(kind: str | None, concept: str | None, frame: str | None, base: str
 
     from b4m_pipeline.registry import promotion
 
-    with KedroSession.create(env=env) as session:
-        session.load_context()  # sets the tracking store up
-        found = promotion.find_adapters(kind, concept, frame, base)
-        if not found:
-            click.echo("The registry has no adapter like that.")
-            return
-        Console(width=None if sys.stdout.isatty() else 240).print(promotion.table(found))
+    found = promotion.find_adapters(kind, concept, frame, base)
+    if not found:
+        click.echo("The registry has no adapter like that.")
+        return
+    Console(width=None if sys.stdout.isatty() else 240).print(promotion.table(found))
 
 
 cli = click.Group(

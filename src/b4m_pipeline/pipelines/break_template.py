@@ -11,6 +11,7 @@ from b4m_pipeline.inputs.params import ConceptParams
 from b4m_pipeline.inputs.training_set import TrainingSet
 from b4m_pipeline.method.adapter import Adapter
 from b4m_pipeline.method.params import FrameParams
+from b4m_pipeline.pipelines import params
 from b4m_pipeline.training.params import BreakParams
 
 
@@ -40,16 +41,7 @@ def break_pipeline(kind: Literal["content", "style"]) -> Pipeline:
     func = update_wrapper(partial(train_half, kind=kind), train_half)
     train = Node(
         func,
-        inputs=[
-            "training_set",
-            "params:base_model",
-            "params:frame",
-            f"params:{kind}",
-            "params:training",
-            "params:seed",
-            "params:checkpoints",
-            "params:reuse",
-        ],
+        inputs=["training_set", *params("base_model", "frame", kind, "training", "seed", "checkpoints", "reuse")],
         outputs=[f"{kind}_adapter", "loss_curve"],
         name="train_half",
         tags=["training"],
@@ -59,13 +51,6 @@ def break_pipeline(kind: Literal["content", "style"]) -> Pipeline:
         namespace=f"{kind}_break",
         inputs={"training_set"},
         outputs={f"{kind}_adapter"},
-        parameters={
-            "params:base_model": "params:base_model",
-            "params:frame": "params:frame",
-            f"params:{kind}": f"params:{kind}",
-            "params:seed": "params:seed",
-            "params:checkpoints": "params:checkpoints",
-            "params:reuse": "params:reuse",
-            "params:training": f"params:{kind}_break",
-        },
+        parameters={name: name for name in params("base_model", "frame", kind, "seed", "checkpoints", "reuse")}
+        | {"params:training": f"params:{kind}_break"},
     )

@@ -4,23 +4,13 @@ from pathlib import Path
 
 from diffusers import DiffusionPipeline
 
-from b4m_pipeline.diffusion.families.base import Family
-from b4m_pipeline.diffusion.families.identity import BaseModelError, base_model_id, weights_digest
-from b4m_pipeline.diffusion.families.stable_diffusion import StableDiffusion
-from b4m_pipeline.diffusion.families.stable_diffusion_xl import StableDiffusionXL
+from b4m_pipeline.diffusion.families.base import Family as Family
+from b4m_pipeline.diffusion.families.identity import BaseModelError as BaseModelError
+from b4m_pipeline.diffusion.families.identity import base_model_id as base_model_id
+from b4m_pipeline.diffusion.families.identity import weights_digest as weights_digest
+from b4m_pipeline.diffusion.families.stable_diffusion import StableDiffusion as StableDiffusion
+from b4m_pipeline.diffusion.families.stable_diffusion_xl import StableDiffusionXL as StableDiffusionXL
 from b4m_pipeline.diffusion.params import BaseModelParams
-
-__all__ = [
-    "FAMILIES",
-    "BaseModelError",
-    "Family",
-    "StableDiffusion",
-    "StableDiffusionXL",
-    "base_model_id",
-    "encoder_id",
-    "load_family",
-    "weights_digest",
-]
 
 FAMILIES: dict[str, type[Family]] = {"StableDiffusionPipeline": StableDiffusion, "StableDiffusionXLPipeline": StableDiffusionXL}
 

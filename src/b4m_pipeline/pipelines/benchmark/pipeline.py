@@ -2,6 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
+from b4m_pipeline.pipelines import params
 from b4m_pipeline.pipelines.benchmark import nodes
 
 
@@ -11,20 +12,8 @@ def create_pipeline(**kwargs) -> Pipeline:
             Node(
                 nodes.run_benchmark,
                 [
-                    "params:benchmark",
-                    "params:content",
-                    "params:style",
-                    "params:counterparts",
-                    "params:base_model",
-                    "params:frame",
-                    "params:content_break",
-                    "params:style_break",
-                    "params:make",
-                    "params:ingestion",
-                    "params:captioning",
-                    "params:preservation",
-                    "params:evaluation",
-                    "params:seed",
+                    *params("benchmark", "content", "style", "counterparts", "base_model", "frame", "content_break"),
+                    *params("style_break", "make", "ingestion", "captioning", "preservation", "evaluation", "seed"),
                 ],
                 ["benchmark_results", "benchmark_references"],
                 name="run_benchmark",
@@ -38,12 +27,8 @@ def create_pipeline(**kwargs) -> Pipeline:
             Node(
                 nodes.report_benchmark,
                 [
-                    "benchmark_results",
-                    "benchmark_references",
-                    "benchmark_table",
-                    "benchmark_comparison",
-                    "benchmark_validation",
-                    "params:benchmark",
+                    *("benchmark_results", "benchmark_references"),
+                    *("benchmark_table", "benchmark_comparison", "benchmark_validation", "params:benchmark"),
                 ],
                 ["benchmark_sheets", "benchmark_scatter", "benchmark_bars", "benchmark_report", "benchmark_summary"],
                 name="report_benchmark",

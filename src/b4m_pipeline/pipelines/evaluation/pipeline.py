@@ -2,6 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
+from b4m_pipeline.pipelines import params
 from b4m_pipeline.pipelines.evaluation.nodes import collect_references, draw_contact_sheet, draw_samples, measure_samples
 
 
@@ -11,13 +12,8 @@ def create_pipeline(**kwargs) -> Pipeline:
             Node(
                 draw_samples,
                 inputs=[
-                    "content_adapter",
-                    "style_adapter",
-                    "reconstructed_adapter",
-                    "made_adapter",
-                    "params:base_model",
-                    "params:evaluation",
-                    "params:seed",
+                    *("content_adapter", "style_adapter", "reconstructed_adapter", "made_adapter"),
+                    *params("base_model", "evaluation", "seed"),
                 ],
                 outputs=["sample_pictures", "samples"],
                 name="draw_samples",

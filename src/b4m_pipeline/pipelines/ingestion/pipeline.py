@@ -2,6 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
+from b4m_pipeline.pipelines import params
 from b4m_pipeline.pipelines.ingestion.nodes import caption_pictures, check_pictures, draw_input_sheet, encode_pictures
 
 
@@ -10,20 +11,13 @@ def create_pipeline(**kwargs) -> Pipeline:
         [
             Node(
                 check_pictures,
-                inputs=[
-                    "params:content",
-                    "params:style",
-                    "params:counterparts",
-                    "params:make",
-                    "params:base_model",
-                    "params:ingestion",
-                ],
+                inputs=params("content", "style", "counterparts", "make", "base_model", "ingestion"),
                 outputs=["checked_pictures", "checked_manifest", "quarantine"],
                 name="check_pictures",
             ),
             Node(
                 caption_pictures,
-                inputs=["checked_manifest", "checked_pictures", "params:ingestion", "params:captioning", "params:style"],
+                inputs=["checked_manifest", "checked_pictures", *params("ingestion", "captioning", "style")],
                 outputs=["manifest", "pictures"],
                 name="caption_pictures",
             ),
@@ -31,15 +25,8 @@ def create_pipeline(**kwargs) -> Pipeline:
             Node(
                 encode_pictures,
                 inputs=[
-                    "manifest",
-                    "pictures",
-                    "params:base_model",
-                    "params:preservation",
-                    "params:content",
-                    "params:style",
-                    "params:counterparts",
-                    "params:seed",
-                    "params:encoding_cache",
+                    *("manifest", "pictures"),
+                    *params("base_model", "preservation", "content", "style", "counterparts", "seed", "encoding_cache"),
                 ],
                 outputs="training_set",
                 name="encode_pictures",

@@ -2,6 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
+from b4m_pipeline.pipelines import params
 from b4m_pipeline.pipelines.joint_make.nodes import make_adapter
 
 
@@ -11,14 +12,8 @@ def create_pipeline(**kwargs) -> Pipeline:
             Node(
                 make_adapter,
                 inputs=[
-                    "reconstructed_adapter",
-                    "training_set",
-                    "params:base_model",
-                    "params:frame",
-                    "params:make",
-                    "params:seed",
-                    "params:checkpoints",
-                    "params:reuse",
+                    *("reconstructed_adapter", "training_set"),
+                    *params("base_model", "frame", "make", "seed", "checkpoints", "reuse"),
                 ],
                 outputs=["made_adapter", "make_loss_curve"],
                 name="make_adapter",

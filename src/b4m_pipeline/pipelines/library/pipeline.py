@@ -2,26 +2,8 @@
 
 from kedro.pipeline import Node, Pipeline
 
+from b4m_pipeline.pipelines import params
 from b4m_pipeline.pipelines.library import nodes
-
-_PARAMETERS = (
-    "library",
-    "content",
-    "style",
-    "counterparts",
-    "base_model",
-    "frame",
-    "content_break",
-    "style_break",
-    "ingestion",
-    "captioning",
-    "preservation",
-    "evaluation",
-    "seed",
-    "checkpoints",
-    "reuse",
-    "encoding_cache",
-)
 
 
 def create_pipeline(**kwargs) -> Pipeline:
@@ -29,7 +11,13 @@ def create_pipeline(**kwargs) -> Pipeline:
         [
             Node(
                 nodes.read_library,
-                inputs=[f"params:{name}" for name in _PARAMETERS],
+                inputs=[
+                    *params(
+                        "library", "content", "style", "counterparts", "base_model", "frame", "content_break", "style_break"
+                    ),
+                    *params("content_break", "style_break", "ingestion", "captioning", "preservation", "evaluation"),
+                    *params("seed", "checkpoints", "reuse", "encoding_cache"),
+                ],
                 outputs=["library_entries", "library_wanted_pairs", "library_settings"],
                 name="read_library",
             ),
