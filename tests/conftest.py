@@ -303,6 +303,22 @@ def tiny_training_set(tiny_manifest, tiny_base):
     return encode_training_set(*tiny_manifest, tiny_base)
 
 
+@pytest.fixture(scope="session")
+def tiny_halves(tiny_training_set, tiny_base):
+    """A content half and a style half, trained for four steps."""
+    from tests.training.helpers import train_half
+
+    return [train_half(kind, tiny_training_set, tiny_base)[0] for kind in ("content", "style")]
+
+
+@pytest.fixture(scope="session")
+def tiny_joined(tiny_halves):
+    """`tiny_halves` put together."""
+    from b4m_pipeline.method.combine import join_halves
+
+    return join_halves(*tiny_halves, "lora_A")
+
+
 def train_half(kind, training_set, base_model, frame, concept, params, seed, **io):
     """The half as an adapter, and the training history. io: fields of TrainingIO."""
     from b4m_pipeline.training.stages import BreakStage, TrainingIO
