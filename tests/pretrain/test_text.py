@@ -1,0 +1,58 @@
+"""Captions of the corpus, the tokenizer and the text encoders."""
+
+import random
+
+import pytest
+
+from b4m_pipeline.pretrain.params import CaptionParams, TextParams
+from b4m_pipeline.pretrain.text import (
+    Captioner,
+    alias_of,
+    encode,
+    make_text_encoders,
+    standard_caption,
+    tokenize,
+    train_tokenizer,
+)
+
+PLACEHOLDERS = ["snq", "w@z"]
+
+
+_FORMS = ("free_form", "keyword", "no_style", "no_content", "placeholder_content", "placeholder_style", "placeholder_both")
+
+
+ALL = CaptionParams(**dict.fromkeys(_FORMS, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [
+        (None, {"a cat emoji in noto style"}),
+        ("no_style", {"a cat emoji"}),
+        ("no_content", {"an emoji in noto style"}),
+        ("placeholder_content", {"a snq emoji in noto style", "a w@z emoji in noto style"}),
+        ("placeholder_style", {"a cat emoji in snq style", "a cat emoji in w@z style"}),
+        ("placeholder_both", {"a snq emoji in w@z style", "a w@z emoji in snq style"}),
+        ("keyword", {"a cat pet emoji in noto style"}),
+        ("alias", {f"a {alias_of('cat')} emoji in noto style"}),
+    ],
+)
+def test_captions_say_what_their_form_says(share, expected) -> None:
+    params = ALL.model_copy(update={share: 1.0} if share else {})
+    captioner, rng = Captioner(params, PLACEHOLDERS), random.Random(0)
+    assert {captioner(rng, "cat", "noto", "pet", "") for _ in range(40)} == expected
+    assert captioner(rng, "cat", "noto", "pet", "red").endswith(" on a red background")
+    assert captioner(rng, "cat", "noto", "pet", "small").endswith(", small")
+
+
+def test_tokenizer_knows_every_byte_and_encoders_take_its_ids() -> None:
+    params = TextParams(vocabulary=700, max_length=16, widths=(16, 32), layers=(2, 2), placeholders=PLACEHOLDERS)
+    tokenizer = train_tokenizer([standard_caption("cat", "noto")] * 50, params)
+    text = tokenizer.decode(tokenizer("ein 🐧 für w@z").input_ids, skip_special_tokens=True)
+    assert text.replace(" ", "") == "ein🐧fürw@z"
+    assert len(tokenizer("cat").input_ids) == 3
+    encoders = make_text_encoders(params, tokenizer)
+    embeds, pooled = encode(encoders, tokenize(tokenizer, ["a cat", "a penguin in noto style"]))
+    assert embeds.shape == (2, 16, 48) and pooled.shape == (2, 32)
+    assert abs(float(pooled.mean())) < 0.1 and abs(float(pooled.std()) - 1) < 0.2  # layer-normalised
+    assert not encoders[1].text_projection.weight.requires_grad
