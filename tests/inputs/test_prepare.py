@@ -4,10 +4,12 @@ import gc
 import weakref
 
 import pytest
+from PIL import Image
 
 from b4m_pipeline.inputs import captioners
-from b4m_pipeline.inputs.params import CaptioningParams
-from b4m_pipeline.inputs.prepare import caption_manifest
+from b4m_pipeline.inputs.folders import list_folders
+from b4m_pipeline.inputs.params import CaptioningParams, ConceptParams, CounterpartParams, IngestionParams
+from b4m_pipeline.inputs.prepare import caption_manifest, own_pictures, prepare
 from tests.inputs.helpers import MIXED, PARAMS, manifest, squares
 
 
@@ -51,3 +53,40 @@ def test_vision_language_model_comes_before_tags(blip_folder, clip_folder):
     assert "qrv" in captioned.caption["counterpart_style/oil/a"]
     again = caption_manifest(MIXED, squares(MIXED), params)
     assert list(again.caption) == list(captioned.caption)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for number, name in enumerate(("cup", "ink")):
+        (tmp_path / name).mkdir()
+        for index in range(2):
+            picture = Image.effect_noise((40, 40), 60).convert("RGB")
+            picture.paste((200 * number, 90 * index, 90), (4, 8, 24 + 6 * index, 30))
+            picture.save(tmp_path / name / f"{index}.png")
+    (tmp_path / "cup" / "broken.png").write_bytes(b"")
+    content = ConceptParams(path=str(tmp_path / "cup"), token="snq", noun="toy")
+    style = ConceptParams(path=str(tmp_path / "ink"), token="w@z")
+    return list_folders(content, style, CounterpartParams(), None)
+
+
+def test_folders_become_all_that_is_trained_on(folders):
+    """Checked, captioned, redrawn and captioned once more, in this order: a look has further captions of its own."""
+    ingestion = IngestionParams(content_looks={"comic": "comic book"})
+    captioning = CaptioningParams(content_variants=["{content} in {style}"], style_variants=["all in {style}"])
+    prepared = prepare(folders, 32, ingestion, captioning, "w@z")
+    table = prepared.manifest
+    assert table["caption_source"].tolist() == ["template"] * 4 + ["look"] + ["variant"] * 5
+    assert set(table["picture"]) == set(prepared.pictures) and len(prepared.pictures) == 5
+    assert table.loc[table["caption_source"] == "look", "caption"].tolist() == ["a snq toy in comic book style"]
+    assert table.loc[5:, "caption"].tolist() == ["snq in w@z"] * 3 + ["all in w@z"] * 2
+    assert prepared.quarantine["file"].tolist() == ["broken.png"]
+    assert len(own_pictures(table, "content")) == 2
+    references = prepared.references("content")
+    assert [(picture.mode, picture.size) for picture in references] == [("RGB", (32, 32))] * 2
+    assert references[0].tobytes() != references[1].tobytes()
+    assert not prepared.references("union")
+
+
+def test_without_looks_and_variants_there_are_the_pictures_alone(folders):
+    prepared = prepare(folders, 32, IngestionParams(), CaptioningParams(), "w@z")
+    assert prepared.manifest["caption"].tolist() == ["a snq toy"] * 2 + ["an emoji in w@z style"] * 2
