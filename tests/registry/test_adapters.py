@@ -18,8 +18,8 @@ from safetensors import safe_open
 
 from b4m_pipeline.common.provenance import Recipe
 from b4m_pipeline.datasets.registry import RegisteredAdapterDataset
-from b4m_pipeline.method.adapter import URI_KEY, WEIGHTS_NAME
-from b4m_pipeline.method.files import load_adapter
+from b4m_pipeline.method.adapter import URI_KEY, WEIGHTS_NAME, AdapterError
+from b4m_pipeline.method.files import load_adapter, save_adapter
 from b4m_pipeline.registry.adapters import (
     RECORD_NAME,
     RegistrationError,
@@ -27,6 +27,7 @@ from b4m_pipeline.registry.adapters import (
     fetch_adapter,
     find_joined,
     find_same,
+    keep_registered,
     register_adapter,
     registered_name,
 )
@@ -190,3 +191,38 @@ def test_a_found_adapter_whose_file_is_damaged_is_passed_over(dataset, tiny_adap
     (Path(newest) / WEIGHTS_NAME).write_bytes(b"no weights")
     assert find_same(recipe()).metadata[URI_KEY] == "models:/b4m-make-cup-ink/1"
     assert "models:/b4m-make-cup-ink/2 cannot be used" in caplog.text
+
+
+def test_a_registered_folder_says_what_it_is_until_its_weights_change(tiny_adapter, tracking, tmp_path) -> None:
+    file = save_adapter(tiny_adapter, tmp_path / "made")
+    assert adapter_uri(file.parent) is None and URI_KEY not in fetch_adapter(str(file.parent)).metadata
+    record = register_adapter(file.parent, alias="first", prefix="shop")
+    assert record["uri"] == "models:/shop-make-cup-ink/1" == adapter_uri(file.parent)
+    assert json.loads((file.parent / RECORD_NAME).read_text()) == record
+    for source in (str(file.parent), record["uri"], "models:/shop-make-cup-ink@first"):
+        fetched = fetch_adapter(source)
+        assert fetched.metadata[URI_KEY] == record["uri"]  # an alias may move, the version does not
+        assert all(torch.equal(fetched.tensors[key], value) for key, value in tiny_adapter.tensors.items())
+    save_adapter(dataclasses.replace(tiny_adapter, tensors={k: v + 1 for k, v in tiny_adapter.tensors.items()}), file.parent)
+    assert adapter_uri(file.parent) is None
+
+
+def test_what_the_registry_does_not_have_is_named(tiny_adapter, tracking, tmp_path) -> None:
+    for source in ("models:/b4m-make-nobody@candidate", "models:/b4m-make-nobody/3"):
+        with pytest.raises(RegistrationError, match=f"{source} cannot be fetched from the registry"):
+            fetch_adapter(source)
+    with pytest.raises(AdapterError, match="No adapter at"):
+        fetch_adapter(str(tmp_path / "none"))
+    save_adapter(tiny_adapter, tmp_path)
+    with pytest.raises(RegistrationError, match="models:/b4m-make-nobody/3 could not be made candidate"):
+        keep_registered(tmp_path, "models:/b4m-make-nobody/3", "candidate")
+    assert not (tmp_path / RECORD_NAME).exists()
+
+
+def test_a_registry_that_does_not_answer_means_training(tracking, monkeypatch, caplog) -> None:
+    def away(*args, **keywords):
+        raise MlflowException("the server is away")
+
+    monkeypatch.setattr(mlflow.tracking.MlflowClient, "search_model_versions", away)
+    assert find_same(recipe()) is None and find_joined("one") is None
+    assert "cannot be asked for an adapter of the same recipe: the server is away" in caplog.text
