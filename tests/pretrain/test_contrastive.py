@@ -68,3 +68,40 @@ def test_several_captions_of_one_picture_are_all_right() -> None:
     assert image.grad.abs().max() < 1e-4
     wrong = contrastive.contrastive_loss(image[[2, 1, 0]], text, same, torch.tensor(50.0))
     assert wrong.item() > loss.item() + 1
+
+
+def test_prompts_of_single_words_have_the_right_article() -> None:
+    assert contrastive.content_prompt("owl") == "an owl emoji" and contrastive.style_prompt("noto") == "an emoji in noto style"
+    assert contrastive.ground_prompt("orange") == "an emoji on an orange background"
+
+
+def test_drawings_keep_their_colours_where_that_is_asked(drawings) -> None:
+    rows, grounds = drawings.rgba[[0, 1] * 8], np.full((16, 3), 255)
+    keep = np.ones(16, bool)
+    kept, loose = (contrastive.augment(rows, grounds, np.random.default_rng(0), own) for own in (keep, ~keep))
+    assert kept.shape == (16, 32, 32, 3) and kept.dtype == np.uint8
+
+    def has_own_colour(picture: np.ndarray, drawing: np.ndarray) -> bool:
+        colour = drawing[drawing[..., 3] > 0][0, :3].astype(int)
+        return bool((np.abs(picture.astype(int) - colour).max(-1) < 30).any())
+
+    shown = [[has_own_colour(*pair) for pair in zip(pictures, rows, strict=True)] for pictures in (kept, loose)]
+    assert all(shown[0]) and 0 < sum(shown[1]) < 16
+    assert not np.array_equal(kept[0], kept[2])  # moved and resized
+
+
+def test_accuracy_counts_the_right_word_among_all(drawings, tokenizer, monkeypatch) -> None:
+    model = contrastive.make_clip(PARAMS.clip, tokenizer, 32).eval()
+    words = sorted(set(drawings.table["content"]))
+    one_hot = torch.eye(len(words))
+    seen = iter([one_hot[[words.index(word) for word in drawings.table["content"]]], one_hot[[0] * len(drawings.table)]])
+
+    class Output:
+        def __init__(self, value):
+            self.pooler_output = value
+
+    monkeypatch.setattr(model, "get_text_features", lambda input_ids: Output(one_hot))
+    monkeypatch.setattr(model, "get_image_features", lambda pixel_values: Output(next(seen)))
+    assert contrastive.zero_shot_accuracy(model, tokenizer, drawings, "content") == {"top1": 1.0, "top5": 1.0, "words": 2}
+    always_the_first = contrastive.zero_shot_accuracy(model, tokenizer, drawings, "content")
+    assert always_the_first["top1"] == 0.5

@@ -95,3 +95,32 @@ def test_views_show_what_their_word_says(drawings, monkeypatch) -> None:
             assert picture[0, 0].tolist() == list(text.COLOURS[word])
     ink = {word: (shown[views.word == word] < 128).any(-1).sum((1, 2)) for word in ("", "small")}
     assert np.allclose(ink["small"] / ink[""], (20 / 32) ** 2, atol=0.12)
+
+
+def test_drawings_by_hand_are_shown_more_often_than_procedural_ones(drawings) -> None:
+    words = np.array(["", "red", "small"] * 2, dtype=object)
+    views = denoiser.Views(torch.zeros(6, 1), np.array([0, 0, 0, 1, 1, 1]), words)  # of a red and of a blue hand
+    params = PARAMS.denoiser.model_copy(update={"view_weights": (0.8, 0.15, 0.05), "coloured": 3, "procedural_weight": 0.5})
+    weights = denoiser.view_weights(views, drawings, params, {"blue"}).tolist()
+    assert weights == pytest.approx([0.8, 0.05, 0.05, 0.4, 0.025, 0.025])
+
+
+def test_every_trained_parameter_has_one_optimizer_and_the_projection_none(tokenizer) -> None:
+    model = denoiser.Denoiser(denoiser.make_unet(PARAMS), text.make_text_encoders(PARAMS.text, tokenizer))
+    muon, adamw = denoiser._optimizers(model.modules(), PARAMS.denoiser, torch.float32)
+    groups = [group for optimizer in (muon, adamw) for group in optimizer.param_groups]
+    held = [id(parameter) for group in groups for parameter in group["params"]]
+    learnt = {id(parameter) for parameter in model.modules().parameters() if parameter.requires_grad}
+    assert len(held) == len(set(held)) and set(held) == learnt
+    assert id(model.encoders[1].text_projection.weight) not in learnt
+    assert [group["peak"] for group in groups] == [0.02, 0.01, 1e-3]
+    matrices = {id(parameter) for group in muon.param_groups for parameter in group["params"]}
+    assert id(model.unet.conv_in.weight) not in matrices  # an end of the network
+    assert id(model.encoders[0].get_input_embeddings().weight) not in matrices  # a table
+
+
+def test_the_curve_is_a_part_of_the_checkpoint() -> None:
+    first, second = denoiser.Curve(), denoiser.Curve()
+    first.points.append([1, 0.5])
+    second.load_state_dict(first.state_dict())
+    assert second.points == [[1, 0.5]]

@@ -3,11 +3,13 @@
 import random
 
 import pytest
+import torch
 
 from b4m_pipeline.pretrain.params import CaptionParams, TextParams
 from b4m_pipeline.pretrain.text import (
     Captioner,
     alias_of,
+    caption_corpus,
     encode,
     make_text_encoders,
     standard_caption,
@@ -56,3 +58,34 @@ def test_tokenizer_knows_every_byte_and_encoders_take_its_ids() -> None:
     assert embeds.shape == (2, 16, 48) and pooled.shape == (2, 32)
     assert abs(float(pooled.mean())) < 0.1 and abs(float(pooled.std()) - 1) < 0.2  # layer-normalised
     assert not encoders[1].text_projection.weight.requires_grad
+
+
+def test_an_invented_word_is_always_the_same_and_seldom_anothers() -> None:
+    names = [f"thing number {index}" for index in range(200)]
+    aliases = [alias_of(name) for name in names]
+    assert aliases == [alias_of(name) for name in names] and len(set(aliases)) > 190
+    assert all(2 < len(alias) < 12 and alias.isalpha() for alias in aliases)
+
+
+def test_the_standard_caption_says_what_it_is_given() -> None:
+    assert standard_caption("owl") == "an owl emoji"
+    assert standard_caption("owl", "noto") == "an owl emoji in noto style"
+    assert standard_caption("red apple", "noto", "orange") == "a red apple emoji in noto style on an orange background"
+
+
+def test_captions_of_a_corpus_follow_from_the_seed(drawings) -> None:
+    captions = [caption_corpus(drawings.table, CaptionParams(), PLACEHOLDERS, seed) for seed in (0, 0, 1)]
+    assert len(captions[0]) == len(drawings.table) and captions[0] == captions[1] != captions[2]
+
+
+def test_encoders_give_their_last_hidden_states_but_one(tokenizer) -> None:
+    """As SDXL's pipeline reads them."""
+    params = TextParams(vocabulary=700, max_length=16, widths=(16, 32), layers=(2, 2), placeholders=PLACEHOLDERS)
+    first, second = make_text_encoders(params, tokenizer)
+    ids = tokenize(tokenizer, ["a cat", "word " * 40])
+    assert ids.shape == (2, 16)  # padded and cut
+    with torch.no_grad():
+        embeds, pooled = encode((first, second), ids)
+        whole = second(ids, output_hidden_states=True)
+    assert torch.equal(embeds[..., 16:], whole.hidden_states[-2]) and torch.equal(pooled, whole.text_embeds)
+    assert torch.equal(second.text_projection.weight, torch.eye(32))

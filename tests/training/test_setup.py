@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from b4m_pipeline.common.seeding import torch_generator
+from b4m_pipeline.diffusion.families import load_family
 from b4m_pipeline.diffusion.loss import MaskError
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.inputs.encode import encode_training_set
 from b4m_pipeline.inputs.training_set import TrainingSetError
 from b4m_pipeline.method.frame import TargetError
 from b4m_pipeline.training.params import BreakParams
-from b4m_pipeline.training.setup import check_targets, set_up
+from b4m_pipeline.training.setup import check_targets, make_frame, set_up
 from tests.training.helpers import BREAK, frame, train_half
 
 
@@ -93,3 +94,39 @@ def test_gradient_checkpointing_changes_memory_and_nothing_else(tiny_base, tiny_
     sparing, _ = train_half("content", tiny_training_set, tiny_base, gradient_checkpointing=True)
     for key, tensor in plain.tensors.items():
         assert torch.allclose(tensor, sparing.tensors[key], atol=1e-5)
+
+
+def test_nothing_of_the_base_model_is_trained_and_each_side_is_whole(tiny_training_set, tiny_base):
+    setup = set_up(tiny_training_set, tiny_base, frame(), BreakParams(**BREAK), "orthogonal", 0)
+    sides = [setup.side(side) for side in ("lora_A", "lora_B")]
+    assert [len(side) for side in sides] == [len(setup.layers)] * 2 and setup.preservation is None and setup.previews is None
+    own = {id(parameter) for side in sides for parameter in side}
+    learnt = {id(parameter) for parameter in setup.loss.unet.parameters() if parameter.requires_grad}
+    assert learnt == own and not setup.loss.unet.training
+    assert setup.frame.fingerprint == make_frame(tiny_base, frame()).fingerprint  # known without weights
+    assert make_frame(tiny_base, frame(seed=1)).fingerprint != setup.frame.fingerprint
+
+
+def test_without_held_back_rows_nothing_is_measured_and_without_previews_nothing_drawn(tiny_training_set, tiny_base):
+    setup = set_up(tiny_training_set, tiny_base, frame(), BreakParams(**BREAK), "free", 0)
+    assert setup.validation(torch.tensor([], dtype=torch.long), BreakParams(**BREAK), 0) is None
+    assert setup.drawing("content_break", lambda *given: None) is None
+
+
+def test_precision_and_device_are_the_parameters(tiny_training_set, tiny_base):
+    params = BreakParams(**BREAK | {"precision": "bf16"})
+    setup = set_up(tiny_training_set, tiny_base, frame(), params, "free", 0)
+    assert setup.loss.unet.conv_in.weight.dtype == torch.bfloat16 and setup.device == "cpu"
+    assert {parameter.dtype for side in ("lora_A", "lora_B") for parameter in setup.side(side)} == {torch.float32}
+
+
+def test_a_penalty_on_changed_prompts_has_its_weight(tiny_training_set, tiny_base):
+    prompts, penalties = load_family(tiny_base).encode_prompts(["a cat", "a dog"]), []
+    for weight in (0.5, 1.0):
+        setup = set_up(tiny_training_set, tiny_base, frame(), BreakParams(**BREAK), "orthogonal", 0, (prompts, weight))
+        assert float(setup.preservation().detach()) < 1e-6  # nothing is learnt yet
+        with torch.no_grad():
+            for parameter in setup.side("lora_A"):
+                parameter.add_(0.1)
+        penalties.append(float(setup.preservation().detach()))
+    assert penalties[1] == pytest.approx(2 * penalties[0], rel=1e-4) and penalties[0] > 1e-5
