@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 PIXELS = 32
-LONGEST = ("test_readme.py", "test_environments.py", "test_fan_out.py", "test_library.py")
+LONGEST = ("test_readme.py", "test_environments.py", "test_jobs.py", "test_on_gpu.py", "test_fan_out.py")
 
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # several processes share the cores (make test)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))

@@ -7,7 +7,7 @@ from tests.test_startup import ROOT
 PACKAGE = ROOT / "src/b4m_pipeline"
 LONGEST_MODULE = 350
 UNTESTED = {"__init__.py", "__main__.py", "pipeline.py"}
-"""What only puts names together: test_startup.py imports all of it."""
+"""What only puts names together: tests/test_startup.py imports all of it."""
 AT_THE_TOP = {
     "cli.py": "test_hooks.py",
     "hooks.py": "test_hooks.py",
@@ -49,4 +49,5 @@ def test_no_file_of_tests_is_about_a_module_that_is_not_there() -> None:
 
 def test_no_module_is_longer_than_can_be_read() -> None:
     lengths = {file.relative_to(PACKAGE).as_posix(): len(file.read_text(encoding="utf-8").splitlines()) for file in modules()}
-    assert not {name: length for name, length in lengths.items() if length > LONGEST_MODULE}
+    long = {name: length for name, length in lengths.items() if length > LONGEST_MODULE}
+    assert not long, f"more than {LONGEST_MODULE} lines, split them: {long}"
