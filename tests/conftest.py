@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 PIXELS = 32
-LONGEST = ("test_readme.py", "test_environments.py", "test_fan_out.py", "test_library.py")
+LONGEST = ("test_readme.py", "test_environments.py", "test_jobs.py", "test_on_gpu.py", "test_fan_out.py")
 
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # several processes share the cores (make test)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
@@ -263,6 +263,7 @@ TINY_FRAME = {
 }
 PLAIN_TRAINING = {"schedule": "constant", "noisy_bias": 1.0}
 PLAIN_BREAK = PLAIN_TRAINING | {"preservation_weight": 0.0}
+PLAIN_EVALUATION = {"guidance_scale": 3.0, "batch_size": 8, "truth_path": None, "clip": None}
 PLAIN_INGESTION = {
     "background": (255, 255, 255),
     "crop": "center",
@@ -337,6 +338,22 @@ def tiny_training_set(tiny_manifest, tiny_base):
     return encode_training_set(*tiny_manifest, tiny_base)
 
 
+@pytest.fixture(scope="session")
+def tiny_halves(tiny_training_set, tiny_base):
+    """A content half and a style half, trained for four steps."""
+    from tests.training.helpers import train_half
+
+    return [train_half(kind, tiny_training_set, tiny_base)[0] for kind in ("content", "style")]
+
+
+@pytest.fixture(scope="session")
+def tiny_joined(tiny_halves):
+    """`tiny_halves` put together."""
+    from b4m_pipeline.method.combine import join_halves
+
+    return join_halves(*tiny_halves, "lora_A")
+
+
 def train_half(kind, training_set, base_model, frame, concept, params, seed, **io):
     """The half as an adapter, and the training history. io: fields of TrainingIO."""
     from b4m_pipeline.training.stages import BreakStage, TrainingIO
@@ -349,3 +366,31 @@ def train_make(reconstructed, training_set, base_model, frame, params, seed, **i
     from b4m_pipeline.training.stages import MakeStage, TrainingIO
 
     return MakeStage(reconstructed, training_set, base_model, frame, params, seed).train(TrainingIO(**io))
+
+
+def captioning_params(**changes):
+    """CaptioningParams without models and further captions."""
+    from b4m_pipeline.inputs.params import CaptioningParams
+
+    return CaptioningParams(**PLAIN_CAPTIONING | changes)
+
+
+def ingestion_params(**changes):
+    """IngestionParams without looks."""
+    from b4m_pipeline.inputs.params import IngestionParams
+
+    return IngestionParams(**PLAIN_INGESTION | changes)
+
+
+def preservation_params(**changes):
+    """PreservationParams without words."""
+    from b4m_pipeline.inputs.params import PreservationParams
+
+    return PreservationParams(**{"contents": [], "styles": []} | changes)
+
+
+def counterpart_params(**changes):
+    """CounterpartParams without concepts."""
+    from b4m_pipeline.inputs.params import CounterpartParams
+
+    return CounterpartParams(**{"contents": [], "styles": []} | changes)

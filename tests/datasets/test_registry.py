@@ -1,34 +1,17 @@
-import dataclasses
+"""The dataset that keeps an adapter on disk and in the registry."""
+
 import json
-import os
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
 import mlflow
-import numpy as np
 import pytest
 import torch
 from kedro.io import DatasetError
-from mlflow.exceptions import MlflowException
-from safetensors import safe_open
 
-from b4m_pipeline.common.provenance import Recipe
 from b4m_pipeline.datasets.adapter import AdapterDataset
 from b4m_pipeline.datasets.registry import RegisteredAdapterDataset
-from b4m_pipeline.method.adapter import URI_KEY, WEIGHTS_NAME, AdapterError
-from b4m_pipeline.method.files import load_adapter
-from b4m_pipeline.registry.adapters import (
-    RECORD_NAME,
-    RegistrationError,
-    adapter_uri,
-    fetch_adapter,
-    find_joined,
-    find_same,
-    register_adapter,
-    registered_name,
-)
+from b4m_pipeline.method.adapter import URI_KEY, AdapterError
+from b4m_pipeline.registry.adapters import RECORD_NAME, adapter_uri
 
 INFERENCE = {"num_inference_steps": 2, "guidance_scale": 3.0}
 
@@ -36,23 +19,6 @@ INFERENCE = {"num_inference_steps": 2, "guidance_scale": 3.0}
 @pytest.fixture
 def dataset(tmp_path: Path) -> RegisteredAdapterDataset:
     return RegisteredAdapterDataset(filepath=str(tmp_path / "made"), save_args={"inference": INFERENCE})
-
-
-def draw(pipeline, prompt: str) -> np.ndarray:
-    generator = torch.Generator().manual_seed(3)
-    images = pipeline(prompt, num_inference_steps=2, generator=generator, output_type="np").images
-    return images[0]
-
-
-def test_names_follow_the_kind(tiny_adapter) -> None:
-    assert registered_name(tiny_adapter) == "b4m-make-cup-ink"
-    tiny_adapter.metadata |= {"kind": "content", "name": "cup"}
-    assert registered_name(tiny_adapter, "shop") == "shop-content-cup"
-    tiny_adapter.metadata["kind"] = "reconstructed"
-    assert registered_name(tiny_adapter) == "b4m-joined-cup"
-    tiny_adapter.metadata["kind"] = "lora"
-    with pytest.raises(RegistrationError, match="lora"):
-        registered_name(tiny_adapter)
 
 
 def test_save_registers_a_version_with_alias_lineage_and_record(dataset, tiny_adapter, tracking, tmp_path) -> None:
@@ -112,142 +78,6 @@ def test_without_local_weights_it_loads_the_configured_version(dataset, tiny_ada
     assert isinstance(error.value.__cause__, AdapterError)
 
 
-@pytest.mark.parametrize("broken", ["_create_model_version", "set_registered_model_alias"])
-def test_a_failure_leaves_the_weights_and_nothing_half_registered(
-    dataset, tiny_adapter, tracking, tmp_path, monkeypatch, broken
-) -> None:
-    def fail(*args, **kwargs):
-        raise MlflowException("the server is away")
-
-    monkeypatch.setattr(mlflow.tracking.MlflowClient, broken, fail)
-    with pytest.raises(DatasetError, match="server is away") as error:
-        dataset.save(tiny_adapter)
-    assert isinstance(error.value.__cause__, RegistrationError)
-    assert f"kedro register {tmp_path / 'made'}" in str(error.value)
-    assert load_adapter(tmp_path / "made").modules() == tiny_adapter.modules()
-    assert not (tmp_path / "made" / RECORD_NAME).exists()
-    assert tracking.search_registered_models() == []
-    experiment = tracking.get_experiment_by_name("tests").experiment_id
-    assert len(tracking.search_logged_models([experiment])) == 0
-    monkeypatch.undo()
-    assert register_adapter(tmp_path / "made")["version"] == "1"
-
-
-def test_what_another_process_has_registered_meanwhile_is_left_alone(dataset, tiny_adapter, tracking, monkeypatch) -> None:
-    name, register = "b4m-make-cup-ink", mlflow.register_model
-
-    def register_second(uri, own_name, **keywords):
-        tracking.create_registered_model(own_name)
-        tracking.create_model_version(own_name, "elsewhere")
-        return register(uri, own_name, **keywords)
-
-    def fail(*args, **kwargs):
-        raise MlflowException("the server is away")
-
-    monkeypatch.setattr(mlflow, "register_model", register_second)
-    monkeypatch.setattr(mlflow.tracking.MlflowClient, "set_registered_model_alias", fail)
-    with pytest.raises(DatasetError):
-        dataset.save(tiny_adapter)
-    assert [version.source for version in tracking.search_model_versions(f"name='{name}'")] == ["elsewhere"]
-
-
-def test_nothing_fetched_is_left_behind(dataset, tiny_adapter, tracking, tmp_path, monkeypatch) -> None:
-    dataset.save(tiny_adapter)
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    assert fetch_adapter("models:/b4m-make-cup-ink@candidate").modules() == tiny_adapter.modules()
-    assert not list((tmp_path / "temporary").iterdir())
-
-
-def test_a_failure_keeps_the_versions_before(dataset, tiny_adapter, tracking, monkeypatch) -> None:
-    dataset.save(tiny_adapter)
-
-    def fail(*args, **kwargs):
-        raise MlflowException("the server is away")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(mlflow.tracking.MlflowClient, "set_registered_model_alias", fail)
-        with pytest.raises(DatasetError):
-            dataset.save(tiny_adapter)
-    assert [v.version for v in tracking.search_model_versions("name='b4m-make-cup-ink'")] == [1]
-    assert tracking.get_model_version_by_alias("b4m-make-cup-ink", "candidate").version == 1
-
-
-def test_another_process_gets_a_working_pipeline_by_alias(dataset, tiny_adapter, tiny_sdxl, tracking, tmp_path) -> None:
-    from diffusers import DiffusionPipeline
-
-    dataset.save(tiny_adapter)
-    prompt = tiny_adapter.metadata["example_prompt"]
-    script = f"""
-import mlflow, numpy as np, torch
-pipeline = mlflow.diffusers.load_model("models:/b4m-make-cup-ink@candidate").load_pipeline(device="cpu")
-generator = torch.Generator().manual_seed(3)
-images = pipeline({prompt!r}, num_inference_steps=2, generator=generator, output_type="np").images
-np.save({str(tmp_path / "image.npy")!r}, images[0])
-"""
-    environment = os.environ | {"PYTHONWARNINGS": "ignore"}  # with the MLFLOW_TRACKING_URI of this test
-    subprocess.run([sys.executable, "-c", script], check=True, env=environment, cwd=tmp_path, timeout=300)
-    image = np.load(tmp_path / "image.npy")
-    pipeline = DiffusionPipeline.from_pretrained(tiny_sdxl)
-    bare = draw(pipeline, prompt)
-    pipeline.load_lora_weights(tmp_path / "made")
-    assert image.shape == (32, 32, 3)
-    assert np.abs(image - draw(pipeline, prompt)).max() < 1e-5
-    assert np.abs(image - bare).max() > 1e-2
-
-
 def test_kedro_describes_and_finds_it(dataset, tiny_adapter, tmp_path) -> None:
     assert str(tmp_path) in str(dataset)
     assert not dataset.exists()
-
-
-def recipe(kind="made", **changes) -> Recipe:
-    fields = {"frame": "f", "data": "d", "parameters": {"train": {"steps": 2, "rate": 1e-3}, "seed": 0}}
-    return Recipe(kind, "cup-ink", **(fields | changes), code={"training/trainer": "1"}, libraries={"torch": "2.0"})
-
-
-def test_an_adapter_of_the_same_recipe_is_found_and_not_registered_twice(dataset, tiny_adapter, tracking, tmp_path) -> None:
-    tiny_adapter.metadata |= recipe().metadata()
-    dataset.save(tiny_adapter)
-    other = dataclasses.replace(tiny_adapter, metadata=tiny_adapter.metadata | recipe(data="e").metadata())
-    dataset.save(other)
-    assert tracking.get_model_version_by_alias("b4m-make-cup-ink", "candidate").version == 2
-    assert find_same(recipe(data="g")) is None and find_same(recipe("content")) is None
-    found = find_same(recipe())
-    assert found.metadata[URI_KEY] == "models:/b4m-make-cup-ink/1"
-    with mlflow.start_run() as run:
-        dataset.save(found)
-    assert len(tracking.search_model_versions("name='b4m-make-cup-ink'")) == 2
-    assert tracking.get_model_version_by_alias("b4m-make-cup-ink", "candidate").version == 1
-    assert tracking.get_run(run.info.run_id).data.tags["reused.b4m-make-cup-ink"] == "models:/b4m-make-cup-ink/1"
-    assert adapter_uri(tmp_path / "made") == "models:/b4m-make-cup-ink/1"
-    assert URI_KEY not in json.loads(safe_open(tmp_path / "made" / WEIGHTS_NAME, "pt").metadata()["b4m"])
-
-
-def test_what_differs_is_said_when_an_adapter_is_trained_again(dataset, tiny_adapter, tracking, caplog) -> None:
-    caplog.set_level("INFO")
-    tiny_adapter.metadata |= recipe().metadata() | {"frame": "f"}
-    dataset.save(tiny_adapter)
-    wanted = recipe(data="e", parameters={"train": {"steps": 2, "rate": 7e-4}, "seed": 0})
-    wanted = dataclasses.replace(wanted, code={"training/trainer": "2"}, libraries={"torch": "2.1"})
-    assert find_same(wanted) is None
-    said = "it differs from models:/b4m-make-cup-ink/1: pictures or captions changed; train.rate 0.001 -> 0.0007; "
-    assert said + "torch 2.0 -> 2.1; code of training/trainer changed" in caplog.text
-    assert find_same(dataclasses.replace(recipe(), parents=("x",))) is None
-    assert "models:/b4m-make-cup-ink/1: what it started from changed" in caplog.text
-
-
-def test_joined_halves_are_found_by_their_recipe(tiny_adapter, tracking, tmp_path) -> None:
-    tiny_adapter.metadata |= {"kind": "reconstructed", "recipe_digest": "one"}
-    RegisteredAdapterDataset(filepath=str(tmp_path / "joined")).save(tiny_adapter)
-    assert find_joined("one").metadata[URI_KEY] == "models:/b4m-joined-cup-ink/1" and find_joined("two") is None
-
-
-def test_a_found_adapter_whose_file_is_damaged_is_passed_over(dataset, tiny_adapter, tracking, tmp_path, caplog) -> None:
-    tiny_adapter.metadata |= recipe().metadata()
-    dataset.save(tiny_adapter)
-    dataset.save(tiny_adapter)
-    newest = mlflow.diffusers.load_model("models:/b4m-make-cup-ink/2").adapter_path
-    (Path(newest) / WEIGHTS_NAME).write_bytes(b"no weights")
-    assert find_same(recipe()).metadata[URI_KEY] == "models:/b4m-make-cup-ink/1"
-    assert "models:/b4m-make-cup-ink/2 cannot be used" in caplog.text

@@ -16,7 +16,7 @@ from b4m_pipeline.method.frame import FrameMismatchError, frame_of
 from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.training.params import BreakParams
 from tests.conftest import PIXELS, TINY_FRAME, train_half
-from tests.training.test_stages import BREAK, CONTENT, STYLE
+from tests.training.helpers import BREAK, CONTENT, STYLE
 
 FRAME = FrameParams(**TINY_FRAME)
 

@@ -26,7 +26,7 @@ from b4m_pipeline.evaluation.evaluate import (
 from b4m_pipeline.evaluation.params import EvaluationParams
 from b4m_pipeline.method.combine import join_halves
 from tests.conftest import train_make
-from tests.training.test_stages import MAKE, frame, train_half
+from tests.training.helpers import MAKE, frame, train_half
 
 PARAMS = EvaluationParams(
     prompts=["{article} {content} {noun} in {style} style", "{article} {content} {noun} in {style} style, small"],

@@ -1,4 +1,4 @@
-"""A table of contents and styles: read, trained once, put together in pairs."""
+"""Contents and styles trained once, and put together in pairs."""
 
 import os
 import signal
@@ -7,138 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from b4m_pipeline.evaluation.params import EvaluationParams
-from b4m_pipeline.inputs.params import CaptioningParams, ConceptParams, CounterpartParams, IngestionParams, PreservationParams
-from b4m_pipeline.library import jobs as library
-from b4m_pipeline.library.params import LibraryParams, RayParams
-from b4m_pipeline.library.table import LibraryError, choose_pairs, read_table
-from b4m_pipeline.method.params import FrameParams
+from b4m_pipeline.library.params import RayParams
+from b4m_pipeline.library.table import LibraryError
 from b4m_pipeline.pipelines.library import nodes
-from b4m_pipeline.training.params import BreakParams
-from tests.conftest import PLAIN_BREAK, PLAIN_CAPTIONING, PLAIN_INGESTION, TINY_FRAME
-
-CONTENT = ConceptParams(path="any", token="snq", noun="toy")
-STYLE = ConceptParams(path="any", token="w@z", noun="toy")
-BREAK = {
-    "steps": 3,
-    "batch_size": 2,
-    "learning_rate": 1e-2,
-    "counterpart_batch_size": 2,
-    "counterpart_learning_rate": 1e-3,
-    "precision": "no",
-    "checkpoint_every": 1,
-} | PLAIN_BREAK
-
-
-def folder(path: Path, colour: tuple[int, int, int], count: int = 2) -> Path:
-    path.mkdir(parents=True)
-    for index in range(count):
-        picture = Image.effect_noise((40, 40), 60).convert("RGB")
-        picture.paste(colour, (4 + 6 * index, 8, 24 + 6 * index, 30))
-        picture.save(path / f"{index}.png")
-    return path
-
-
-@pytest.fixture
-def shelf(tmp_path) -> Path:
-    """A folder with two contents, two styles, a counterpart of each and the table of the first four."""
-    for number, name in enumerate(("cup", "hat", "ink", "oil", "koala", "noto")):
-        folder(tmp_path / name, (40 * number, 200 - 30 * number, 90))
-    rows = ["kind,path,noun", *(f"content,{tmp_path / name}," for name in ("cup", "hat"))]
-    (tmp_path / "library.csv").write_text("\n".join([*rows, *(f"style,{tmp_path / name},toy" for name in ("ink", "oil"))]))
-    return tmp_path
-
-
-def params(shelf: Path, **changes) -> LibraryParams:
-    return LibraryParams(**({"table": str(shelf / "library.csv"), "pairs": "all", "folder": str(shelf / "adapters")} | changes))
-
-
-def run(shelf: Path, base, **changes):
-    """The pipeline's nodes in order; returns trained, composed, the two tables and the sheet."""
-    counterparts = CounterpartParams(
-        contents=[ConceptParams(path=str(shelf / "koala"), token="ohwx")],
-        styles=[ConceptParams(path=str(shelf / "noto"), token="qrv")],
-    )
-    evaluation = EvaluationParams(
-        prompts=["{article} {content} {noun} in {style} style"], content_prompt="{content}", style_prompt="{style}",
-        samples=2, steps=2, guidance_scale=3.0, batch_size=8, truth_path=None, clip=None,
-    )  # fmt: skip
-    half = BreakParams(**BREAK)
-    entries, pairs, settings = nodes.read_library(
-        params(shelf, **changes), CONTENT, STYLE, counterparts, base, FrameParams(**TINY_FRAME), half, half,
-        IngestionParams(**PLAIN_INGESTION), CaptioningParams(**PLAIN_CAPTIONING), PreservationParams(contents=[], styles=[]),
-        evaluation, 0,
-        str(shelf / "checkpoints"), True, str(shelf / "encoded"),
-    )  # fmt: skip
-    trained, halves = nodes.train_library(entries, settings)
-    composed, table = nodes.compose_library(entries, pairs, trained, settings)
-    return trained, composed, halves, table, nodes.show_library(entries, composed, settings)
-
-
-def test_the_table_gives_each_concept_its_token_noun_and_name(shelf):
-    entries = read_table(params(shelf), CONTENT, STYLE)
-    assert [(entry.kind, entry.concept.name, entry.concept.token) for entry in entries] == [
-        ("content", "cup", "snq"),
-        ("content", "hat", "snq"),
-        ("style", "ink", "w@z"),
-        ("style", "oil", "w@z"),
-    ]
-    (shelf / "library.yml").write_text(f"- {{kind: style, path: {shelf / 'ink'}, name: my-ink, licence: CC0-1.0}}")
-    (entry,) = read_table(params(shelf, table=str(shelf / "library.yml")), CONTENT, STYLE)
-    assert (entry.name, entry.concept.licence, entry.concept.noun) == ("style my-ink", "CC0-1.0", "toy")
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ("contents,{shelf}/cup", r"library.csv, line 3: kind must be content or style, got 'contents'"),
-        ("content,", r"line 3: path must be given"),
-        ("content,{shelf}/nowhere", r"line 3: .*nowhere is no folder with pictures"),
-        ("content,{shelf}/cup", r"line 3: there is another content 'cup'"),
-        ("content,{shelf}/hat,b/c", r"line 3: .*must be letters"),
-        ("content,{shelf}/hat,hat,,,,more", r"line 3: more fields than the header"),
-    ],
-)
-def test_a_wrong_row_is_named_by_its_line(shelf, row, message):
-    table = shelf / "library.csv"
-    table.write_text(f"kind,path,name,noun\ncontent,{shelf / 'cup'}\n{row.format(shelf=shelf)}\n")
-    with pytest.raises(LibraryError, match=message):
-        read_table(params(shelf), CONTENT, STYLE)
-
-
-def test_other_faults_of_a_table(shelf):
-    table = shelf / "library.csv"
-    table.write_text("kind,path,colour\ncontent,x,red\n")
-    with pytest.raises(LibraryError, match=r"unknown columns \['colour'\]"):
-        read_table(params(shelf), CONTENT, STYLE)
-    table.write_text("kind,path\n")
-    with pytest.raises(LibraryError, match="names no content and no style"):
-        read_table(params(shelf), CONTENT, STYLE)
-    with pytest.raises(LibraryError, match="cannot be read"):
-        read_table(params(shelf, table="nowhere.csv"), CONTENT, STYLE)
-
-
-def test_pairs_are_all_none_or_named(shelf):
-    entries = read_table(params(shelf), CONTENT, STYLE)
-    assert choose_pairs(entries, params(shelf)) == [("cup", "ink"), ("cup", "oil"), ("hat", "ink"), ("hat", "oil")]
-    assert choose_pairs(entries, params(shelf, pairs="none")) == []
-    assert choose_pairs(entries, params(shelf, pairs=[{"content": "hat", "style": "ink"}])) == [("hat", "ink")]
-    with pytest.raises(LibraryError, match=r"no style 'inc'; it has \['ink', 'oil'\]"):
-        choose_pairs(entries, params(shelf, pairs=[{"content": "hat", "style": "inc"}]))
-
-
-def test_two_pairs_of_one_name_are_refused(shelf):
-    concepts = {"content": ("cat", "cat-face"), "style": ("face-ink", "ink")}
-    entries = [
-        library.Entry(kind, ConceptParams(path=str(shelf / "cup"), name=name, token="t"))
-        for kind, names in concepts.items()
-        for name in names
-    ]
-    with pytest.raises(LibraryError, match="would both be called cat-face-ink"):
-        choose_pairs(entries, params(shelf))
-    assert choose_pairs(entries, params(shelf, pairs=[{"content": "cat", "style": "ink"}])) == [("cat", "ink")]
+from tests.library.helpers import run
 
 
 def test_each_half_is_trained_once_and_every_pair_put_together(shelf, tiny_base, tracking, monkeypatch):

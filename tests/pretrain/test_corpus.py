@@ -1,24 +1,12 @@
-"""Splits, captions and pictures of the embedded base's corpus."""
+"""Splits and pictures of the embedded base's corpus."""
 
 import json
-import random
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from b4m_pipeline.inputs import filters as procedural
 from b4m_pipeline.pretrain.corpus import CorpusError, build, composite, shrink, split_of
-from b4m_pipeline.pretrain.params import CaptionParams, TextParams
-from b4m_pipeline.pretrain.text import (
-    Captioner,
-    alias_of,
-    encode,
-    make_text_encoders,
-    standard_caption,
-    tokenize,
-    train_tokenizer,
-)
 
 KNOWN, HELD, HELD_HANDS = {"cat", "house", "key"}, {"penguin"}, {"openmoji"}
 
@@ -83,16 +71,6 @@ def test_every_set_is_found_by_the_same_names_and_every_style_gets_its_own_drawi
     assert np.array_equal(drawings.on((1, 2, 3)), composite(drawings.rgba, np.array([1, 2, 3])))
 
 
-@pytest.mark.parametrize("name", procedural.MANNERS[::4])
-def test_styles_by_lot_look_alike_at_every_size(name) -> None:
-    small = np.zeros((128, 128, 4), np.float32)
-    small[32:96, 32:96] = (0.8, 0.3, 0.2, 1)
-    large = small.repeat(2, axis=0).repeat(2, axis=1)
-    drawn, finer = (procedural.STYLES[name](rgba, np.random.default_rng(0)) for rgba in (small, large))
-    halved = finer.reshape(128, 2, 128, 2, 4).mean((1, 3))
-    assert np.abs(halved - drawn).mean() < 0.03
-
-
 def test_compositing_and_shrinking_leave_no_fringe() -> None:
     rgba = np.zeros((64, 64, 4), np.uint8)  # hidden black under transparency
     rgba[16:48, 16:48] = (255, 0, 0, 255)
@@ -101,55 +79,6 @@ def test_compositing_and_shrinking_leave_no_fringe() -> None:
     assert white[8, 8].tolist() == [255, 0, 0] and white[0, 0].tolist() == [255, 255, 255]
     edge = small[(small[..., 3] > 0) & (small[..., 3] < 255)]
     assert (edge[:, 0] > 200).all()
-
-
-@pytest.mark.parametrize("name", procedural.STYLES)
-def test_procedural_styles_give_pictures_of_their_own(name) -> None:
-    rgba = np.zeros((128, 128, 4), np.float32)
-    rgba[30:100, 30:100] = (0.9, 0.2, 0.1, 1)
-    styled = procedural.STYLES[name](rgba, np.random.default_rng(0))
-    assert styled.shape == rgba.shape and styled.dtype == np.float32
-    assert np.isfinite(styled).all() and styled.min() >= -1e-6 and styled.max() <= 1 + 1e-6
-    assert np.abs(styled - rgba).max() > 0.2
-    assert np.array_equal(styled, procedural.STYLES[name](rgba, np.random.default_rng(0)))
-
-
-PLACEHOLDERS = ["snq", "w@z"]
-ALL = CaptionParams(**dict.fromkeys(CaptionParams.model_fields, 0.0))
-
-
-@pytest.mark.parametrize(
-    ("share", "expected"),
-    [
-        (None, {"a cat emoji in noto style"}),
-        ("no_style", {"a cat emoji"}),
-        ("no_content", {"an emoji in noto style"}),
-        ("placeholder_content", {"a snq emoji in noto style", "a w@z emoji in noto style"}),
-        ("placeholder_style", {"a cat emoji in snq style", "a cat emoji in w@z style"}),
-        ("placeholder_both", {"a snq emoji in w@z style", "a w@z emoji in snq style"}),
-        ("keyword", {"a cat pet emoji in noto style"}),
-        ("alias", {f"a {alias_of('cat')} emoji in noto style"}),
-    ],
-)
-def test_captions_say_what_their_form_says(share, expected) -> None:
-    params = ALL.model_copy(update={share: 1.0} if share else {})
-    captioner, rng = Captioner(params, PLACEHOLDERS), random.Random(0)
-    assert {captioner(rng, "cat", "noto", "pet", "") for _ in range(40)} == expected
-    assert captioner(rng, "cat", "noto", "pet", "red").endswith(" on a red background")
-    assert captioner(rng, "cat", "noto", "pet", "small").endswith(", small")
-
-
-def test_tokenizer_knows_every_byte_and_encoders_take_its_ids() -> None:
-    params = TextParams(vocabulary=700, max_length=16, widths=(16, 32), layers=(2, 2), placeholders=PLACEHOLDERS)
-    tokenizer = train_tokenizer([standard_caption("cat", "noto")] * 50, params)
-    text = tokenizer.decode(tokenizer("ein 🐧 für w@z").input_ids, skip_special_tokens=True)
-    assert text.replace(" ", "") == "ein🐧fürw@z"
-    assert len(tokenizer("cat").input_ids) == 3
-    encoders = make_text_encoders(params, tokenizer)
-    embeds, pooled = encode(encoders, tokenize(tokenizer, ["a cat", "a penguin in noto style"]))
-    assert embeds.shape == (2, 16, 48) and pooled.shape == (2, 32)
-    assert abs(float(pooled.mean())) < 0.1 and abs(float(pooled.std()) - 1) < 0.2  # layer-normalised
-    assert not encoders[1].text_projection.weight.requires_grad
 
 
 def test_render_keeps_a_drawings_proportions() -> None:

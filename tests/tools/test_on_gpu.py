@@ -6,14 +6,12 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 import yaml
 from diffusers import StableDiffusionXLPipeline
 
 from b4m_pipeline.pretrain import corpus
 from b4m_pipeline.pretrain.corpus import Drawings
-from b4m_pipeline.pretrain.lessons import lessons
-from tests.pretrain.test_training import PARAMS
+from tests.pretrain.helpers import PARAMS
 from tools import on_gpu
 
 
@@ -71,12 +69,3 @@ def test_a_part_that_fails_stops_the_others(arguments, monkeypatch, tmp_path) ->
 def test_drawings_come_back_from_the_disk(drawings, tmp_path) -> None:
     on_gpu.save_drawings(drawings, tmp_path)
     assert on_gpu.load_drawings(tmp_path).digest() == drawings.digest()
-
-
-def test_other_processes_give_the_same_lessons() -> None:
-    def make(step: int) -> tuple[torch.Tensor, list[str]]:
-        return torch.rand(3, generator=torch.Generator().manual_seed(step)), [f"step {step}"]
-
-    here, elsewhere = (list(lessons(make, 2, 9, device)) for device in ("cpu", "cuda"))
-    assert [words for _, words in elsewhere] == [[f"step {step}"] for step in range(2, 9)]
-    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(here, elsewhere, strict=True))

@@ -107,7 +107,8 @@ def as_html(
 ) -> str:
     """The whole report as one page."""
     names = [name for name in FIGURES if name in set(comparison["measure"])]
-    table = table.fillna({"error": "", "code": ""})  # a CSV file tells "" and nothing not apart
+    texts = dict.fromkeys(("error", "code"), object)
+    table = table.astype(texts).fillna({"error": "", "code": ""})  # a CSV file tells "" and nothing not apart
     methods = set(table["method"]) - {TRUE_DRAWING}
     parts = ["<h1>Content-style benchmark</h1>"]
     parts.append(

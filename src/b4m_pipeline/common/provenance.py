@@ -47,7 +47,7 @@ def recipe_modules(*parts: str, root: Path = ROOT) -> dict[str, str]:
     for part in parts or RECIPE_CODE:
         for file in sorted((root / part).rglob("*.py")) or [root / f"{part}.py"]:
             name = file.relative_to(root).with_suffix("").as_posix()
-            if parts or not (name in NOT_RECIPE or file.name in ("params.py", "__init__.py")):
+            if parts or not (name in NOT_RECIPE or file.name == "params.py"):
                 found[name] = digest_of(_without_prose(file.read_text(encoding="utf-8")))
     return dict(sorted(found.items()))
 
@@ -70,13 +70,16 @@ def _without_prose(source: str) -> str:
         if token.type == tokenize.COMMENT:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
+    strings, prose = set[int](), set[int]()  # places of lines within strings of several lines, and of docstrings
     for node in ast.walk(ast.parse(source)):
-        if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)):
-            continue
-        first, last = node.lineno - 1, node.end_lineno or node.lineno
-        if lines[first].lstrip()[:1] in ('"', "'", "r"):  # it stands alone
-            lines[first:last] = [""] * (last - first)
-    return "\n".join(line.rstrip() for line in lines if line.strip())
+        if isinstance(node, ast.Constant | ast.JoinedStr) and node.end_lineno and node.end_lineno > node.lineno:
+            strings.update(range(node.lineno - 1, node.end_lineno))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            rows = range(node.lineno - 1, node.end_lineno or node.lineno)
+            alone = not lines[rows[0]][: node.col_offset].strip() and not lines[rows[-1]][node.end_col_offset :].strip()
+            prose.update(rows if alone else ())
+    kept = (place for place, line in enumerate(lines) if place not in prose and (line.strip() or place in strings))
+    return "\n".join(lines[place] if place in strings else lines[place].rstrip() for place in kept)
 
 
 def digest_of(*parts: Any) -> str:

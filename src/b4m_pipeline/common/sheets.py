@@ -83,7 +83,7 @@ def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageF
     rest = [" ".join(line.split()) for line in text.strip().splitlines()]
     while rest and len(lines) < most:
         line = rest.pop(0)
-        end = bisect_right([font.getlength(line[:count]) for count in range(len(line) + 1)], width) - 1
+        end = bisect_right(range(min(len(line), width) + 1), float(width), key=lambda count: font.getlength(line[:count])) - 1
         if end < len(line):
             end = max(line.rfind(" ", 0, end + 1), 0) or max(end, 1)
             rest.insert(0, line[end:].lstrip())

@@ -47,7 +47,7 @@ class TrainingSetDataset(AbstractDataset):
                 raise TypeError("it does not say what its prompts name")
             other_tensors = {key.removeprefix(_OTHERS): tensors.pop(key) for key in list(tensors) if key.startswith(_OTHERS)}
             table = pd.read_json(io.StringIO(header["table"]), orient="split", dtype=False)
-        except (SafetensorError, KeyError, TypeError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise DatasetError(f"{self._filepath} is damaged ({error}): run the ingestion pipeline again") from error
         return TrainingSet(table, tensors, header["encoder"], others, other_tensors)
 

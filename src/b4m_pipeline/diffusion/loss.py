@@ -125,7 +125,7 @@ class DiffusionLoss:
         if self.masks is not None:
             height, width = error.shape[-2:]
             mask = self.masks[noisy.rows, :, :height, :width]
-            error = error * mask / mask.mean((1, 2, 3), keepdim=True)
+            error = error * mask / mask.mean((1, 2, 3), keepdim=True).clamp(min=1e-8)  # a mask may be black where it is cut
         return error.flatten(1).mean(1) * self.weights[noisy.timesteps]
 
     def predict(

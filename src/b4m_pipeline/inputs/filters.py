@@ -333,19 +333,7 @@ MANNERS = [
 ]
 # fmt: on
 
-STYLES: dict[str, Style] = {
-    "comic": comic,
-    "pixel art": pixel_art,
-    "neon": neon,
-    "halftone": halftone,
-    "blueprint": blueprint,
-    "wood": wood,
-    "stained glass": stained_glass,
-    "knit": knit,
-    "mosaic": mosaic,
-    "marble": marble,
-    "brick": brick,
-    "sketch": sketch,
-    "denim": denim,
-    "gold": gold,
-} | {name: partial(manner, name=name) for name in MANNERS}
+_BY_WORD = (comic, pixel_art, neon, halftone, blueprint, wood, stained_glass, knit, mosaic, marble, brick, sketch, denim, gold)
+STYLES: dict[str, Style] = {style.__name__.replace("_", " "): style for style in _BY_WORD} | {
+    name: partial(manner, name=name) for name in MANNERS
+}

@@ -1,7 +1,6 @@
 """Halves put together (B4M section 3.3), and the strengths of each in the whole."""
 
 import json
-from typing import Literal
 
 from b4m_pipeline.common.provenance import code_version, digest_of, recipe_code
 from b4m_pipeline.method.adapter import RECIPE_KEY, URI_KEY, Adapter
@@ -9,13 +8,6 @@ from b4m_pipeline.method.frame import FrameMismatchError, frame_of, require_same
 from b4m_pipeline.method.params import Side
 
 _OF_CONTENT = ("base_model", "resolution", "params", "code_version", "noun", "base_revision", "base_vae", "base_variant")
-
-
-def half_side(kind: Literal["content", "style"], content_side: Side) -> Side:
-    """Which factor a kind of concept is trained in. The released code gives content lora_A; the paper's figure shows the
-    reverse, so it is a parameter."""
-    other: Side = "lora_B" if content_side == "lora_A" else "lora_A"
-    return content_side if kind == "content" else other
 
 
 def reconstruct(half_a: Adapter, half_b: Adapter, metadata: dict[str, str]) -> Adapter:

@@ -19,6 +19,7 @@ import torch
 
 from b4m_pipeline.common.seeding import torch_generator
 from b4m_pipeline.method.adapter import Adapter
+from b4m_pipeline.method.params import Side
 
 
 class FrameMismatchError(ValueError):
@@ -111,8 +112,11 @@ def _tile(rows: torch.Tensor, wanted: int) -> torch.Tensor:
 
 
 def frame_of(adapter: Adapter) -> Frame:
-    """The frame that an adapter's metadata describes; raises FrameMismatchError if it does not have its fingerprint."""
+    """The frame that an adapter's metadata describes; raises FrameMismatchError if there is none, or if it does not
+    have its fingerprint."""
     fields = json.loads(adapter.metadata["frame_config"])
+    if "layers" not in fields:
+        raise FrameMismatchError(f"{adapter.metadata['name']} has no frame: it is a plain LoRA, without halves")
     frame = Frame(**{**fields, "layers": {k: tuple(v) for k, v in fields["layers"].items()}})
     require_same_frame(adapter.metadata["frame"], frame.fingerprint)
     return frame
@@ -125,3 +129,10 @@ def require_same_frame(first: str, second: str) -> None:
             f"Adapters of two frames cannot be combined: {first} and {second}. Halves fit together if they were trained "
             "with the same frame seed, rank, alpha, split, init, scale and targets on the same base model."
         )
+
+
+def half_side(kind: Literal["content", "style"], content_side: Side) -> Side:
+    """Which factor a kind of concept is trained in. The released code gives content lora_A; the paper's figure shows the
+    reverse, so it is a parameter."""
+    other: Side = "lora_B" if content_side == "lora_A" else "lora_A"
+    return content_side if kind == "content" else other

@@ -17,7 +17,7 @@ from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.inputs.params import ConceptParams
 from b4m_pipeline.inputs.training_set import TrainingSet
 from b4m_pipeline.method.adapter import Adapter
-from b4m_pipeline.method.combine import half_side
+from b4m_pipeline.method.frame import half_side
 from b4m_pipeline.method.layers import export, load_halves, route_gradients
 from b4m_pipeline.method.params import FrameParams, Side
 from b4m_pipeline.method.riemannian import RiemannianPreconditioner

@@ -12,9 +12,7 @@ def create_pipeline(**kwargs) -> Pipeline:
             Node(
                 nodes.read_library,
                 inputs=[
-                    *params(
-                        "library", "content", "style", "counterparts", "base_model", "frame", "content_break", "style_break"
-                    ),
+                    *params("library", "content", "style", "counterparts", "base_model", "frame"),
                     *params("content_break", "style_break", "ingestion", "captioning", "preservation", "evaluation"),
                     *params("seed", "checkpoints", "reuse", "encoding_cache"),
                 ],

@@ -11,7 +11,7 @@ from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.pipelines.compose.nodes import fetch_and_join
 from b4m_pipeline.registry.adapters import RegistrationError, register_adapter
 from tests.conftest import TINY_FRAME, train_make
-from tests.training.test_stages import train_half
+from tests.training.helpers import train_half
 
 FRAME = FrameParams(**TINY_FRAME)
 
@@ -57,7 +57,7 @@ def test_what_does_not_belong_together_is_refused(folders, tracking):
 
 def test_a_joined_adapter_can_be_made(folders, tiny_training_set, tiny_base):
     from b4m_pipeline.training.params import MakeParams
-    from tests.training.test_stages import MAKE
+    from tests.training.helpers import MAKE
 
     joined = fetch_and_join(ComposeParams(content=str(folders / "content"), style=str(folders / "style")), FRAME)
     made, _ = train_make(joined, tiny_training_set, tiny_base, FRAME, MakeParams(**MAKE), 0)

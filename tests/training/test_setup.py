@@ -1,0 +1,132 @@
+"""What every stage trains with."""
+
+import dataclasses
+import shutil
+
+import pytest
+import torch
+
+from b4m_pipeline.common.seeding import torch_generator
+from b4m_pipeline.diffusion.families import load_family
+from b4m_pipeline.diffusion.loss import MaskError
+from b4m_pipeline.diffusion.params import BaseModelParams
+from b4m_pipeline.inputs.encode import encode_training_set
+from b4m_pipeline.inputs.training_set import TrainingSetError
+from b4m_pipeline.method.frame import TargetError
+from b4m_pipeline.training.params import BreakParams
+from b4m_pipeline.training.setup import check_targets, make_frame, set_up
+from tests.training.helpers import BREAK, frame, train_half
+
+
+def test_another_resolution_or_vae_means_another_encoding(tiny_training_set, tiny_base):
+    for changes in ({"resolution": 64}, {"vae": "some/vae"}):
+        with pytest.raises(TrainingSetError, match="run the ingestion pipeline again"):
+            train_half("content", tiny_training_set, tiny_base.model_copy(update=changes))
+
+
+def test_the_recipe_knows_scheduler_and_encoders(tiny_manifest, tiny_sdxl, tmp_path):
+    """A base whose UNet is the same and whose scheduler is not is another one to learn from."""
+    mended = tmp_path / tiny_sdxl.name
+    shutil.copytree(tiny_sdxl, mended)
+    config = mended / "scheduler/scheduler_config.json"
+    config.write_text(config.read_text().replace("v_prediction", "epsilon"))
+    sets = [encode_training_set(*tiny_manifest, BaseModelParams(path=str(p), resolution=32)) for p in (tiny_sdxl, mended)]
+    assert sets[0].digest("content") != sets[1].digest("content")
+    with pytest.raises(TrainingSetError, match="run the ingestion pipeline again"):
+        train_half("content", sets[0], BaseModelParams(path=str(mended), resolution=32))
+
+
+def test_targets_and_rank_are_checked_without_weights(tiny_base):
+    check_targets(tiny_base, frame())
+    with pytest.raises(TargetError, match="to_quack"):
+        check_targets(tiny_base, frame(targets=["to_quack"]))
+    with pytest.raises(TargetError, match="rank must be <="):
+        check_targets(tiny_base, frame(rank=512))
+    check_targets(tiny_base, frame(targets=["to_out.0"]))
+    with pytest.raises(TargetError, match="reads the prompt alone"):
+        check_targets(tiny_base, frame(targets=["to_out.0"]), preserving=True)
+
+
+def test_validation_is_the_same_for_the_same_weights(tiny_training_set, tiny_base):
+    bench = set_up(tiny_training_set, tiny_base, frame(), BreakParams(**BREAK), "free", 0)
+    rows = torch.tensor([0, 1, 4])
+    measure = bench.validation(rows, BreakParams(**BREAK), 0)
+    assert measure() == measure()
+    at = (torch.arange(8) + 0.5) * 1000 / 8
+    generator = torch_generator(0, "validation")
+    each, times = rows.repeat_interleave(8), at.long().repeat(3)
+    parts = []
+    for part, steps in zip(each.split(8), times.split(8), strict=True):
+        prediction, target, used = bench.loss.predict(part, generator, steps)
+        assert torch.equal(used, steps)
+        parts.append((prediction - target).square().flatten(1).mean(1))
+    assert measure() == pytest.approx(float(torch.cat(parts).mean()), rel=1e-5)
+
+
+def test_a_masked_loss_counts_where_the_mask_is_white(tiny_training_set, tiny_base):
+    with pytest.raises(MaskError, match="no picture has a mask"):
+        train_half("content", tiny_training_set, tiny_base, masked_loss=True)
+    mask = torch.zeros(len(tiny_training_set.table), 1, 16, 16)
+    mask[..., :8] = 1
+    masked = dataclasses.replace(tiny_training_set, tensors=tiny_training_set.tensors | {"mask": mask})
+    options = {"masked_loss": True, "mask_floor": 0.0}
+    bench = set_up(masked, tiny_base, frame(), BreakParams(**(BREAK | options)), "free", 0)
+    rows = torch.tensor([0, 1])
+    prediction, target, _ = bench.loss.predict(rows, torch_generator(0, "x"))
+    expected = (prediction - target)[..., :8].square().flatten(1).mean(1)
+    assert torch.allclose(bench.loss(rows, torch_generator(0, "x")), expected, rtol=1e-5)
+    unmasked, _ = train_half("content", masked, tiny_base)
+    plain, _ = train_half("content", tiny_training_set, tiny_base)
+    assert all(torch.equal(unmasked.tensors[key], plain.tensors[key]) for key in plain.tensors)  # off: not looked at
+
+
+def test_compiled_blocks_train_alike(tiny_training_set, tiny_base):
+    plain, _ = train_half("content", tiny_training_set, tiny_base, steps=2)
+    bench = set_up(tiny_training_set, tiny_base, frame(), BreakParams(**(BREAK | {"compile": "eager"})), "free", 0)
+    blocks = [module for module in bench.loss.unet.modules() if type(module).__name__ == "BasicTransformerBlock"]
+    assert blocks and all(block._compiled_call_impl is not None for block in blocks)
+    compiled, _ = train_half("content", tiny_training_set, tiny_base, steps=2, compile="eager")
+    assert all(torch.allclose(compiled.tensors[key], plain.tensors[key], atol=1e-5) for key in plain.tensors)
+
+
+def test_gradient_checkpointing_changes_memory_and_nothing_else(tiny_base, tiny_training_set):
+    plain, _ = train_half("content", tiny_training_set, tiny_base)
+    sparing, _ = train_half("content", tiny_training_set, tiny_base, gradient_checkpointing=True)
+    for key, tensor in plain.tensors.items():
+        assert torch.allclose(tensor, sparing.tensors[key], atol=1e-5)
+
+
+def test_nothing_of_the_base_model_is_trained_and_each_side_is_whole(tiny_training_set, tiny_base):
+    setup = set_up(tiny_training_set, tiny_base, frame(), BreakParams(**BREAK), "orthogonal", 0)
+    sides = [setup.side(side) for side in ("lora_A", "lora_B")]
+    assert [len(side) for side in sides] == [len(setup.layers)] * 2 and setup.preservation is None and setup.previews is None
+    own = {id(parameter) for side in sides for parameter in side}
+    learnt = {id(parameter) for parameter in setup.loss.unet.parameters() if parameter.requires_grad}
+    assert learnt == own and not setup.loss.unet.training
+    assert setup.frame.fingerprint == make_frame(tiny_base, frame()).fingerprint  # known without weights
+    assert make_frame(tiny_base, frame(seed=1)).fingerprint != setup.frame.fingerprint
+
+
+def test_without_held_back_rows_nothing_is_measured_and_without_previews_nothing_drawn(tiny_training_set, tiny_base):
+    setup = set_up(tiny_training_set, tiny_base, frame(), BreakParams(**BREAK), "free", 0)
+    assert setup.validation(torch.tensor([], dtype=torch.long), BreakParams(**BREAK), 0) is None
+    assert setup.drawing("content_break", lambda *given: None) is None
+
+
+def test_precision_and_device_are_the_parameters(tiny_training_set, tiny_base):
+    params = BreakParams(**BREAK | {"precision": "bf16"})
+    setup = set_up(tiny_training_set, tiny_base, frame(), params, "free", 0)
+    assert setup.loss.unet.conv_in.weight.dtype == torch.bfloat16 and setup.device == "cpu"
+    assert {parameter.dtype for side in ("lora_A", "lora_B") for parameter in setup.side(side)} == {torch.float32}
+
+
+def test_a_penalty_on_changed_prompts_has_its_weight(tiny_training_set, tiny_base):
+    prompts, penalties = load_family(tiny_base).encode_prompts(["a cat", "a dog"]), []
+    for weight in (0.5, 1.0):
+        setup = set_up(tiny_training_set, tiny_base, frame(), BreakParams(**BREAK), "orthogonal", 0, (prompts, weight))
+        assert float(setup.preservation().detach()) < 1e-6  # nothing is learnt yet
+        with torch.no_grad():
+            for parameter in setup.side("lora_A"):
+                parameter.add_(0.1)
+        penalties.append(float(setup.preservation().detach()))
+    assert penalties[1] == pytest.approx(2 * penalties[0], rel=1e-4) and penalties[0] > 1e-5
