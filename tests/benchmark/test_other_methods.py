@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from b4m_pipeline.benchmark import other_methods
-from b4m_pipeline.benchmark.methods import METHODS
+from b4m_pipeline.benchmark.all_methods import METHODS
 from b4m_pipeline.method.files import save_adapter
 from b4m_pipeline.method.frame import TargetError
 from b4m_pipeline.method.params import FrameParams

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from b4m_pipeline.benchmark import ours
-from b4m_pipeline.benchmark.methods import METHODS
+from b4m_pipeline.benchmark.all_methods import METHODS
 from b4m_pipeline.inputs.params import ConceptParams
 from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.training import stages

@@ -8,7 +8,8 @@ import pytest
 from b4m_pipeline.benchmark import report as benchmark_report
 from b4m_pipeline.benchmark import run as benchmark
 from b4m_pipeline.benchmark.run import References, Result
-from b4m_pipeline.evaluation.judges import EfficientNetJudge, similarity
+from b4m_pipeline.evaluation.judges import EfficientNetJudge
+from b4m_pipeline.evaluation.measures import similarity
 from tests.benchmark.helpers import EVALUATION, square
 
 

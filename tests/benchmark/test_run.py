@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from b4m_pipeline.benchmark import methods as baselines
+from b4m_pipeline.benchmark import all_methods as baselines
 from b4m_pipeline.benchmark import run as benchmark
 from b4m_pipeline.benchmark.run import BenchmarkError, References, Result
 from b4m_pipeline.common.provenance import code_version

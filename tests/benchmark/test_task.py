@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from b4m_pipeline.benchmark import methods as baselines
+from b4m_pipeline.benchmark import all_methods as baselines
 from b4m_pipeline.benchmark import task as task_module
 from b4m_pipeline.benchmark.params import PairParams
 from b4m_pipeline.benchmark.task import concepts_of, prepare_pair

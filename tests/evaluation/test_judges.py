@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from b4m_pipeline.evaluation.judges import EfficientNetJudge, harmonic_mean, perceptual_distance, similarity
+from b4m_pipeline.evaluation.judges import EfficientNetJudge
+from b4m_pipeline.evaluation.measures import perceptual_distance, similarity
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +48,3 @@ def test_distance_grows_with_damage(judge):
     noisy = [Image.blend(clean, Image.effect_noise((64, 64), 120).convert("RGB"), share) for share in (0.1, 0.5)]
     small, large = perceptual_distance(judge.look(noisy, maps=True), judge.look([clean], maps=True))
     assert 0 < small < large
-
-
-def test_harmonic_mean_wants_both():
-    content, style = torch.tensor([0.8, 0.9, 0.5, -0.2]), torch.tensor([0.8, 0.1, 0.5, 0.9])
-    assert torch.allclose(harmonic_mean(content, style), torch.tensor([0.8, 0.18, 0.5, 0.0]))

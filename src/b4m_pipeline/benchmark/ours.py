@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from b4m_pipeline.benchmark.task import Task
 from b4m_pipeline.diffusion.families import load_family
+from b4m_pipeline.inputs.captions import LOOK
 from b4m_pipeline.inputs.params import ConceptParams
-from b4m_pipeline.inputs.templates import LOOK
 from b4m_pipeline.inputs.training_set import TrainingSet
 from b4m_pipeline.method.adapter import Adapter
 from b4m_pipeline.method.combine import join_halves
@@ -95,7 +95,7 @@ VARIANTS: dict[str, Variant] = {
     "ours, leaking gradients": Variant(stage=LeakingBreakStage),
     "ours, no looks": Variant(looks=False),
     "ours, no further captions": Variant(variants=False),
-    "ours, not quiet": Variant(preservation=False),
+    "ours, no preservation": Variant(preservation=False),
     "ours, the paper's data": Variant(looks=False, variants=False, preservation=False),
     "ours, split 0.25": Variant(frame={"split": 0.25}),
     "ours, split 0.75": Variant(frame={"split": 0.75}),

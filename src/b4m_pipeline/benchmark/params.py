@@ -50,7 +50,7 @@ class BenchmarkParams(Strict):
     """K/N: only the K-th of N parts of the pairs, so that N processes with one folder share the work. Pairs of one style, which
     share its trainings, are in one part; one content in several parts is trained in each. Null: all pairs."""
     methods: list[str] = Field(min_length=1)
-    """Names in `methods.METHODS`: other methods, ours, and ablations of ours."""
+    """Names in `all_methods.METHODS`: other methods, ours, and ablations of ours."""
     ours: str
     """The one that all others are compared with, pair by pair."""
     folder: str

@@ -12,10 +12,10 @@ from b4m_pipeline.benchmark.shelf import Shelf
 from b4m_pipeline.common.devices import pick_device, resolve_precision
 from b4m_pipeline.diffusion.families import base_model_id
 from b4m_pipeline.diffusion.params import BaseModelParams
+from b4m_pipeline.inputs.captions import preserved_prompts
 from b4m_pipeline.inputs.folders import list_folders
 from b4m_pipeline.inputs.params import CaptioningParams, ConceptParams, CounterpartParams, IngestionParams, PreservationParams
 from b4m_pipeline.inputs.prepare import Prepared, prepare
-from b4m_pipeline.inputs.templates import preserved_prompts
 from b4m_pipeline.inputs.training_set import TrainingSet
 from b4m_pipeline.method.adapter import Adapter
 from b4m_pipeline.method.params import FrameParams

@@ -20,14 +20,8 @@ from b4m_pipeline.common.words import file_words, fill_prompt, words_of
 from b4m_pipeline.diffusion.families import base_model_id, load_family
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.diffusion.sampling import ImageRequest, draw, put_on
-from b4m_pipeline.evaluation.judges import (
-    ClipJudge,
-    EfficientNetJudge,
-    Judgement,
-    harmonic_mean,
-    perceptual_distance,
-    similarity,
-)
+from b4m_pipeline.evaluation.judges import ClipJudge, EfficientNetJudge
+from b4m_pipeline.evaluation.measures import Judgement, harmonic_mean, perceptual_distance, similarity
 from b4m_pipeline.evaluation.params import EvaluationParams
 from b4m_pipeline.inputs.folders import EXTENSIONS
 from b4m_pipeline.inputs.squares import UnusablePictureError, read_square

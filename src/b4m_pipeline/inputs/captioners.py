@@ -10,9 +10,9 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
+from b4m_pipeline.inputs.captions import fill_template
 from b4m_pipeline.inputs.folders import Picture, load_picture
 from b4m_pipeline.inputs.params import CaptioningParams
-from b4m_pipeline.inputs.templates import fill_template
 
 logger = logging.getLogger(__name__)
 

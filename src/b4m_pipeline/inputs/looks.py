@@ -13,10 +13,10 @@ from PIL import Image
 
 from b4m_pipeline.common.seeding import numpy_generator
 from b4m_pipeline.common.words import article
+from b4m_pipeline.inputs.captions import LOOK
 from b4m_pipeline.inputs.filters import STYLES
 from b4m_pipeline.inputs.folders import Picture, load_picture
 from b4m_pipeline.inputs.params import IngestionParams
-from b4m_pipeline.inputs.templates import LOOK
 
 _MASK_SIDE = 256
 _TOLERANCE = 10  # of 255: what compression and resizing leave of an even ground

@@ -8,10 +8,10 @@ import pandas as pd
 from PIL import Image
 
 from b4m_pipeline.inputs.captioners import describe, tag_rows
+from b4m_pipeline.inputs.captions import LOOK, VARIANT, add_variants, caption_of
 from b4m_pipeline.inputs.folders import Folder, Picture, check_folders, load_picture
 from b4m_pipeline.inputs.looks import add_content_looks
 from b4m_pipeline.inputs.params import CaptioningParams, IngestionParams
-from b4m_pipeline.inputs.templates import LOOK, VARIANT, add_variants, caption_of
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from b4m_pipeline.common.provenance import digest_of
 from b4m_pipeline.common.words import contains
-from b4m_pipeline.inputs.templates import LOOK, VARIANT
+from b4m_pipeline.inputs.captions import LOOK, VARIANT
 
 if TYPE_CHECKING:
     import torch

@@ -16,11 +16,11 @@ from PIL import Image
 
 from b4m_pipeline.common.words import fill_prompt, words_of
 from b4m_pipeline.evaluation.evaluate import SampleRequest, draw_samples, find_truth, measure
+from b4m_pipeline.inputs.captions import preserved_prompts
 from b4m_pipeline.inputs.encode import encode_training_set
 from b4m_pipeline.inputs.folders import check_folders, list_concept_folders, load_picture
 from b4m_pipeline.inputs.params import ConceptParams, CounterpartParams
 from b4m_pipeline.inputs.prepare import prepare
-from b4m_pipeline.inputs.templates import preserved_prompts
 from b4m_pipeline.library.reuse import train_or_reuse
 from b4m_pipeline.library.table import Composed, Entry, Kind, LibraryError, Settings, Trained
 from b4m_pipeline.method.adapter import RECIPE_KEY, URI_KEY

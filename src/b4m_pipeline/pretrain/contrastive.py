@@ -24,9 +24,9 @@ from b4m_pipeline.common.seeding import numpy_generator
 from b4m_pipeline.common.words import article
 from b4m_pipeline.pretrain.assemble import load_as_float32
 from b4m_pipeline.pretrain.corpus import Drawings
-from b4m_pipeline.pretrain.lessons import lessons
 from b4m_pipeline.pretrain.muon import Muon
 from b4m_pipeline.pretrain.params import ClipParams, recipe_of
+from b4m_pipeline.pretrain.prefetch import prefetch
 from b4m_pipeline.pretrain.text import COLOURS, standard_caption, tokenize
 from b4m_pipeline.pretrain.vae import to_tensor
 from b4m_pipeline.training.checkpoints import resume_progress, save_progress
@@ -177,7 +177,7 @@ def train_clip(
     words = tokenize(tokenizer, school.prompts()).to(device)
     sizes = [len(own) for own in school.words.values()]
     autocast = torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16)
-    made = lessons(lambda step: school.lesson(numpy_generator(seed, "clip", step)), start, params.steps, device)
+    made = prefetch(lambda step: school.lesson(numpy_generator(seed, "clip", step)), start, params.steps, device)
     running, bar = None, tqdm(range(start, params.steps), initial=start, total=params.steps, desc="CLIP", mininterval=10)
     for step in bar:
         lesson = next(made)

@@ -18,9 +18,9 @@ from b4m_pipeline.common.devices import has_fast_bf16
 from b4m_pipeline.common.provenance import digest_of
 from b4m_pipeline.common.seeding import derive_seed, numpy_generator, torch_generator
 from b4m_pipeline.pretrain.corpus import Drawings
-from b4m_pipeline.pretrain.lessons import lessons
 from b4m_pipeline.pretrain.muon import Muon
 from b4m_pipeline.pretrain.params import DenoiserParams, PretrainParams, recipe_of
+from b4m_pipeline.pretrain.prefetch import prefetch
 from b4m_pipeline.pretrain.text import COLOURS, Captioner, encode, make_text_encoders, tokenize
 from b4m_pipeline.pretrain.vae import encode_means
 from b4m_pipeline.training.checkpoints import resume_progress, save_progress
@@ -233,7 +233,7 @@ def train_denoiser(
         return picked, tokenize(tokenizer, captions), timesteps, (said >= shares.empty).float(), pooled_said.float()
 
     predict = torch.compile(denoiser.unet) if p.compile else denoiser.unet
-    made, latents_of = lessons(lesson, start, steps, device), views.latents.to(device)
+    made, latents_of = prefetch(lesson, start, steps, device), views.latents.to(device)
     running, bar = None, tqdm(range(start, steps), initial=start, total=steps, desc="denoiser", mininterval=10)
     for step in bar:
         picked, ids, timesteps, said, pooled_said = (part.to(device, non_blocking=True) for part in next(made))

@@ -19,7 +19,8 @@ from PIL import Image
 from b4m_pipeline.common.seeding import numpy_generator
 from b4m_pipeline.common.sheets import Row, paint_grid
 from b4m_pipeline.diffusion.params import BaseModelParams
-from b4m_pipeline.evaluation.judges import EfficientNetJudge, Judgement, kernel_distance, perceptual_distance
+from b4m_pipeline.evaluation.judges import EfficientNetJudge
+from b4m_pipeline.evaluation.measures import Judgement, kernel_distance, perceptual_distance
 from b4m_pipeline.inputs.encode import encode_training_set
 from b4m_pipeline.inputs.training_set import TrainingSet
 from b4m_pipeline.method.files import save_adapter

@@ -14,8 +14,8 @@ from b4m_pipeline.common.provenance import digest_of
 from b4m_pipeline.common.seeding import numpy_generator, torch_generator
 from b4m_pipeline.inputs.filters import random_texture
 from b4m_pipeline.pretrain.corpus import Drawings, composite
-from b4m_pipeline.pretrain.lessons import lessons
 from b4m_pipeline.pretrain.params import VaeParams, recipe_of
+from b4m_pipeline.pretrain.prefetch import prefetch
 from b4m_pipeline.training.checkpoints import resume_progress, save_progress
 from b4m_pipeline.training.schedules import warm_cosine
 
@@ -82,7 +82,7 @@ def train_vae(drawings: Drawings, size: int, params: VaeParams, checkpoint: Path
         return torch.from_numpy(texture(composite(rgba, ground), rng, params.texture_share, unit))
 
     autocast = torch.autocast(device, torch.bfloat16, enabled=has_fast_bf16(device))
-    made = lessons(pictures, start, params.steps, device)
+    made = prefetch(pictures, start, params.steps, device)
     bar = tqdm(range(start, params.steps), initial=start, total=params.steps, desc="VAE", mininterval=10)
     for step in bar:
         images = to_tensor(next(made).to(device))

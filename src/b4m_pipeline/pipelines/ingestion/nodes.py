@@ -5,9 +5,9 @@ from PIL import Image
 
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.inputs import prepare
+from b4m_pipeline.inputs.captions import preserved_prompts
 from b4m_pipeline.inputs.folders import Picture, check_folders, list_folders, load_picture
 from b4m_pipeline.inputs.params import CaptioningParams, ConceptParams, CounterpartParams, IngestionParams, PreservationParams
-from b4m_pipeline.inputs.templates import preserved_prompts
 from b4m_pipeline.inputs.training_set import TrainingSet
 from b4m_pipeline.pipelines.ingestion.input_sheet import draw_sheet
 from b4m_pipeline.training.params import MakeParams

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
+from b4m_pipeline.inputs.captions import add_variants, caption_of, preserved_prompts
 from b4m_pipeline.inputs.params import ConceptParams
-from b4m_pipeline.inputs.templates import add_variants, caption_of, preserved_prompts
 from tests.conftest import captioning_params, counterpart_params, preservation_params
 from tests.inputs.helpers import PARAMS
 

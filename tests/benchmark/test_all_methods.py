@@ -2,7 +2,7 @@
 
 import yaml
 
-from b4m_pipeline.benchmark.methods import METHODS
+from b4m_pipeline.benchmark.all_methods import METHODS
 from tests.test_startup import ROOT
 
 

@@ -22,7 +22,7 @@ class _Steps(Dataset):
         return self.make(self.start + index)
 
 
-def lessons(make: Callable[[int], Any], start: int, steps: int, device: str) -> Iterator[Any]:
+def prefetch(make: Callable[[int], Any], start: int, steps: int, device: str) -> Iterator[Any]:
     """`make(step)` for each step from `start` up to `steps`. It depends on the step alone, so it does not matter who makes it.
 
     A GPU would wait for the one core that composes and captions pictures, so other processes do that; on a CPU all cores are
