@@ -148,14 +148,5 @@ def adapters(context: KedroContext, kind: str | None, concept: str | None, frame
     Console(width=None if sys.stdout.isatty() else 240).print(promotion.table(found))
 
 
-cli = click.Group(
-    name="b4m_pipeline",
-    commands={
-        "run": run,
-        "register": register,
-        "export": export,
-        "promote": promote,
-        "roll-back": roll_back,
-        "adapters": adapters,
-    },
-)
+commands = (run, register, export, promote, roll_back, adapters)
+cli = click.Group(name="b4m_pipeline", commands={command.name: command for command in commands})

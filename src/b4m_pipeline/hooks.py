@@ -15,15 +15,8 @@ from kedro_mlflow.framework.hooks import MlflowHook
 from mlflow.exceptions import MlflowException
 from pydantic import BaseModel
 
+from b4m_pipeline import prerequisites
 from b4m_pipeline.common.provenance import code_version
-from b4m_pipeline.prerequisites import (
-    check_base_model,
-    check_clip,
-    check_devices,
-    check_optimizers,
-    check_parameters,
-    check_preservation,
-)
 from b4m_pipeline.registry.store import check_store, limit_patience, resolve_store
 from b4m_pipeline.training.checkpoint_files import finished_checkpoints
 
@@ -95,17 +88,18 @@ class PrerequisitesHook:
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline) -> None:
         """Check parameters and base model. Raises ValueError's subclasses and ParameterValidationError."""
-        parameters = check_parameters(self._config_loader["parameters"], dict(pipelines))
+        parameters = prerequisites.check_parameters(self._config_loader["parameters"], dict(pipelines))
         inputs = pipeline.inputs()
         if "params:base_model" in inputs:
             breaks = [name for name in ("content_break", "style_break") if f"params:{name}" in inputs]
-            preserving = check_preservation(parameters, breaks)
-            check_base_model(parameters["base_model"], parameters["frame"] if "params:frame" in inputs else None, preserving)
-            check_devices(parameters)
-            check_optimizers(parameters, [name for name in (*breaks, "make") if f"params:{name}" in inputs])
+            preserving = prerequisites.check_preservation(parameters, breaks)
+            frame = parameters["frame"] if "params:frame" in inputs else None
+            prerequisites.check_base_model(parameters["base_model"], frame, preserving)
+            prerequisites.check_devices(parameters)
+            prerequisites.check_optimizers(parameters, [name for name in (*breaks, "make") if f"params:{name}" in inputs])
         for name in ("captioning", "evaluation"):
             if f"params:{name}" in inputs:
-                check_clip(f"{name}.clip", parameters[name].clip)
+                prerequisites.check_clip(f"{name}.clip", parameters[name].clip)
         self._checkpoints = parameters.get("checkpoints")
         stages = {"content_break": "content_break", "style_break": "style_break", "make": "joint_make"}
         trains = any("training" in node.tags for node in pipeline.nodes)

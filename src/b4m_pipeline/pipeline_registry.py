@@ -1,42 +1,22 @@
 """The project's pipelines by name."""
 
+from importlib import import_module
+
 from kedro.pipeline import Pipeline
 
-from b4m_pipeline.pipelines import (
-    benchmark,
-    compose,
-    content_break,
-    evaluation,
-    generate,
-    ingestion,
-    joint_make,
-    library,
-    plp_reconstruction,
-    pretrain,
-    style_break,
-)
+STAGES = ("ingestion", "content_break", "style_break", "plp_reconstruction", "joint_make", "evaluation")
+"""What adapts a base model, in order: together they are `break_make`."""
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Each pipeline by itself; `break_make` is all that adapts a base model, and the default."""
-    stages = {
-        "ingestion": ingestion,
-        "content_break": content_break,
-        "style_break": style_break,
-        "plp_reconstruction": plp_reconstruction,
-        "joint_make": joint_make,
-        "evaluation": evaluation,
-    }
-    pipelines = {name: module.create_pipeline() for name, module in stages.items()}
-    break_make = sum(pipelines.values(), start=Pipeline([]))
-    return pipelines | {
-        "compose": compose.create_pipeline(),
-        "generate": generate.create_pipeline(),
-        "library": library.create_pipeline(),
-        "benchmark": benchmark.create_pipeline(),
-        "pretrain": pretrain.create_pipeline(),
-        "pretrain_further": pretrain.create_further_pipeline(),
-        "pretrain_report": pretrain.create_report_pipeline(),
-        "break_make": break_make,
-        "__default__": break_make,
-    }
+    """Each pipeline by itself (its package is its name); `break_make` is the default."""
+
+    def module(name: str):
+        return import_module(f"b4m_pipeline.pipelines.{name}")
+
+    names = (*STAGES, "compose", "generate", "library", "benchmark", "pretrain")
+    found = {name: module(name).create_pipeline() for name in names}
+    found["pretrain_further"] = module("pretrain").create_further_pipeline()
+    found["pretrain_report"] = module("pretrain").create_report_pipeline()
+    break_make = sum((found[name] for name in STAGES), start=Pipeline([]))
+    return found | {"break_make": break_make, "__default__": break_make}

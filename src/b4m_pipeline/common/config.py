@@ -7,7 +7,7 @@ conf/base has the values that a run has. A field has either no default here, or 
 import string
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 
 
 def _plain_name(value: str) -> str:
@@ -39,6 +39,16 @@ class RunParams(Strict):
     """Use an adapter of the registry that was made from the same pictures, parameters and code instead of training it again."""
 
 
-def template_fields(template: str) -> set[str]:
-    """Names in braces of a format string."""
-    return {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+def template(needed: str, optional: str = "") -> AfterValidator:
+    """For Annotated[str, ...]: a format string that must hold some fields and may hold others (names, blanks between them)."""
+    must, may = needed.split(), optional.split()
+
+    def check(value: str, info: ValidationInfo) -> str:
+        used = {name for _, name, _, _ in string.Formatter().parse(value) if name is not None}
+        if not set(must) <= used <= {*must, *may}:
+            rules = [("must", must), ("may", may)]
+            said = [f"{verb} hold {', '.join(map('{{{}}}'.format, names))}" for verb, names in rules if names]
+            raise ValueError(f"{info.field_name} {' and '.join(said)}; got {value!r}")
+        return value
+
+    return AfterValidator(check)

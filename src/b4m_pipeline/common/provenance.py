@@ -82,6 +82,12 @@ def _without_prose(source: str) -> str:
     return "\n".join(lines[place] if place in strings else lines[place].rstrip() for place in kept)
 
 
+def file_digest(file: Path) -> str:
+    """sha256 of a file's bytes."""
+    with open(file, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
 def digest_of(*parts: Any) -> str:
     """Short sha256 of JSON-serialisable parts, in order."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -6,11 +6,12 @@ from b4m_pipeline.datasets.adapter import AdapterDataset
 from b4m_pipeline.method.adapter import URI_KEY, Adapter
 from b4m_pipeline.registry.adapters import RECORD_NAME, adapter_uri, fetch_adapter, keep_registered, register_adapter
 
+Args = dict[str, Any] | None
+
 
 class RegisteredAdapterDataset(AdapterDataset):
-    """Saves an adapter to a folder, then logs and registers it, see `register_adapter`; one that the registry has already is
-    not registered twice, see `keep_registered`. Loads the folder, or where it
-    has no weights the version that `load_args` names. A loaded adapter's metadata has its version under "registry_uri".
+    """Saves an adapter to a folder, then registers it (`register_adapter`) unless the registry has it (`keep_registered`).
+    Loads the folder, or the version that `load_args` names if it is empty, with its version under "registry_uri".
 
     Args:
         filepath: a local folder.
@@ -18,14 +19,7 @@ class RegisteredAdapterDataset(AdapterDataset):
         load_args: model_uri, e.g. models:/b4m-content-koala@candidate.
     """
 
-    def __init__(
-        self,
-        *,
-        filepath: str,
-        save_args: dict[str, Any] | None = None,
-        load_args: dict[str, Any] | None = None,
-        metadata: dict[str, Any] | None = None,
-    ):
+    def __init__(self, *, filepath: str, save_args: Args = None, load_args: Args = None, metadata: Args = None):
         super().__init__(filepath=filepath, metadata=metadata)
         self._save_args = save_args or {}
         self._model_uri: str | None = (load_args or {}).get("model_uri")

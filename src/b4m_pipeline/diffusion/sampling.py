@@ -11,6 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from pydantic import BaseModel
 from tqdm import tqdm
 
 from b4m_pipeline.common.devices import pick_device
@@ -135,8 +136,8 @@ def generate(adapter: Adapter | None, base_model: BaseModelParams, params: Gener
     return {request.key: describe(image, request, about) for request, image in drawn}
 
 
-def settings_of(params: GenerateParams, height: int, width: int | None = None) -> dict[str, Any]:
-    """Arguments of `draw`; height, width in pixels, a square unless both are given."""
+def settings_of(params: BaseModel, height: int, width: int | None = None) -> dict[str, Any]:
+    """Arguments of `draw` from parameters that have them; height, width in pixels, a square unless both are given."""
     own = params.model_dump(include={"steps", "guidance_scale", "batch_size", "negative_prompt"})
     return own | {"size": (height, width or height)}
 

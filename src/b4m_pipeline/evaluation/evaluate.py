@@ -19,7 +19,7 @@ from b4m_pipeline.common.seeding import numpy_generator
 from b4m_pipeline.common.words import file_words, fill_prompt, words_of
 from b4m_pipeline.diffusion.families import base_model_id, load_family
 from b4m_pipeline.diffusion.params import BaseModelParams
-from b4m_pipeline.diffusion.sampling import ImageRequest, draw, put_on
+from b4m_pipeline.diffusion.sampling import ImageRequest, draw, put_on, settings_of
 from b4m_pipeline.evaluation.judges import ClipJudge, EfficientNetJudge
 from b4m_pipeline.evaluation.measures import Judgement, harmonic_mean, perceptual_distance, similarity
 from b4m_pipeline.evaluation.params import EvaluationParams
@@ -85,22 +85,14 @@ def draw_samples(
     generator=torch.Generator().manual_seed(seed))` gives, to rounding: its noise depends on its seed alone.
     """
     pipeline = load_family(base_model).load_pipeline(pick_device(params.device))
-    side, images = base_model.resolution, {}
+    images = {}
     with tqdm(total=len(requests), desc="drawing", mininterval=1.0) as bar:
         for system, adapter in adapters.items():
             pipeline.unload_lora_weights()
             if adapter is not None:
                 put_on(pipeline, adapter)
             own = [request for request in requests if request.system == system]
-            drawn = draw(
-                pipeline,
-                own,
-                steps=params.steps,
-                guidance_scale=params.guidance_scale,
-                batch_size=params.batch_size,
-                size=(side, side),
-            )
-            for request, image in drawn:
+            for request, image in draw(pipeline, own, **settings_of(params, base_model.resolution)):
                 images[request.key] = image
                 bar.update()
     return images

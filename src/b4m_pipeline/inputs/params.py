@@ -1,11 +1,11 @@
 """Parameters of folders, captions and preservation. Values stand in `conf/<env>/parameters*.yml`, bounds and meaning here."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from b4m_pipeline.common.config import Name, Strict, template_fields
+from b4m_pipeline.common.config import Name, Strict, template
 
 
 class ConceptParams(Strict):
@@ -68,16 +68,8 @@ class IngestionParams(Strict):
     content_looks: dict[str, str] | None
     """Filters (names in `inputs.filters.STYLES`) that the content's pictures are redrawn by, and the words that the base
     model knows each look by. Null: none."""
-    look_template: str
+    look_template: Annotated[str, template("content look", "article noun")]
     """Caption of a redrawn picture, with {content}, {look} and, if wanted, {article} and {noun}."""
-
-    @model_validator(mode="after")
-    def _template_fits(self) -> "IngestionParams":
-        if not {"content", "look"} <= (used := template_fields(self.look_template)) <= {"article", "content", "noun", "look"}:
-            raise ValueError(
-                f"look_template must hold {{content}} and {{look}}, and may hold article, noun; got {sorted(used)}"
-            )
-        return self
 
 
 class CaptioningParams(Strict):
@@ -95,34 +87,17 @@ class CaptioningParams(Strict):
     """A tag less probable than this is not used."""
     max_words: int = Field(ge=4)
     """Longer texts are cut there, with a warning; the concept's token is never cut off."""
-    content_template: str
+    content_template: Annotated[str, template("content", "article noun")]
     """Caption of a content's picture, with {content} and, if wanted, {article} and {noun}."""
-    style_template: str
+    style_template: Annotated[str, template("", "article content noun")]
     """What stands before `style_suffix` in the caption of a style's picture, with the same fields."""
-    style_suffix: str
+    style_suffix: Annotated[str, template("style")]
     """End of the caption of a style's picture, with {style}: its token."""
-    content_variants: list[str]
+    content_variants: list[Annotated[str, template("content", "article noun style")]]
     """Further captions of every content's picture, with {content} and, if wanted, {style}: the tokens. A half that has met
     the style's token before composes with the style's half."""
-    style_variants: list[str]
+    style_variants: list[Annotated[str, template("style", "article noun")]]
     """Further captions of every style's picture, with {style}, its token, and no content."""
-
-    @model_validator(mode="after")
-    def _templates_fit(self) -> "CaptioningParams":
-        for template in self.content_variants:
-            if "content" not in (used := template_fields(template)) or not used <= {"article", "content", "noun", "style"}:
-                raise ValueError(f"content_variants must hold {{content}}, and may hold article, noun, style; got {template!r}")
-        for template in self.style_variants:
-            if "style" not in (used := template_fields(template)) or not used <= {"article", "noun", "style"}:
-                raise ValueError(f"style_variants must hold {{style}}, and may hold article, noun; got {template!r}")
-        for field, needed in {"content_template": "content", "style_template": None, "style_suffix": "style"}.items():
-            known = {"style"} if field == "style_suffix" else {"article", "content", "noun"}
-            template = getattr(self, field)
-            used = template_fields(template)
-            if (needed and needed not in used) or not used <= known:
-                must = f", {{{needed}}} among them" if needed else ""
-                raise ValueError(f"{field} may hold the fields {sorted(known)}{must}; got {template!r}")
-        return self
 
 
 class PreservationParams(Strict):
@@ -132,15 +107,13 @@ class PreservationParams(Strict):
     """Contents that the base model knows by these words."""
     styles: list[str]
     """Styles that the base model knows by these words."""
-    template: str = "{article} {content} {noun} in {style} style"
+    template: Annotated[str, template("content style", "article noun")] = "{article} {content} {noun} in {style} style"
     """The prompts, with {content}, {style} and, if wanted, {article} and {noun}."""
     number: int = Field(96, ge=1)
     """So many prompts are drawn by lot, the run's own tokens and its counterparts' among the words."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "PreservationParams":
-        if (used := template_fields(self.template)) - {"article", "noun"} != {"content", "style"}:
-            raise ValueError(f"template must hold {{content}} and {{style}}, and may hold article, noun; got {sorted(used)}")
         if bool(self.contents) != bool(self.styles):
             raise ValueError("name both contents and styles, or neither")
         return self

@@ -76,17 +76,10 @@ class Captioner:
     def __call__(self, rng: random.Random, content: str, style: str, keywords: str, view: str) -> str:
         """view: "" (on white), a colour's name, or "small"."""
         p, form, text_style, text_content = self.params, STANDARD, style, content
-        shares = {
-            "no_style": p.no_style,
-            "no_content": p.no_content,
-            "some_content": p.placeholder_content,
-            "some_style": p.placeholder_style,
-            "some_of_both": p.placeholder_both,
-            "keyword": p.keyword,
-            "alias": p.alias,
-            "free": p.free_form,
-        }
-        kind = rng.choices([*shares, "standard"], [*shares.values(), 1 - sum(shares.values())])[0]
+        kinds = ("no_style", "no_content", "some_content", "some_style", "some_of_both", "keyword", "alias", "free", "standard")
+        shares = [p.no_style, p.no_content, p.placeholder_content, p.placeholder_style, p.placeholder_both, p.keyword, p.alias]
+        shares += [p.free_form]
+        kind = rng.choices(kinds, [*shares, 1 - sum(shares)])[0]
         if kind == "some_content":
             text_content = rng.choice(self.placeholders)
         elif kind == "some_style":

@@ -1,6 +1,5 @@
 """Adapters in MLflow: logged, registered with their lineage, found again by recipe, fetched."""
 
-import hashlib
 import json
 import logging
 import tempfile
@@ -10,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from b4m_pipeline.common.provenance import CODE_KEY, LIBRARIES_KEY, Recipe, flat
+from b4m_pipeline.common.provenance import CODE_KEY, LIBRARIES_KEY, Recipe, file_digest, flat
 from b4m_pipeline.method.adapter import URI_KEY, WEIGHTS_NAME, Adapter, AdapterError
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def adapter_uri(folder: Path) -> str | None:
     if not record.is_file():
         return None
     known = json.loads(record.read_text())
-    return known["uri"] if known["sha256"] == _sha256(Path(folder) / WEIGHTS_NAME) else None
+    return known["uri"] if known["sha256"] == file_digest(Path(folder) / WEIGHTS_NAME) else None
 
 
 def register_adapter(
@@ -174,7 +173,7 @@ def _record(folder: Path, name: str, number: str, run_id: str) -> dict[str, str]
     """Write registered.json beside the weights."""
     weights = Path(folder) / WEIGHTS_NAME
     record = {"name": name, "version": str(number), "uri": f"models:/{name}/{number}", "run_id": run_id}
-    record["sha256"] = _sha256(weights)
+    record["sha256"] = file_digest(weights)
     partial = weights.with_name(RECORD_NAME + ".partial")
     partial.write_text(json.dumps(record, indent=2) + "\n")
     partial.replace(weights.with_name(RECORD_NAME))
@@ -238,8 +237,3 @@ def _tags(adapter: Adapter) -> dict[str, str]:
     kept = {key: value for key, value in adapter.metadata.items() if key not in (*_LONG, URI_KEY) and value}
     base = json.loads(adapter.metadata["frame_config"]).get("base_model")  # which weights; the field base_model: where they lie
     return kept | ({"base_model_id": base} if base else {})
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

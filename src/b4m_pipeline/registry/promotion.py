@@ -103,27 +103,15 @@ def find_adapters(
             continue  # somebody else's model
         named = about.get("base_model_id") or about.get("base_model", "")
         concepts = [about[key] for key in ("content_name", "style_name") if key in about] or [about.get("name", "")]
-        if (
-            (kind and NAME_OF_KIND[about["kind"]] != kind)
-            or (concept and concept not in concepts)
-            or (frame and not about["frame"].startswith(frame))
-            or (base and base not in named)
-        ):
+        wanted = [not kind or NAME_OF_KIND[about["kind"]] == kind, not concept or concept in concepts]
+        if not all([*wanted, not frame or about["frame"].startswith(frame), not base or base in named]):
             continue
         if found.name not in aliases:
             aliases[found.name] = _aliases(client, found.name)
-        entries.append(
-            Entry(
-                found.name,
-                str(found.version),
-                tuple(sorted(alias for alias, version in aliases[found.name].items() if version == str(found.version))),
-                NAME_OF_KIND[about["kind"]],
-                " + ".join(concepts),
-                about["frame"],
-                named,
-                datetime.fromtimestamp(found.creation_timestamp / 1000).strftime("%Y-%m-%d %H:%M"),
-            )
-        )
+        own = tuple(sorted(alias for alias, version in aliases[found.name].items() if version == str(found.version)))
+        of = (NAME_OF_KIND[about["kind"]], " + ".join(concepts), about["frame"], named)
+        created = datetime.fromtimestamp(found.creation_timestamp / 1000).strftime("%Y-%m-%d %H:%M")
+        entries.append(Entry(found.name, str(found.version), own, *of, created))
     return sorted(entries, key=lambda entry: (entry.name, -int(entry.version)))
 
 

@@ -5,7 +5,6 @@ it as ever, and names this module as the loader of the python_function flavor, w
 `mlflow.pyfunc.load_model` use: mlflow.diffusers' own knows neither seeds nor scales.
 """
 
-import hashlib
 import io
 import logging
 import threading
@@ -25,6 +24,7 @@ from pydantic import Field, ValidationError
 
 from b4m_pipeline.common.config import Strict
 from b4m_pipeline.common.devices import pick_device
+from b4m_pipeline.common.provenance import file_digest
 from b4m_pipeline.diffusion.families import base_model_id, load_family
 from b4m_pipeline.diffusion.params import BaseModelParams, GenerateParams
 from b4m_pipeline.diffusion.sampling import ImageRequest, describe, draw, origin, png_info, put_on, require_base, settings_of
@@ -97,7 +97,7 @@ def save_model(path: str, mlflow_model: Model | None = None, **kwargs: Any) -> N
     model = mlflow_model or Model()
     mlflow.diffusers.save_model(path=path, mlflow_model=model, **kwargs)
     weights = Path(path) / _weights_folder(model) / WEIGHTS_NAME
-    model.metadata = (model.metadata or {}) | {_DIGEST: _sha256(weights)}
+    model.metadata = (model.metadata or {}) | {_DIGEST: file_digest(weights)}
     if revision := load_adapter(weights).metadata.get("base_revision"):  # MLflow has put the Hub's newest there
         model.flavors[mlflow.diffusers.FLAVOR_NAME]["base_model_revision"] = revision
     model.flavors["python_function"] |= {
@@ -114,7 +114,7 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> "Serv
     file = Path(path) / _weights_folder(model) / WEIGHTS_NAME
     adapter = load_adapter(file)
     logged = (model.metadata or {}).get(_DIGEST)
-    if logged and logged != _sha256(file):
+    if logged and logged != file_digest(file):
         raise ServingError(f"{file} is damaged: its digest is not the one that was logged. Fetch it again or register another.")
     if model.model_id:
         adapter.metadata[URI_KEY] = f"models:/{model.model_id}"
@@ -252,8 +252,3 @@ def _png(picture) -> bytes:
 
 def _weights_folder(model: Model) -> str:
     return model.flavors[mlflow.diffusers.FLAVOR_NAME]["adapter_weights"]
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -301,12 +301,10 @@ def fit(
     loss teaches is up to it, the sum is differentiated for all parameters. precondition: changes the clipped gradients in
     place before a step. validate: gives the validation loss of the weights as they are, draw: shows them, given the step; both
     come when `params.validation` and `params.samples` say so, and see averaged weights where there is an average.
-    checkpoint: file to write every `checkpoint_every` steps and to resume from. The fingerprint becomes part of its name, so
-    runs of other inputs keep theirs. A finished training's is kept, marked as done, until whoever needs the
-    result has stored it: until then the same call gives the same result at once. log: called with the entries of the history
-    and the step, those of a resumed run's past included.
-    Returns the history: for each step the losses and gradient norms. Raises DivergenceError if a loss or gradient is not
-    finite.
+    checkpoint: file to write every `checkpoint_every` steps and to resume from; the fingerprint becomes part of its name. A
+    finished training's is kept, marked as done, until whoever needs the result has stored it. log: called with the entries of
+    the history and the step, those of a resumed run's past included. Returns the history: for each step the losses and gradient
+    norms. Raises DivergenceError if one of them is not finite.
     """
     trainer = Trainer(loss, objectives, params, seed, fingerprint, device, joint_loss)
     if checkpoint:

@@ -127,29 +127,25 @@ class Family(ABC):
 
     def _text_pipeline(self, device: str) -> DiffusionPipeline:
         """The family's pipeline with its text encoders and nothing else."""
-        p = self.params
-        absent = {"unet": None, "vae": None} | dict.fromkeys(self._unused_parts)
-        with required(f"base_model.path {p.path!r} has no usable text encoder"):
-            pipeline = self.pipeline_class.from_pretrained(
-                p.path, revision=p.revision, variant=p.variant, use_safetensors=True, dtype=torch.float32, **absent
-            )
-        return pipeline.to(device)
+        with required(f"base_model.path {self.params.path!r} has no usable text encoder"):
+            return self._pipeline(dtype=torch.float32, unet=None, vae=None).to(device)
 
     _unused_parts: tuple[str, ...] = ()
 
     def load_pipeline(self, device: str = "cpu") -> DiffusionPipeline:
         """The whole model to draw with: float32 on a CPU, float16 on a GPU."""
-        p = self.params
         dtype = torch.float16 if device == "cuda" else torch.float32
-        options = dict.fromkeys(self._unused_parts)
-        if p.vae:
-            options["vae"] = self.load_vae(dtype)
-        with required(f"base_model.path {p.path!r} cannot be drawn with"):
-            pipeline = self.pipeline_class.from_pretrained(
-                p.path, revision=p.revision, variant=p.variant, use_safetensors=True, dtype=dtype, **options
-            )
+        own_vae = {"vae": self.load_vae(dtype)} if self.params.vae else {}
+        with required(f"base_model.path {self.params.path!r} cannot be drawn with"):
+            return self._pipeline(dtype=dtype, **own_vae).to(device)
+
+    def _pipeline(self, **parts: Any) -> DiffusionPipeline:
+        """The family's pipeline, with these parts in place of the model's own (None: without)."""
+        p, unused = self.params, dict.fromkeys(self._unused_parts)
+        options = {"revision": p.revision, "variant": p.variant, "use_safetensors": True}
+        pipeline = self.pipeline_class.from_pretrained(p.path, **options, **unused | parts)
         pipeline.set_progress_bar_config(disable=True)
-        return pipeline.to(device)
+        return pipeline
 
     def encoder_digest(self) -> str:
         """Digest of all that encodes pictures and prompts: VAE, text encoders, tokenizers, code (of Hub ids and revision where
@@ -179,13 +175,7 @@ class Family(ABC):
 
     def drawing_pipeline(self, unet: UNet2DConditionModel) -> DiffusionPipeline:
         """What draws from encoded prompts with this UNet: the family's pipeline without text encoders; the VAE is float32."""
-        p = self.params
-        absent = dict.fromkeys((*self._unused_parts, *self._text_parts))
-        pipeline = self.pipeline_class.from_pretrained(
-            p.path, revision=p.revision, use_safetensors=True, unet=unet, vae=self.load_vae(), **absent
-        )
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
+        return self._pipeline(unet=unet, vae=self.load_vae(), **dict.fromkeys(self._text_parts))
 
     _text_parts: tuple[str, ...] = ("text_encoder", "tokenizer")
 

@@ -49,25 +49,10 @@ def read_library(
         fan_out.check_store(tracking["uri"], library.ray)
     if library.ray:
         fan_out.start_ray(library.ray)
-    settings = Settings(
-        base_model,
-        frame,
-        {"content": content_break, "style": style_break},
-        {"content": content.token, "style": style.token},
-        counterparts,
-        ingestion,
-        captioning,
-        preservation,
-        evaluation,
-        library,
-        seed,
-        checkpoints,
-        reuse,
-        encoding_cache,
-        str(Path.cwd()),
-        tracking,
-    )
-    return entries, pairs, settings
+    breaks, tokens = {"content": content_break, "style": style_break}, {"content": content.token, "style": style.token}
+    trained = (base_model, frame, breaks, tokens, counterparts, ingestion, captioning, preservation)
+    where = (str(Path.cwd()), tracking)
+    return entries, pairs, Settings(*trained, evaluation, library, seed, checkpoints, reuse, encoding_cache, *where)
 
 
 def train_library(entries: list[Entry], settings: Settings) -> tuple[list[Trained], pd.DataFrame]:

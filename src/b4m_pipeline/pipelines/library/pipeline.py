@@ -34,15 +34,10 @@ def create_pipeline(**kwargs) -> Pipeline:
             ),
             Node(
                 nodes.show_library,
-                inputs=["library_entries", "library_composed", "library_settings"],
-                outputs="library_sheet",
+                ["library_entries", "library_composed", "library_settings"],
+                "library_sheet",
                 name="show_library",
             ),
-            Node(
-                nodes.require_all,
-                inputs=["library_trained", "library_composed", "library_sheet"],
-                outputs=None,
-                name="require_all",
-            ),
+            Node(nodes.require_all, ["library_trained", "library_composed", "library_sheet"], None, name="require_all"),
         ]
     )

@@ -1,6 +1,7 @@
 """Nodes of the `pretrain` pipelines, which need no Kedro themselves. Each stage resumes from its own checkpoint, and starts
 anew if what it is made from has changed."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -8,17 +9,18 @@ import pandas as pd
 from b4m_pipeline.pretrain.params import PretrainParams
 
 
-def render_corpus(pretrain: PretrainParams):
-    """Vector sources -> drawings with their splits."""
+def render_corpus(pretrain: PretrainParams, further: Iterable[str] = ()):
+    """Vector sources -> drawings with their splits. further: contents besides those of the parameters."""
     from b4m_pipeline.pretrain import corpus
 
     options = pretrain.corpus.model_dump()
+    options["contents"] = list(dict.fromkeys([*options["contents"], *further]))
     return corpus.build(source=Path(options.pop("source")), size=pretrain.size, **options)
 
 
 def render_wider_corpus(pretrain: PretrainParams):
     """The corpus with the further contents."""
-    return _render_with(pretrain, pretrain.further.contents if pretrain.further else [])
+    return render_corpus(pretrain, pretrain.further.contents if pretrain.further else [])
 
 
 def render_known_corpus(pretrain: PretrainParams):
@@ -27,15 +29,7 @@ def render_known_corpus(pretrain: PretrainParams):
 
     known = {content for training in assemble.read_history(Path(pretrain.output)) for content in training["contents"]}
     further = pretrain.further.contents if pretrain.further else []
-    return _render_with(pretrain, [name for name in further if name.replace("-", " ") in known])
-
-
-def _render_with(pretrain: PretrainParams, further: list[str]):
-    from b4m_pipeline.pretrain import corpus
-
-    options = pretrain.corpus.model_dump()
-    options["contents"] = list(dict.fromkeys([*options["contents"], *further]))
-    return corpus.build(source=Path(options.pop("source")), size=pretrain.size, **options)
+    return render_corpus(pretrain, [name for name in further if name.replace("-", " ") in known])
 
 
 def train_tokenizer(drawings, pretrain: PretrainParams) -> str:
