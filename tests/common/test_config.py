@@ -1,9 +1,11 @@
 """What all parameter schemas share."""
 
+from typing import Annotated
+
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from b4m_pipeline.common.config import Name, Strict, template_fields
+from b4m_pipeline.common.config import Name, Strict, with_fields
 
 
 class Example(Strict):
@@ -36,6 +38,20 @@ def test_names_that_no_file_or_model_can_have_are_refused(name):
         TypeAdapter(Name).validate_python(name)
 
 
-def test_fields_of_a_template_are_its_names_in_braces():
-    assert template_fields("{article} {content} and {content}, {{no}}") == {"article", "content"}
-    assert template_fields("nothing") == set() and template_fields("{}") == {""}
+class Worded(Strict):
+    """A template and a list of them."""
+
+    prompt: Annotated[str, with_fields("content", "article noun")] = "{content}"
+    suffixes: list[Annotated[str, with_fields("", "style")]] = []
+
+
+def test_a_templates_fields_are_checked_and_named():
+    own = Worded(prompt="{article} {content}, {{no}}", suffixes=["plain", "in {style}"])
+    assert own.prompt.format(article="a", content="cup") == "a cup, {no}"
+    for prompt in ("a {noun}", "{content} {style}", "{content} {}"):
+        with pytest.raises(ValidationError, match="prompt must hold {content} and may hold {article}, {noun}; got"):
+            Worded(prompt=prompt)
+    with pytest.raises(ValidationError, match="suffixes may hold {style}; got 'in {look}'"):
+        Worded(suffixes=["{style}", "in {look}"])
+    with pytest.raises(ValidationError, match="prompt"):
+        Worded(prompt="{content")

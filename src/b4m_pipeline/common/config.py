@@ -39,7 +39,7 @@ class RunParams(Strict):
     """Use an adapter of the registry that was made from the same pictures, parameters and code instead of training it again."""
 
 
-def template(needed: str, optional: str = "") -> AfterValidator:
+def with_fields(needed: str, optional: str = "") -> AfterValidator:
     """For Annotated[str, ...]: a format string that must hold some fields and may hold others (names, blanks between them)."""
     must, may = needed.split(), optional.split()
 

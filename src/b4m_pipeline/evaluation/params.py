@@ -4,18 +4,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from b4m_pipeline.common.config import Strict, template
+from b4m_pipeline.common.config import Strict, with_fields
 
 
 class EvaluationParams(Strict):
     """What is drawn and how it is judged. Prompts may hold {content} and {style} (the concepts' words), {noun} (the
     content's) and {article} (a or an, for the content)."""
 
-    prompts: list[Annotated[str, template("content style", "noun article")]] = Field(min_length=1)
+    prompts: list[Annotated[str, with_fields("content style", "noun article")]] = Field(min_length=1)
     """With {content} and {style} both. The first one is measured against the true drawing; further ones may say more."""
-    content_prompt: Annotated[str, template("content", "style noun article")]
+    content_prompt: Annotated[str, with_fields("content", "style noun article")]
     """For the content's half alone, with {content}."""
-    style_prompt: Annotated[str, template("style", "content noun article")]
+    style_prompt: Annotated[str, with_fields("style", "content noun article")]
     """For the style's half alone, with {style}; {noun} is the style's."""
     samples: int = Field(ge=1)
     """Images of each prompt by each system; their seeds are `seed`, `seed` + 1, and so on."""
@@ -25,7 +25,7 @@ class EvaluationParams(Strict):
     """Strength of classifier-free guidance; 1: none."""
     batch_size: int = Field(ge=1)
     """Images that are drawn at once."""
-    truth_path: Annotated[str, template("", "content style")] | None
+    truth_path: Annotated[str, with_fields("", "content style")] | None
     """Folder with the true drawings of this content in this style, with {content} and {style} for their names; read by
     evaluation alone, and only if it is there. Null: none."""
     clip: str | None

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from b4m_pipeline.common.config import Name, Strict, template
+from b4m_pipeline.common.config import Name, Strict, with_fields
 
 
 class ConceptParams(Strict):
@@ -68,7 +68,7 @@ class IngestionParams(Strict):
     content_looks: dict[str, str] | None
     """Filters (names in `inputs.filters.STYLES`) that the content's pictures are redrawn by, and the words that the base
     model knows each look by. Null: none."""
-    look_template: Annotated[str, template("content look", "article noun")]
+    look_template: Annotated[str, with_fields("content look", "article noun")]
     """Caption of a redrawn picture, with {content}, {look} and, if wanted, {article} and {noun}."""
 
 
@@ -87,16 +87,16 @@ class CaptioningParams(Strict):
     """A tag less probable than this is not used."""
     max_words: int = Field(ge=4)
     """Longer texts are cut there, with a warning; the concept's token is never cut off."""
-    content_template: Annotated[str, template("content", "article noun")]
+    content_template: Annotated[str, with_fields("content", "article noun")]
     """Caption of a content's picture, with {content} and, if wanted, {article} and {noun}."""
-    style_template: Annotated[str, template("", "article content noun")]
+    style_template: Annotated[str, with_fields("", "article content noun")]
     """What stands before `style_suffix` in the caption of a style's picture, with the same fields."""
-    style_suffix: Annotated[str, template("style")]
+    style_suffix: Annotated[str, with_fields("style")]
     """End of the caption of a style's picture, with {style}: its token."""
-    content_variants: list[Annotated[str, template("content", "article noun style")]]
+    content_variants: list[Annotated[str, with_fields("content", "article noun style")]]
     """Further captions of every content's picture, with {content} and, if wanted, {style}: the tokens. A half that has met
     the style's token before composes with the style's half."""
-    style_variants: list[Annotated[str, template("style", "article noun")]]
+    style_variants: list[Annotated[str, with_fields("style", "article noun")]]
     """Further captions of every style's picture, with {style}, its token, and no content."""
 
 
@@ -107,7 +107,7 @@ class PreservationParams(Strict):
     """Contents that the base model knows by these words."""
     styles: list[str]
     """Styles that the base model knows by these words."""
-    template: Annotated[str, template("content style", "article noun")] = "{article} {content} {noun} in {style} style"
+    template: Annotated[str, with_fields("content style", "article noun")] = "{article} {content} {noun} in {style} style"
     """The prompts, with {content}, {style} and, if wanted, {article} and {noun}."""
     number: int = Field(96, ge=1)
     """So many prompts are drawn by lot, the run's own tokens and its counterparts' among the words."""
