@@ -10,7 +10,8 @@ from diffusers import AutoencoderKL, DiffusionPipeline
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
-from tests.test_readme import environment, project, sh  # noqa: F401 (project is a fixture)
+from tests import warm
+from tests.test_readme import environment, project  # noqa: F401 (project is a fixture)
 from tests.test_startup import ROOT
 
 SHORT = {"steps": 2, "batch_size": 2, "precision": "auto"}
@@ -45,10 +46,12 @@ def test_break_make_runs_in_the_environment(name, tiny_sdxl, tiny_sd, project, t
     parameters["evaluation"] |= {"clip": None, "samples": 1, "steps": 2, "batch_size": 2}
     store = tmp_path / "store.db"
     own = "content.path=data/01_raw/own/teapot,content.noun=teapot,style.path=data/01_raw/own/ink"
-    command = f"MLFLOW_TRACKING_URI=sqlite:///{store} kedro run --pipelines=break_make --env={name} --params={own}"
+    command = ["kedro", "run", "--pipelines=break_make", f"--env={name}", f"--params={own}"]
+    variables = environment(project) | {"MLFLOW_TRACKING_URI": f"sqlite:///{store}"}
+    del variables["KEDRO_ENV"]
     try:
         conf.write_text(yaml.safe_dump(parameters))
-        done = sh(project, f"cd {project} && unset KEDRO_ENV && {command}")
+        done = warm.run(command, project, variables)
     finally:
         conf.write_text(before)
         shutil.rmtree(project / "mlruns", ignore_errors=True)

@@ -54,6 +54,7 @@ def test_a_failure_is_reported_and_the_others_go_on(shelf, tiny_base, tracking):
         nodes.require_all(trained, composed, sheet)
 
 
+@pytest.mark.slow  # each of Ray's workers imports all that training needs; test_fan_out.py has one die that does not
 def test_on_ray_with_a_worker_killed_nothing_is_lost_or_done_twice(shelf, tiny_base, tracking, monkeypatch):
     import mlflow
 

@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -31,6 +29,7 @@ from b4m_pipeline.registry.adapters import (
     register_adapter,
     registered_name,
 )
+from tests import warm
 
 INFERENCE = {"num_inference_steps": 2, "guidance_scale": 3.0}
 
@@ -130,8 +129,8 @@ generator = torch.Generator().manual_seed(3)
 images = pipeline({prompt!r}, num_inference_steps=2, generator=generator, output_type="np").images
 np.save({str(tmp_path / "image.npy")!r}, images[0])
 """
-    environment = os.environ | {"PYTHONWARNINGS": "ignore"}  # with the MLFLOW_TRACKING_URI of this test
-    subprocess.run([sys.executable, "-c", script], check=True, env=environment, cwd=tmp_path, timeout=300)
+    done = warm.run(["python", "-c", script], tmp_path, dict(os.environ))  # with the MLFLOW_TRACKING_URI of this test
+    assert done.returncode == 0, done.stderr[-3000:]
     image = np.load(tmp_path / "image.npy")
     pipeline = DiffusionPipeline.from_pretrained(tiny_sdxl)
     bare = draw(pipeline, prompt)

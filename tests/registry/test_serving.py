@@ -266,8 +266,11 @@ def test_frames_that_do_not_have_their_fingerprint_are_refused(joined_adapter, t
     with pytest.raises(FrameMismatchError):
         serving.ServedAdapter(wrong, str(tiny_sdxl), "cpu")
     none = dataclasses.replace(joined_adapter, metadata=joined_adapter.metadata | {"frame_config": "{}"})
-    with pytest.raises(serving.ServingError, match="does not say what its frame is"):
+    with pytest.raises(FrameMismatchError, match="cup-ink has no frame"):
         serving.ServedAdapter(none, str(tiny_sdxl), "cpu")
+    other = dataclasses.replace(joined_adapter, metadata=joined_adapter.metadata | {"frame_config": '{"layers": {}}'})
+    with pytest.raises(serving.ServingError, match="does not say what its frame is"):
+        serving.ServedAdapter(other, str(tiny_sdxl), "cpu")
 
 
 def test_defaults_are_those_of_the_default_configuration():

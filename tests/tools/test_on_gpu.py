@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -38,6 +40,17 @@ def arguments(tmp_path, drawings, monkeypatch) -> argparse.Namespace:
 
 
 def test_the_denoiser_gets_the_time_that_is_left(arguments, tmp_path, monkeypatch) -> None:
+    start = subprocess.Popen
+
+    def here(command: list[str]) -> subprocess.Popen:
+        """The command in this process, which has imported what it needs."""
+        assert command[:3] == [sys.executable, "-m", "tools.on_gpu"]
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", command[2:])
+            on_gpu.main()
+        return start(["true"])
+
+    monkeypatch.setattr(on_gpu.subprocess, "Popen", here)
     rehearse = on_gpu.rehearse
     monkeypatch.setattr(on_gpu, "rehearse", lambda *given: rehearse(*given) * 0 + 20)  # seconds a step, as on a slow machine
     on_gpu.run(arguments)
@@ -51,18 +64,20 @@ def test_the_denoiser_gets_the_time_that_is_left(arguments, tmp_path, monkeypatc
 
 def test_too_little_time_is_an_error_and_no_process_stays(arguments, monkeypatch) -> None:
     arguments.seconds, started = 0.5, []
-    stage = on_gpu._stage
-    monkeypatch.setattr(on_gpu, "_stage", lambda *given: started.append(stage(*given)) or started[-1])
+    commands = {"vae": ["true"], "clip": ["sleep", "600"]}
+    monkeypatch.setattr(on_gpu, "_stage", lambda name, _: started.append(subprocess.Popen(commands[name])) or started[-1])
     with pytest.raises(RuntimeError, match="give it more --seconds"):
         on_gpu.run(arguments)
     assert len(started) == 2 and all(process.poll() is not None for process in started)
 
 
 def test_a_part_that_fails_stops_the_others(arguments, monkeypatch, tmp_path) -> None:
-    stage = on_gpu._stage
-    monkeypatch.setattr(on_gpu, "_stage", lambda name, given: stage("clip" if name == "clip" else "no such part", given))
+    started = []
+    commands = {"vae": ["false"], "clip": ["sleep", "600"]}
+    monkeypatch.setattr(on_gpu, "_stage", lambda name, _: started.append(subprocess.Popen(commands[name])) or started[-1])
     with pytest.raises(RuntimeError, match="The VAE could not be trained"):
         on_gpu.run(arguments)
+    assert all(process.poll() is not None for process in started)
     assert not (tmp_path / "output").exists()
 
 

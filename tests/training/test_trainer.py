@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import textwrap
 
@@ -12,6 +11,7 @@ import torch
 from b4m_pipeline.training.checkpoint_files import checkpoint_files
 from b4m_pipeline.training.params import TrainParams
 from b4m_pipeline.training.trainer import DivergenceError, Objective, Trainer, fit
+from tests import warm
 from tests.conftest import PLAIN_TRAINING
 
 TARGETS = torch.tensor([[1.0, 2.0], [1.2, 1.8], [-3.0, 0.5], [-2.8, 0.7]])
@@ -220,10 +220,9 @@ def test_kill_minus_9_loses_nothing_but_time(tmp_path):
         print(problem.x.tolist(), problem.y.tolist())
         """
     )
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    killed = subprocess.run([sys.executable, "-c", script, "23"], env=environment, capture_output=True)
+    killed = warm.run(["python", "-c", script, "23"], tmp_path, dict(os.environ))
     assert killed.returncode == -signal.SIGKILL
-    finished = subprocess.run([sys.executable, "-c", script, "-1"], env=environment, capture_output=True, text=True)
+    finished = warm.run(["python", "-c", script, "-1"], tmp_path, dict(os.environ))
     whole = run()
     assert finished.stdout.strip() == f"{whole.x.tolist()} {whole.y.tolist()}"
 
@@ -248,18 +247,15 @@ def test_kill_minus_9_while_a_checkpoint_is_written_leaves_the_one_before(tmp_pa
         print(len(calls), problem.x.tolist(), problem.y.tolist())
         """
     )
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    killed = subprocess.run([sys.executable, "-c", script, "3"], env=environment, capture_output=True)
+    killed = warm.run(["python", "-c", script, "3"], tmp_path, dict(os.environ))
     assert killed.returncode == -signal.SIGKILL
-    finished = subprocess.run([sys.executable, "-c", script, "-1"], env=environment, capture_output=True, text=True)
+    finished = warm.run(["python", "-c", script, "-1"], tmp_path, dict(os.environ))
     writes, weights = finished.stdout.strip().split(" ", 1)
     whole = run()
     assert weights == f"{whole.x.tolist()} {whole.y.tolist()}"
     fresh = tmp_path / "another"
-    once = subprocess.run(
-        [sys.executable, "-c", script.replace(str(tmp_path / "x"), str(fresh)), "-1"],
-        env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+    script = script.replace(str(tmp_path / "x"), str(fresh))
+    once = warm.run(["python", "-c", script, "-1"], tmp_path, dict(os.environ))
     assert int(writes) == int(once.stdout.split()[0]) - 2  # it went on from the second of them
 
 
