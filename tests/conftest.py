@@ -387,7 +387,9 @@ def preservation_params(**changes):
     """PreservationParams without words."""
     from b4m_pipeline.inputs.params import PreservationParams
 
-    return PreservationParams(**{"contents": [], "styles": []} | changes)
+    return PreservationParams(
+        **{"contents": [], "styles": [], "template": "{article} {content} toy in {style} style"} | changes
+    )
 
 
 def counterpart_params(**changes):

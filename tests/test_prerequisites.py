@@ -2,12 +2,11 @@
 
 import pytest
 
-from b4m_pipeline.inputs.params import PreservationParams
 from b4m_pipeline.method.frame import TargetError
 from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.prerequisites import WrongParameterError, check_base_model, check_preservation
 from b4m_pipeline.training.params import BreakParams
-from tests.conftest import PLAIN_BREAK, TINY_FRAME
+from tests.conftest import PLAIN_BREAK, TINY_FRAME, preservation_params
 
 BREAK = {"steps": 1, "batch_size": 1, "learning_rate": 1e-3, "counterpart_batch_size": 1, "counterpart_learning_rate": 1e-4}
 BREAK |= PLAIN_BREAK
@@ -15,11 +14,11 @@ BREAK |= PLAIN_BREAK
 
 def test_preservation_needs_words_only_where_it_weighs_something():
     plain, quiet = BreakParams(**BREAK), BreakParams(**BREAK | {"preservation_weight": 0.1})
-    parameters = {"content_break": plain, "style_break": quiet, "preservation": PreservationParams(contents=[], styles=[])}
+    parameters = {"content_break": plain, "style_break": quiet, "preservation": preservation_params(contents=[], styles=[])}
     assert not check_preservation(parameters, ["content_break"]) and not check_preservation(parameters, [])
     with pytest.raises(WrongParameterError, match=r"style_break\.preservation_weight needs words"):
         check_preservation(parameters, ["content_break", "style_break"])
-    parameters["preservation"] = PreservationParams(contents=["cat"], styles=["oil"])
+    parameters["preservation"] = preservation_params(contents=["cat"], styles=["oil"])
     assert check_preservation(parameters, ["content_break", "style_break"])
 
 

@@ -36,3 +36,10 @@ def test_a_prompt_has_its_words_and_the_right_article():
     template = "{article} {content}  {noun} in {style} style"
     assert fill_prompt(template, {"content": "owl", "style": "ink"}, "emoji") == "an owl emoji in ink style"
     assert fill_prompt(template, {"content": "snq", "style": "w@z"}, "") == "a snq in w@z style"
+
+
+@pytest.mark.parametrize("content", ["lighthouse", "red lighthouse", "Lighthouse"])
+def test_a_noun_is_not_said_twice(content):
+    template = "{article} {content} {noun} in {style} style"
+    assert fill_prompt(template, {"content": content, "style": "ink"}, "lighthouse") == f"a {content} in ink style"
+    assert fill_prompt(template, {"content": "penlighthouse", "style": "ink"}, "lighthouse").count("lighthouse ") == 2

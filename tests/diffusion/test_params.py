@@ -19,7 +19,10 @@ def test_there_must_be_something_to_draw():
     assert (
         GenerateParams(adapter=None, prompts=["a cat"]).prompts_file is None
         and GenerateParams(adapter=None, prompts=[], prompts_file="x.txt").prompts == []
+        and GenerateParams(adapter="x", prompts=None).prompts is None
     )
+    with pytest.raises(ValidationError, match="prompts, or prompts_file"):
+        GenerateParams(adapter=None, prompts=None)
 
 
 def test_halves_are_scaled_where_there_are_halves():

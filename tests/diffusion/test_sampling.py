@@ -1,5 +1,6 @@
 """Pictures for prompts of one's own: the same for the same seed, with their origin inside, by whichever adapter is named."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -89,17 +90,38 @@ def test_without_its_halves_the_adapter_draws_what_the_base_draws(joined, tiny_b
     assert np.abs(pixels(base) - pixels(both)).max() > 1
 
 
+def test_an_adapter_is_drawn_with_the_prompt_that_it_was_made_for(joined_adapter, tmp_path):
+    made = dataclasses.replace(joined_adapter, metadata=joined_adapter.metadata | {"example_prompt": "a snq tea cup"})
+    assert read_prompts(params(adapter="x", prompts=None), made) == ["a snq tea cup"]
+    (tmp_path / "prompts.txt").write_text("a cat")
+    assert read_prompts(params(adapter="x", prompts=None, prompts_file=str(tmp_path / "prompts.txt")), made) == ["a cat"]
+    silent = {key: value for key, value in made.metadata.items() if key not in ("example_prompt", "content_token")}
+    with pytest.raises(GenerationError, match="no prompt"):
+        read_prompts(params(adapter="x", prompts=None), dataclasses.replace(made, metadata=silent))
+
+
+def test_a_prompt_that_is_not_read_to_its_end_is_named(tiny_base, caplog):
+    long = "a snq toy " + "very " * 30 + "far away"
+    drawn = generate(None, tiny_base, params(prompts=["a toy", long]), 0)
+    (said,) = [message for message in caplog.messages if "text encoder reads" in message]
+    assert said.endswith(long) and len(drawn) == 2 * params().images_per_prompt
+
+
 def test_prompts_come_from_parameters_and_file(tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("# of the harbour\n\na snq toy on a pier\n  a snq toy at sea \n", encoding="utf-8-sig")
-    assert read_prompts(params(prompts_file=str(file))) == ["a snq toy in w@z style", "a snq toy on a pier", "a snq toy at sea"]
+    assert read_prompts(params(prompts_file=str(file)), None) == [
+        "a snq toy in w@z style",
+        "a snq toy on a pier",
+        "a snq toy at sea",
+    ]
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(GenerationError, match="UTF-8"):
-        read_prompts(params(prompts_file=str(file)))
+        read_prompts(params(prompts_file=str(file)), None)
     with pytest.raises(GenerationError, match="cannot be read"):
-        read_prompts(params(prompts_file=str(tmp_path / "none")))
+        read_prompts(params(prompts_file=str(tmp_path / "none")), None)
     with pytest.raises(GenerationError, match="empty"):
-        read_prompts(params(prompts=[" "]))
+        read_prompts(params(prompts=[" "]), None)
     with pytest.raises(ValueError, match="what to draw"):
         params(prompts=[])
     with pytest.raises(ValueError, match="need an adapter"):

@@ -126,6 +126,7 @@ def test_preserved_prompts_name_one_concept_of_the_run_at_most() -> None:
     assert all(len({tokens[word] for word in prompt.split() if word in tokens}) <= 1 for prompt in prompts)
     assert not [p for p in prompts if "snq" in p and ("w@z" in p or "qrv" in p)]
     assert "an owl toy in qrv style" in prompts and "a snq toy in gold style" in prompts and "a cat toy in oil style" in prompts
+    assert preserved_prompts(params, content.model_copy(update={"noun": "house"}), style, counterparts, 3) == prompts
     assert preserved_prompts(preservation_params(), content, style, counterparts, 3) == []
     with pytest.raises(ValueError, match="both contents and styles"):
         preservation_params(contents=["owl"])

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from b4m_pipeline.inputs.training_set import TrainingSet
+from b4m_pipeline.method.adapter import example_prompt
 from b4m_pipeline.method.files import save_adapter
 from b4m_pipeline.registry.adapters import register_adapter
-from b4m_pipeline.registry.model_card import EVALUATION, MAX_CHARACTERS, example_prompt, model_card, with_evaluation
+from b4m_pipeline.registry.model_card import EVALUATION, MAX_CHARACTERS, model_card, with_evaluation
 from b4m_pipeline.registry.tracking import describe_evaluation
 
 URI = "models:/b4m-make-cup-ink/1"

@@ -23,6 +23,12 @@ def file_words(text: str) -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in text).split())[:80]
 
 
+def noun_after(content: str, noun: str) -> str:
+    """The class noun, or nothing if the content ends with it: "a red lighthouse", not "a red lighthouse lighthouse"."""
+    return "" if f" {content}".lower().endswith(f" {noun}".lower()) else noun
+
+
 def fill_prompt(template: str, words: dict[str, str], noun: str) -> str:
     """A prompt's template with words (or tokens) for {content} and {style}."""
-    return " ".join(template.format(**words, noun=noun, article=article(words["content"])).split())
+    content = words["content"]
+    return " ".join(template.format(**words, noun=noun_after(content, noun), article=article(content)).split())

@@ -31,8 +31,8 @@ class GenerateParams(Strict):
     """Factor on the content's half. 0 takes it away."""
     style_scale: float = Field(1.0, ge=0, le=4)
     """Factor on the style's half. 0 takes it away."""
-    prompts: list[str]
-    """What is drawn."""
+    prompts: list[str] | None
+    """What is drawn. Null: the prompt that the adapter was made for, or those of the file alone."""
     prompts_file: str | None = None
     """File with further prompts, one a line. Null: none."""
     negative_prompt: str | None = None
@@ -50,7 +50,8 @@ class GenerateParams(Strict):
 
     @model_validator(mode="after")
     def _something_to_draw(self) -> "GenerateParams":
-        if not self.prompts and not self.prompts_file:
+        own = self.prompts is None and self.adapter is not None
+        if not self.prompts and not self.prompts_file and not own:
             raise ValueError("name what to draw: prompts, or prompts_file with a prompt a line")
         if self.adapter is None and (self.content_scale, self.style_scale) != (1.0, 1.0):
             raise ValueError("content_scale and style_scale need an adapter")

@@ -1,6 +1,7 @@
 """Drawing: the one loop behind evaluation, generation, previews and serving, and images for prompts of one's own."""
 
 import json
+import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,12 @@ from b4m_pipeline.common.devices import pick_device
 from b4m_pipeline.common.words import file_words
 from b4m_pipeline.diffusion.families import base_model_id, load_family
 from b4m_pipeline.diffusion.params import BaseModelParams, GenerateParams
-from b4m_pipeline.method.adapter import PEFT_NAME, URI_KEY, Adapter
+from b4m_pipeline.method.adapter import PEFT_NAME, URI_KEY, Adapter, example_prompt
 from b4m_pipeline.method.combine import scale_halves
 from b4m_pipeline.method.files import save_adapter
 from b4m_pipeline.method.frame import frame_of
+
+logger = logging.getLogger(__name__)
 
 INFO_KEY = "b4m"
 """Name of the PNG text chunk that holds an image's origin, as JSON."""
@@ -59,6 +62,8 @@ def draw(
     encoded: what the pipeline takes in place of prompts, (N, ...) each, a row a request; decode: latents (B, C, h, w) ->
     images, in place of the pipeline's own decoding."""
     height, width = size
+    if not encoded:
+        _warn_of_cut(pipeline, [request.prompt for request in requests] + [negative_prompt or ""])
     for start in range(0, len(requests), batch_size):
         batch = requests[start : start + batch_size]
         inputs: dict[str, Any] = {"prompt": [request.prompt for request in batch]}
@@ -76,6 +81,13 @@ def draw(
             output_type="latent" if decode else "pil",
         ).images
         yield from zip(batch, decode(images) if decode else images, strict=True)
+
+
+def _warn_of_cut(pipeline: DiffusionPipeline, prompts: list[str]) -> None:
+    for prompt in dict.fromkeys(prompts):
+        limit = pipeline.tokenizer.model_max_length
+        if len(pipeline.tokenizer(prompt).input_ids) > limit:
+            logger.warning("The text encoder reads %d tokens, so the end of this prompt does not count: %s", limit, prompt)
 
 
 def put_on(pipeline: DiffusionPipeline, adapter: Adapter) -> None:
@@ -103,10 +115,12 @@ class PromptRequest(ImageRequest):
         return f"{self.number:03d}-{file_words(self.prompt)}-{self.seed}"
 
 
-def read_prompts(params: GenerateParams) -> list[str]:
-    """The prompts of the parameters, then those of the file, without empty lines and lines that start with #. Raises
-    GenerationError if the file cannot be read or there is nothing."""
-    prompts = list(params.prompts)
+def read_prompts(params: GenerateParams, adapter: Adapter | None) -> list[str]:
+    """The prompts of the parameters, then those of the file, without empty lines and lines that start with #; the adapter's
+    own if neither is named. Raises GenerationError if the file cannot be read or there is nothing."""
+    prompts = list(params.prompts or [])
+    if params.prompts is None and not params.prompts_file and adapter is not None:
+        prompts = [example_prompt(adapter.metadata) or ""]
     if params.prompts_file:
         path = Path(params.prompts_file).expanduser()
         try:
@@ -122,7 +136,7 @@ def read_prompts(params: GenerateParams) -> list[str]:
 def generate(adapter: Adapter | None, base_model: BaseModelParams, params: GenerateParams, seed: int) -> dict[str, Image.Image]:
     """Draw every prompt with every seed -> RGB images by file name. What each was made with is in its `info["b4m"]`, and in
     the PNG that `png_info` helps to write. Raises GenerationError if the adapter is another base model's."""
-    prompts, device, base = read_prompts(params), pick_device(params.device), base_model_id(base_model)
+    prompts, device, base = read_prompts(params, adapter), pick_device(params.device), base_model_id(base_model)
     if adapter is not None:
         require_base(adapter, base)
         adapter = scale_halves(adapter, params.content_scale, params.style_scale)

@@ -6,7 +6,7 @@ import re
 import pandas as pd
 
 from b4m_pipeline.common.seeding import numpy_generator
-from b4m_pipeline.common.words import article, contains
+from b4m_pipeline.common.words import article, contains, noun_after
 from b4m_pipeline.inputs.params import CaptioningParams, ConceptParams, CounterpartParams, PreservationParams
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def caption_of(
 
 
 def fill_template(template: str, content: str, noun: str, style: str | None, params: CaptioningParams) -> str:
-    text = template.format(article=article(content or noun), content=content, noun=noun)
+    text = template.format(article=article(content or noun), content=content, noun=noun_after(content, noun))
     if style:
         text += params.style_suffix.format(style=style)
     return " ".join(text.split())
@@ -111,5 +111,5 @@ def preserved_prompts(
         if index % 2:
             kind = ("content", "style")[index // 2 % 2]
             words[kind] = tokens[kind][index // 4 % len(tokens[kind])]
-        prompts.append(params.template.format(article=article(words["content"]), noun=content.noun, **words))
+        prompts.append(params.template.format(article=article(words["content"]), **words))
     return list(dict.fromkeys(prompts))

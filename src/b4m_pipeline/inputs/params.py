@@ -107,8 +107,9 @@ class PreservationParams(Strict):
     """Contents that the base model knows by these words."""
     styles: list[str]
     """Styles that the base model knows by these words."""
-    template: Annotated[str, with_fields("content style", "article noun")] = "{article} {content} {noun} in {style} style"
-    """The prompts, with {content}, {style} and, if wanted, {article} and {noun}."""
+    template: Annotated[str, with_fields("content style", "article")]
+    """The prompts, with {content}, {style} and, if wanted, {article}. It holds no class noun of the run's concepts, so that
+    neither half depends on the other's."""
     number: int = Field(96, ge=1)
     """So many prompts are drawn by lot, the run's own tokens and its counterparts' among the words."""
 

@@ -4,6 +4,8 @@ I/O)."""
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from b4m_pipeline.common.words import fill_prompt
+
 if TYPE_CHECKING:
     import torch
 
@@ -19,6 +21,14 @@ RECIPE_KEY = "recipe_digest"
 
 class AdapterError(ValueError):
     """An adapter's file is missing, damaged or not one of ours."""
+
+
+def example_prompt(about: dict[str, str]) -> str | None:
+    """A prompt that an adapter with this metadata answers to; None if it does not say."""
+    if "example_prompt" in about or "content_token" not in about:
+        return about.get("example_prompt")
+    words = {"content": about["content_token"], "style": about["style_token"]}
+    return fill_prompt("{article} {content} {noun} in {style} style", words, about.get("noun", ""))
 
 
 @dataclass

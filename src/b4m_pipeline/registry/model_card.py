@@ -8,7 +8,7 @@ import math
 import re
 from typing import Any
 
-from b4m_pipeline.common.words import article
+from b4m_pipeline.method.adapter import example_prompt
 
 MAX_CHARACTERS = 5000
 EVALUATION = "## Evaluation"
@@ -46,14 +46,6 @@ def with_evaluation(card: str, metrics: dict[str, float], sheet: str | None = No
     following = re.search(r"^## ", after, re.MULTILINE)
     parts = [before.rstrip(), "\n".join(section), after[following.start() :].rstrip() if following else ""]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def example_prompt(about: dict[str, str]) -> str:
-    """A prompt that the adapter answers to."""
-    if "example_prompt" in about:
-        return about["example_prompt"]
-    content, style = about.get("content_token", ""), about.get("style_token", "")
-    return f"{article(content)} {content} {about.get('noun', '')} in {style} style".replace("  ", " ")
 
 
 def _card(about: dict[str, str], uri: str, inference: dict[str, Any], digests: int) -> str:

@@ -13,10 +13,10 @@ from PIL import Image
 
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.inputs.folders import PicturesError
-from b4m_pipeline.inputs.params import CaptioningParams, ConceptParams, CounterpartParams, IngestionParams, PreservationParams
+from b4m_pipeline.inputs.params import CaptioningParams, ConceptParams, CounterpartParams, IngestionParams
 from b4m_pipeline.pipelines.ingestion import create_pipeline
 from b4m_pipeline.training.params import MakeParams
-from tests.conftest import PLAIN_TRAINING
+from tests.conftest import PLAIN_TRAINING, preservation_params
 
 CONF = Path(__file__).parents[3] / "conf" / "base"
 
@@ -32,7 +32,7 @@ def parameters(root, **changed):
         "base_model": BaseModelParams(path="none", resolution=32),
         "ingestion": IngestionParams(**make["ingestion"]),
         "captioning": CaptioningParams(**captioning),
-        "preservation": PreservationParams(contents=["cat", "dog"], styles=["oil", "gold"], number=12),
+        "preservation": preservation_params(contents=["cat", "dog"], styles=["oil", "gold"], number=12),
         "seed": 0,
         "encoding_cache": "encoded",
     }

@@ -16,7 +16,7 @@ def draw_prompts(
 
     adapter = fetch_adapter(generate.adapter) if generate.adapter else None
     pictures = generation.generate(adapter, base_model, generate, seed)
-    prompts, listed = generation.read_prompts(generate), list(pictures.values())
+    prompts, listed = generation.read_prompts(generate, adapter), list(pictures.values())
     each = generate.images_per_prompt
     sheet = paint_grid([Row(f"{i}", listed[i * each : (i + 1) * each], prompt) for i, prompt in enumerate(prompts)])
     log_picture(sheet, "generated")
