@@ -124,6 +124,15 @@ def test_every_kedro_command_runs(project, default_run, command) -> None:
         assert "Registered models:/b4m-make-teapot-ink/1 as candidate" in done.stderr
 
 
+def test_rehearsal_runs_as_the_docs_say(project, default_run) -> None:
+    page = (ROOT / "docs/how-to/own-pictures.md").read_text()
+    (command,) = re.findall(r"^kedro .*make\.rehearsal.*$", page, re.MULTILINE)
+    done = kedro(project, command)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(list((project / "data/05_model_input/rehearsals").glob("*/*.png"))) == 12
+    assert "Completed node: rehearse" in done.stderr and "used, nothing is trained anew" not in done.stderr
+
+
 @pytest.mark.skipif(shutil.which("npm") is None, reason="make corpus needs npm")
 def test_the_base_model_can_be_made_anew(project) -> None:
     """From the packages to the weights; the other tests' base is left alone, as KEDRO_ENV=test writes elsewhere."""

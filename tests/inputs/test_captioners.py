@@ -27,7 +27,7 @@ def test_classify_equals_the_models_own_probabilities(clip_folder):
 
 def test_a_style_is_tagged_with_contents_and_a_content_with_styles(clip_folder):
     params = captioning_params(clip=str(clip_folder), min_confidence=0)
-    captioned = caption_manifest(MIXED, squares(MIXED), params).set_index("picture")
+    captioned = caption_manifest(MIXED, squares(MIXED), params, "w@z").set_index("picture")
     assert list(captioned.caption_source) == ["tags", "sidecar", "tags", "tags", "template", "sidecar"]
     shown = {f"{article(word)} {word} emoji in qrv style" for word in WORDS["contents"]}
     assert captioned.caption["counterpart_style/oil/a"] in shown
@@ -36,13 +36,13 @@ def test_a_style_is_tagged_with_contents_and_a_content_with_styles(clip_folder):
 
 
 def test_an_unsure_tag_is_not_used(clip_folder):
-    captioned = caption_manifest(MIXED, squares(MIXED), captioning_params(clip=str(clip_folder), min_confidence=1))
+    captioned = caption_manifest(MIXED, squares(MIXED), captioning_params(clip=str(clip_folder), min_confidence=1), "w@z")
     assert set(captioned.caption_source) == {"template", "sidecar"}
 
 
 def test_given_words_take_the_place_of_the_file(clip_folder, tmp_path):
     params = captioning_params(clip=str(clip_folder), content_words=["boat"], style_words=["fresco"], min_confidence=1)
-    captions = caption_manifest(MIXED, squares(MIXED), params).caption
+    captions = caption_manifest(MIXED, squares(MIXED), params, "w@z").caption
     assert "a boat emoji in qrv style" in list(captions)  # the only word is certain
     assert "a snq toy in fresco style" in list(captions)
 
@@ -50,19 +50,19 @@ def test_given_words_take_the_place_of_the_file(clip_folder, tmp_path):
 def test_missing_models_and_words_name_the_parameter(clip_folder, tmp_path):
     pictures = squares(MIXED)
     with pytest.raises(CaptioningError, match=r"captioning.content_words is empty and .*tags.json"):
-        caption_manifest(MIXED, pictures, captioning_params(clip=str(tmp_path / "gone")))
+        caption_manifest(MIXED, pictures, captioning_params(clip=str(tmp_path / "gone")), "w@z")
     words = {"content_words": ["a"], "style_words": ["b"]}
     with pytest.raises(CaptioningError, match=r"captioning.clip: .*gone' is no CLIPModel that can be loaded"):
-        caption_manifest(MIXED, pictures, captioning_params(clip=str(tmp_path / "gone"), **words))
+        caption_manifest(MIXED, pictures, captioning_params(clip=str(tmp_path / "gone"), **words), "w@z")
     with pytest.raises(CaptioningError, match=r"captioning.vision_language_model: .*gone"):
-        caption_manifest(MIXED, pictures, captioning_params(vision_language_model=str(tmp_path / "gone")))
+        caption_manifest(MIXED, pictures, captioning_params(vision_language_model=str(tmp_path / "gone")), "w@z")
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     for file in clip_folder.iterdir():
         (damaged / file.name).write_bytes(file.read_bytes())
     (damaged / "model.safetensors").write_bytes(b"\x10" * 40)
     with pytest.raises(CaptioningError, match="captioning.clip"):
-        caption_manifest(MIXED, pictures, captioning_params(clip=str(damaged)))
+        caption_manifest(MIXED, pictures, captioning_params(clip=str(damaged)), "w@z")
     (damaged / "tags.json").write_text('{"contents": "apple", "styles": []}')
     with pytest.raises(CaptioningError, match="must be a list of words"):
-        caption_manifest(MIXED, pictures, captioning_params(clip=str(damaged)))
+        caption_manifest(MIXED, pictures, captioning_params(clip=str(damaged)), "w@z")

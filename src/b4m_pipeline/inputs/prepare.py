@@ -49,7 +49,7 @@ def caption_pictures(
 ) -> tuple[pd.DataFrame, dict[str, Image.Image]]:
     """The checked manifest with captions, and with rows for the content's looks and for further captions; all of its images by
     key. Raises CaptioningError if a model is not there, UnknownLookError."""
-    manifest = caption_manifest(checked_manifest, pictures, captioning)
+    manifest = caption_manifest(checked_manifest, pictures, captioning, style_token)
     manifest, looks = add_content_looks(manifest, pictures, ingestion)
     return add_variants(manifest, captioning, style_token), {**pictures, **looks}
 
@@ -59,7 +59,9 @@ def own_pictures(manifest: pd.DataFrame, role: str) -> pd.DataFrame:
     return manifest[(manifest["role"] == role) & ~manifest["caption_source"].isin([LOOK, VARIANT])]
 
 
-def caption_manifest(manifest: pd.DataFrame, pictures: Mapping[str, Picture], params: CaptioningParams) -> pd.DataFrame:
+def caption_manifest(
+    manifest: pd.DataFrame, pictures: Mapping[str, Picture], params: CaptioningParams, style_token: str
+) -> pd.DataFrame:
     """Give every picture a caption: the columns `caption` and `caption_source` take the place of `sidecar`.
 
     A model is loaded only if some picture needs it, and released before the next one is. Pictures of content and style
@@ -77,7 +79,6 @@ def caption_manifest(manifest: pd.DataFrame, pictures: Mapping[str, Picture], pa
     if params.clip and len(missing()):
         texts |= {key: (word, "tags") for key, word in tag_rows(missing(), pictures, params).items()}
 
-    style_token = next(iter(manifest.loc[manifest.role == "style", "token"]), "")  # of use to the role union alone
     captions, sources = [], []
     for row in manifest.itertuples():
         text, source = texts.get(row.picture, ("", "template"))

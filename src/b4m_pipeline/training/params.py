@@ -1,10 +1,10 @@
 """Parameters of the training stages. Values stand in `conf/<env>/parameters*.yml`, bounds and meaning here."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from b4m_pipeline.common.config import Strict
+from b4m_pipeline.common.config import Strict, with_fields
 
 
 class ValidationParams(Strict):
@@ -120,6 +120,26 @@ class BreakParams(TrainParams):
     start, more keeps the other concept purer and learns this one less."""
 
 
+class RehearsalParams(Strict):
+    """Images that the joined halves draw before make, which trains on them as pictures of the content in the style."""
+
+    images: int = Field(12, ge=1)
+    """So many are drawn."""
+    prompts: list[Annotated[str, with_fields("content style", "noun article")]] = Field(
+        ["{article} {content} {noun} in {style} style"], min_length=1
+    )
+    """What is drawn, in turn, with {content}, {style} and, if wanted, {article} and {noun}."""
+    steps: int = Field(20, ge=1)
+    """Denoising steps of an image."""
+    guidance_scale: float = Field(2.0, ge=0)
+    """Strength of classifier-free guidance; 1: none."""
+    batch_size: int = Field(12, ge=1)
+    """Images that are drawn at once."""
+    folder: str = "data/05_model_input/rehearsals"
+    """Where they are kept, in a folder for each pair, base model and setting. Delete what is bad, add your own pictures of the
+    content in the style, and run joint_make again."""
+
+
 class MakeParams(TrainParams):
     """Joint fine-tuning of both halves."""
 
@@ -129,3 +149,5 @@ class MakeParams(TrainParams):
     """delta in the preconditioner (B'B + delta I)^-1; larger is nearer to plain gradients."""
     union_path: str | None = None
     """Folder with pictures of the content in the style, where they exist. Null: the pictures of content and style only."""
+    rehearsal: RehearsalParams | None = None
+    """Pictures of the content in the style that the joined halves draw. Null: none."""

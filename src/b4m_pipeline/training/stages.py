@@ -28,7 +28,7 @@ from b4m_pipeline.training.trainer import JointLoss, Log, Objective, fit
 Kind = Literal["content", "style"]
 History = list[dict[str, float]]
 
-_IGNORED = ("train.checkpoint_every", "train.keep_checkpoint", "train.samples")
+_IGNORED = ("train.checkpoint_every", "train.keep_checkpoint", "train.samples", "train.rehearsal")  # its pictures are data
 _KEPT = ("noun", "style_noun", "content_name", "style_name", "content_token", "style_token", "content_side", "parents")
 
 

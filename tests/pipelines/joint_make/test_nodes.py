@@ -5,6 +5,7 @@ import torch
 from b4m_pipeline.pipelines.joint_make import create_pipeline
 from b4m_pipeline.training.checkpoint_files import finished_checkpoints
 from b4m_pipeline.training.params import MakeParams
+from tests.conftest import captioning_params, ingestion_params
 from tests.pipelines.helpers import run
 from tests.training.helpers import MAKE, frame
 
@@ -14,7 +15,12 @@ def test_a_joined_adapter_becomes_a_made_one_with_its_curve(tiny_joined, tiny_tr
         create_pipeline(),
         reconstructed_adapter=tiny_joined,
         training_set=tiny_training_set,
+        manifest=tiny_training_set.table,
+        pictures={},
         params_base_model=tiny_base,
+        params_ingestion=ingestion_params(),
+        params_captioning=captioning_params(),
+        params_encoding_cache=None,
         params_frame=frame(),
         params_make=MakeParams(**MAKE | {"steps": 2}),
         params_seed=0,

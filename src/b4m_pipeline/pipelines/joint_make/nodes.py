@@ -1,17 +1,49 @@
 """Nodes of the joint make fine-tuning."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from b4m_pipeline.diffusion.params import BaseModelParams
+from b4m_pipeline.inputs.folders import Picture
+from b4m_pipeline.inputs.params import CaptioningParams, IngestionParams
 from b4m_pipeline.inputs.training_set import TrainingSet
 from b4m_pipeline.method.adapter import Adapter
 from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.training.params import MakeParams
 
 
-def make_adapter(
+def rehearse(
     reconstructed_adapter: Adapter,
     training_set: TrainingSet,
+    manifest: pd.DataFrame,
+    pictures: Mapping[str, Picture],
+    base_model: BaseModelParams,
+    ingestion: IngestionParams,
+    captioning: CaptioningParams,
+    make: MakeParams,
+    seed: int,
+    encoding_cache: str | None,
+) -> TrainingSet:
+    """The training set with pictures of the content in the style that the joined halves draw; as it was if `make.rehearsal` is
+    null. A sheet of them goes to MLflow."""
+    if make.rehearsal is None:
+        return training_set
+    from b4m_pipeline.common.sheets import Row, paint_grid
+    from b4m_pipeline.registry.tracking import log_picture
+    from b4m_pipeline.training import rehearsal
+
+    folder = rehearsal.rehearse(reconstructed_adapter, base_model, make.rehearsal, seed)
+    joined_set, shown = rehearsal.with_rehearsal(
+        training_set, manifest, pictures, folder, reconstructed_adapter, base_model, ingestion, captioning, encoding_cache
+    )
+    log_picture(paint_grid([Row("rehearsal", shown.references("union"), str(folder))]), "rehearsal")
+    return joined_set
+
+
+def make_adapter(
+    reconstructed_adapter: Adapter,
+    rehearsed_training_set: TrainingSet,
     base_model: BaseModelParams,
     frame: FrameParams,
     make: MakeParams,
@@ -24,5 +56,5 @@ def make_adapter(
     from b4m_pipeline.library.reuse import train_or_reuse
     from b4m_pipeline.training.stages import MakeStage
 
-    stage = MakeStage(reconstructed_adapter, training_set, base_model, frame, make, seed)
+    stage = MakeStage(reconstructed_adapter, rehearsed_training_set, base_model, frame, make, seed)
     return train_or_reuse(stage, checkpoints, reuse)

@@ -1,0 +1,102 @@
+"""Before make, the joined halves draw what their prompt names; what the user makes of the folder counts."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from b4m_pipeline.inputs.folders import PicturesError
+from b4m_pipeline.training import rehearsal
+from b4m_pipeline.training.params import MakeParams, RehearsalParams
+from b4m_pipeline.training.stages import MakeStage
+from tests.conftest import PIXELS, captioning_params, ingestion_params, train_make
+from tests.training.helpers import MAKE, frame
+
+PROMPTS = ["{article} {content} {noun} in {style} style", "{article} {content} {noun} in {style} style on a red background"]
+
+
+def params(folder: Path, **changes) -> RehearsalParams:
+    own = {"images": 3, "prompts": PROMPTS, "steps": 1, "guidance_scale": 2.0, "batch_size": 2, "folder": str(folder)}
+    return RehearsalParams(**own | changes)
+
+
+@pytest.fixture
+def folder(tiny_joined, tiny_base, tmp_path) -> Path:
+    return rehearsal.rehearse(tiny_joined, tiny_base, params(tmp_path), 0)
+
+
+@pytest.fixture
+def joined(tiny_training_set, tiny_manifest, tiny_joined, tiny_base):
+    def add(folder: Path):
+        settings = ingestion_params(), captioning_params(), None
+        return rehearsal.with_rehearsal(tiny_training_set, *tiny_manifest, folder, tiny_joined, tiny_base, *settings)[0]
+
+    return add
+
+
+def test_prompts_take_turns_and_stand_beside_their_pictures(folder, tiny_joined, tiny_base, tmp_path):
+    assert sorted(path.name for path in folder.iterdir()) == [f"00{i}.{end}" for i in range(3) for end in ("png", "txt")]
+    said = [(folder / f"00{index}.txt").read_text() for index in range(3)]
+    assert said == ["a snq toy in w@z style", "a snq toy in w@z style on a red background", "a snq toy in w@z style"]
+    pictures = [Image.open(folder / f"00{index}.png") for index in range(3)]
+    assert all(picture.size == (PIXELS, PIXELS) for picture in pictures)
+    assert pictures[0].tobytes() != pictures[2].tobytes()  # another seed
+    again = rehearsal.rehearse(tiny_joined, tiny_base, params(tmp_path / "again", batch_size=3), 0)
+    assert again.name == folder.name and (again / "002.png").read_bytes() == (folder / "002.png").read_bytes()
+
+
+def test_what_is_there_is_not_drawn_again_and_other_settings_have_another_folder(folder, tiny_joined, tiny_base, tmp_path):
+    (folder / "001.png").unlink()
+    assert rehearsal.rehearse(tiny_joined, tiny_base, params(tmp_path), 0) == folder
+    assert not (folder / "001.png").exists()
+    for changed, seed in ((params(tmp_path, images=1), 0), (params(tmp_path), 1)):
+        assert rehearsal.rehearse(tiny_joined, tiny_base, changed, seed) != folder
+
+
+def test_a_killed_rehearsal_is_drawn_anew(tiny_joined, tiny_base, tmp_path, monkeypatch):
+    draw = rehearsal.draw
+
+    def killed(*args, **options):
+        yield next(draw(*args, **options))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rehearsal, "draw", killed)
+        with pytest.raises(KeyboardInterrupt):
+            rehearsal.rehearse(tiny_joined, tiny_base, params(tmp_path), 0)
+    folder = rehearsal.rehearse(tiny_joined, tiny_base, params(tmp_path), 0)
+    assert len(list(folder.glob("*.png"))) == 3 and list(tmp_path.iterdir()) == [folder]
+
+
+def test_what_is_in_the_folder_is_the_unions_pictures(folder, joined, tiny_training_set):
+    first = joined(folder)
+    union = first.table[first.table.role == "union"]
+    assert sorted(union.caption) == sorted((folder / f"00{index}.txt").read_text() for index in range(3))
+    assert len(first.table) == len(tiny_training_set.table) + 3 == len(first.tensors["latents_mean"])
+    (folder / "000.png").unlink()
+    (folder / "000.txt").unlink()
+    Image.effect_noise((50, 40), 60).convert("RGB").save(folder / "own.jpg")
+    second = joined(folder)
+    union = second.table[second.table.role == "union"]
+    assert union.file.tolist() == ["001.png", "002.png", "own.jpg"]
+    assert union.caption.iloc[-1] == "a snq toy in w@z style"  # by the templates, as there is no text
+    for file in folder.glob("*.*g"):
+        file.unlink()
+    with pytest.raises(PicturesError, match="make.rehearsal.folder"):
+        joined(folder)
+
+
+def test_make_trains_on_it_and_is_another_adapter_if_a_picture_is_deleted(
+    folder, joined, tiny_joined, tiny_training_set, tiny_base, tmp_path
+):
+    own = MakeParams(**MAKE | {"rehearsal": params(tmp_path).model_dump()})
+
+    def stage(training_set):
+        return MakeStage(tiny_joined, training_set, tiny_base, frame(), own, 0).recipe.digest
+
+    made, _ = train_make(tiny_joined, joined(folder), tiny_base, frame(), own, 0)
+    assert '"union": {"number": 3' in made.metadata["pictures"]
+    before = stage(joined(folder))
+    (folder / "000.png").unlink()
+    (folder / "000.txt").unlink()
+    assert len({before, stage(joined(folder)), stage(tiny_training_set)}) == 3
