@@ -151,13 +151,6 @@ def test_the_base_model_can_be_made_anew(project) -> None:
     assert Image.open(project / "data/08_reporting/embedded_base_sheet.png").width > 64
 
 
-def test_the_notebook_runs(project, default_run) -> None:
-    notebook = json.loads((ROOT / "notebooks/registry.ipynb").read_text())
-    code = "\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code")
-    done = python(project, code + "\nassert len(rows) >= 3")
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 def test_sdxl_command_says_what_is_missing(project) -> None:
     """Without network or local weights: one error that names the parameter, nothing trained."""
     (command,) = [line for line in SHELL if "--env=sdxl" in line]

@@ -41,7 +41,7 @@ def test_captions_of_a_content(text, caption):
         ("", "an emoji in w@z style"),
         ("red apple", "a red apple emoji in w@z style"),
         ("an umbrella emoji", "an umbrella emoji in w@z style"),
-        ("emoji", "an emoji emoji in w@z style"),
+        ("emoji", "an emoji in w@z style"),
         ("a boat, seen from above", "an emoji in w@z style, a boat, seen from above"),
         ("a boat in w@z style", "a boat in w@z style"),
     ],
@@ -69,7 +69,7 @@ def test_a_sentence_by_a_model_is_no_style_and_a_tag_is_no_sentence():
     described = caption_of("style", "w@z", "emoji", "a red boat", "w@z", PARAMS, "vision_language_model")
     assert described == "a red boat emoji in w@z style"
     tagged = caption_of("style", "w@z", "phone", "mobile phone", "w@z", PARAMS, "tags")
-    assert tagged == "a mobile phone phone in w@z style"
+    assert tagged == "a mobile phone in w@z style"
 
 
 def test_overlong_texts_are_cut_but_keep_the_token(caplog):
