@@ -15,7 +15,7 @@ from tests.inputs.helpers import MIXED, PARAMS, manifest, squares
 
 
 def test_without_models_sidecar_then_template():
-    captioned = caption_manifest(MIXED, {}, PARAMS).set_index("picture")
+    captioned = caption_manifest(MIXED, {}, PARAMS, "w@z").set_index("picture")
     assert captioned.caption.to_dict() == {
         "content/toy/a": "a snq toy",
         "content/toy/b": "a snq toy in neon style",
@@ -34,11 +34,11 @@ def test_models_are_loaded_only_where_needed_and_freed(clip_folder, monkeypatch)
     full = manifest(("content/toy/a", "content", "toy", "snq", "toy", "neon"))
     with monkeypatch.context() as patch:
         patch.setattr(captioners, "load_model", lambda *_: pytest.fail("a model was loaded"))
-        caption_manifest(full, {}, params)
+        caption_manifest(full, {}, params, "w@z")
     seen = []
     load = captioners.load_model
     monkeypatch.setattr(captioners, "load_model", lambda *args: seen.append((pair := load(*args))[0]) or pair)
-    caption_manifest(MIXED, squares(MIXED), captioning_params(clip=str(clip_folder)))
+    caption_manifest(MIXED, squares(MIXED), captioning_params(clip=str(clip_folder)), "w@z")
     reference = weakref.ref(seen.pop())
     gc.collect()
     assert reference() is None
@@ -46,13 +46,13 @@ def test_models_are_loaded_only_where_needed_and_freed(clip_folder, monkeypatch)
 
 def test_vision_language_model_comes_before_tags(blip_folder, clip_folder):
     params = captioning_params(vision_language_model=str(blip_folder), clip=str(clip_folder), min_confidence=0)
-    captioned = caption_manifest(MIXED, squares(MIXED), params).set_index("picture")
+    captioned = caption_manifest(MIXED, squares(MIXED), params, "w@z").set_index("picture")
     assert list(captioned.caption_source) == [
         "vision_language_model", "sidecar", "vision_language_model", "vision_language_model", "template", "sidecar"
     ]  # fmt: skip
     assert captioned.caption["content/toy/a"].startswith("a snq toy, ")
     assert "qrv" in captioned.caption["counterpart_style/oil/a"]
-    again = caption_manifest(MIXED, squares(MIXED), params)
+    again = caption_manifest(MIXED, squares(MIXED), params, "w@z")
     assert list(again.caption) == list(captioned.caption)
 
 
