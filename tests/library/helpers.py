@@ -11,7 +11,6 @@ from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.pipelines.library import nodes
 from b4m_pipeline.training.params import BreakParams
 from tests.conftest import (
-    PLAIN_BREAK,
     PLAIN_EVALUATION,
     TINY_FRAME,
     captioning_params,
@@ -19,18 +18,11 @@ from tests.conftest import (
     ingestion_params,
     preservation_params,
 )
+from tests.training import helpers as training
 
 CONTENT = ConceptParams(path="any", token="snq", noun="toy")
 STYLE = ConceptParams(path="any", token="w@z", noun="toy")
-BREAK = {
-    "steps": 3,
-    "batch_size": 2,
-    "learning_rate": 1e-2,
-    "counterpart_batch_size": 2,
-    "counterpart_learning_rate": 1e-3,
-    "precision": "no",
-    "checkpoint_every": 1,
-} | PLAIN_BREAK
+BREAK = training.BREAK | {"steps": 3}
 
 
 def folder(path: Path, colour: tuple[int, int, int], count: int = 2) -> Path:
