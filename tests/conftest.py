@@ -217,8 +217,6 @@ def joined_adapter(tiny_sdxl: Path):
 
 def framed_lora_of(tiny_sdxl: Path):
     """`lora_of` with a frame, so that its halves can be scaled: learnt parts are random, content is lora_A's."""
-    import dataclasses
-    import json
 
     from b4m_pipeline.diffusion.families import base_model_id
     from b4m_pipeline.diffusion.params import BaseModelParams
@@ -238,7 +236,7 @@ def framed_lora_of(tiny_sdxl: Path):
         adapter.tensors[f"{name}.lora_B.weight"][:d_b] = blocks.frozen_b
     adapter.metadata |= {
         "frame": frame.fingerprint,
-        "frame_config": json.dumps(dataclasses.asdict(frame)),
+        "frame_config": frame.describe(),
         "half": "both",
         "content_side": "lora_A",
         "content_name": "cup",
@@ -260,9 +258,11 @@ TINY_FRAME = {
     "scale": 1.0,
     "halves": "orthogonal",
     "content_side": "lora_A",
+    "basis": "none",
     "targets": ["to_q", "to_k", "to_v", "to_out.0", "add_embedding.linear_1"],
 }
 PLAIN_TRAINING = {"schedule": "constant", "noisy_bias": 1.0}
+PLAIN_MAKE = PLAIN_TRAINING | {"keep": "last"}
 PLAIN_BREAK = PLAIN_TRAINING | {"preservation_weight": 0.0}
 PLAIN_EVALUATION = {"guidance_scale": 3.0, "batch_size": 8, "truth_path": None, "clip": None}
 PLAIN_INGESTION = {

@@ -29,13 +29,13 @@ from b4m_pipeline.registry.adapters import adapter_uri
 from b4m_pipeline.training.checkpoints import CheckpointError
 from b4m_pipeline.training.params import MakeParams
 from b4m_pipeline.training.trainer import DivergenceError
-from tests.conftest import PLAIN_TRAINING, TINY_FRAME
+from tests.conftest import PLAIN_MAKE, TINY_FRAME
 
 ROOT = Path(__file__).parents[1]
 HAS_GPU = torch.cuda.is_available()
 PARAMETERS = {
     "frame": TINY_FRAME | {"targets": ["to_k", "to_v"]},
-    "make": {"steps": 1, "batch_size": 2, "learning_rate": 1e-3} | PLAIN_TRAINING,
+    "make": {"steps": 1, "batch_size": 2, "learning_rate": 1e-3} | PLAIN_MAKE,
 }
 
 

@@ -15,7 +15,7 @@ from b4m_pipeline.method.adapter import Adapter
 from b4m_pipeline.method.files import save_adapter
 from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.training.params import BreakParams, MakeParams
-from tests.conftest import PLAIN_BREAK, PLAIN_EVALUATION, PLAIN_TRAINING, TINY_FRAME
+from tests.conftest import PLAIN_BREAK, PLAIN_EVALUATION, PLAIN_MAKE, TINY_FRAME
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "add_embedding.linear_2"]
 BREAK = {
@@ -47,7 +47,7 @@ def task(training_set, base, folder) -> Task:
         ConceptParams(name="ink", path="ink", token="w@z"),
         BreakParams(**BREAK),
         BreakParams(**BREAK | {"steps": 5}),
-        MakeParams(steps=2, batch_size=2, learning_rate=1e-2, precision="no", **PLAIN_TRAINING),
+        MakeParams(steps=2, batch_size=2, learning_rate=1e-2, precision="no", **PLAIN_MAKE),
         CompetitorParams(**COMPETITORS | {"zip_steps": 8, "zip_learning_rate": 0.05}),
         seed=0,
         shelf=Shelf(folder),

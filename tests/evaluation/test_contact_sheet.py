@@ -5,7 +5,7 @@ import pandas as pd
 from PIL import Image
 
 from b4m_pipeline.evaluation.contact_sheet import draw_contact_sheet
-from b4m_pipeline.evaluation.evaluate import BASE, MADE
+from b4m_pipeline.evaluation.samples import BASE, MADE
 
 COLOURS = {"content": (250, 0, 0), "style": (0, 250, 0), BASE: (0, 0, 250), MADE: (250, 0, 250), "truth": (0, 250, 250)}
 

@@ -9,21 +9,10 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
-from b4m_pipeline.evaluation.evaluate import (
-    BASE,
-    CONTENT,
-    JOINED,
-    MADE,
-    STYLE,
-    EvaluationError,
-    evaluate,
-    find_truth,
-    flat_metrics,
-    measure,
-    plan,
-    summarise,
-)
+from b4m_pipeline.evaluation.evaluate import EvaluationError, evaluate, find_truth, plan
 from b4m_pipeline.evaluation.params import EvaluationParams
+from b4m_pipeline.evaluation.samples import BASE, CONTENT, JOINED, KNOWN, MADE, STYLE
+from b4m_pipeline.evaluation.table import flat_metrics, measure, summarise
 from b4m_pipeline.method.combine import join_halves
 from tests.conftest import train_make
 from tests.training.helpers import MAKE, frame, train_half
@@ -40,6 +29,8 @@ PARAMS = EvaluationParams(
     clip=None,
 )
 
+THINGS = ["a car toy", "a hat toy", None]
+
 
 @pytest.fixture(scope="module")
 def adapters(tiny_training_set, tiny_base):
@@ -53,15 +44,16 @@ def adapters(tiny_training_set, tiny_base):
 
 @pytest.fixture(scope="module")
 def evaluated(adapters, tiny_base):
-    return evaluate(*adapters, tiny_base, PARAMS, seed=5)
+    return evaluate(*adapters, tiny_base, PARAMS, THINGS, seed=5)
 
 
 def test_every_system_is_asked_with_the_same_seeds_and_the_base_in_plain_words(adapters):
-    requests = plan(PARAMS, adapters[-1], seed=5)
-    assert len(requests) == 2 * (1 + 1 + 3 * 2) and len({request.key for request in requests}) == len(requests)
+    requests = plan(PARAMS, adapters[-1], THINGS, seed=5)
+    assert len(requests) == 2 * (2 + 1 + 1 + 3 + 2) and len({request.key for request in requests}) == len(requests)
     prompts = {(request.system, request.kind): request.prompt for request in requests}
     assert prompts[MADE, "composition"] == prompts[JOINED, "composition"] == "a snq toy in w@z style"
     assert prompts[BASE, "composition"] == "a cup toy in ink style"
+    assert [r.prompt for r in requests if r.kind == KNOWN] == ["a car toy"] * 2 + ["a hat toy"] * 2
     assert prompts[CONTENT, "content"] == "a snq toy"
     assert prompts[STYLE, "style"] == f"a house {adapters[-1].metadata['style_noun']} in w@z style"
     assert {request.seed for request in requests} == {5, 6}
@@ -71,7 +63,7 @@ def test_every_system_is_asked_with_the_same_seeds_and_the_base_in_plain_words(a
 def test_long_prompts_that_differ_at_their_end_alone_are_kept_apart(adapters):
     long = PARAMS.prompts[0] + ", " + "very " * 30
     params = PARAMS.model_copy(update={"prompts": [PARAMS.prompts[0], long + "small", long + "large"]})
-    requests = plan(params, adapters[-1], seed=5)
+    requests = plan(params, adapters[-1], [], seed=5)
     assert len({request.key for request in requests}) == len(requests)
     assert {request.kind for request in requests if request.system == MADE} == {"composition", "recontext", "recontext_2"}
 
@@ -87,11 +79,11 @@ def test_another_base_is_refused_and_another_generation_said_aloud(adapters, tin
     tensors = load_file(weights)
     save_file({name: tensor + 1 for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
     with pytest.raises(EvaluationError, match="train them anew"):
-        evaluate(*adapters, tiny_base.model_copy(update={"path": str(retrained)}), PARAMS, seed=5)
+        evaluate(*adapters, tiny_base.model_copy(update={"path": str(retrained)}), PARAMS, [], seed=5)
     content, style, joined, made = (copy.deepcopy(adapter) for adapter in adapters)
     made.metadata["parents"] = '["models:/b4m-content-cup/1", "models:/b4m-style-ink/1"]'
     content.metadata["registry_uri"] = "models:/b4m-content-cup/2"
-    evaluate(content, style, joined, made, tiny_base, PARAMS, seed=5)
+    evaluate(content, style, joined, made, tiny_base, PARAMS, [], seed=5)
     assert "the content half at hand is models:/b4m-content-cup/2" in caplog.text
 
 
@@ -122,7 +114,7 @@ def test_adapters_of_two_lineages_are_refused(adapters, tiny_base):
     stranger = join_halves(content, style, frame().content_side)
     stranger.metadata["name"] = "hat-ink"
     with pytest.raises(EvaluationError, match="'hat-ink'"):
-        evaluate(content, style, stranger, made, tiny_base, PARAMS, seed=0)
+        evaluate(content, style, stranger, made, tiny_base, PARAMS, [], seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +123,7 @@ def measured(evaluated, tiny_manifest):
     content, style = ([by_key[key] for key in manifest[manifest.role == role].picture] for role in ("content", "style"))
     pictures, table = evaluated
     made = table[(table.system == MADE) & (table.kind == "composition")].picture.iloc[0]
-    return measure(table, pictures, content, style, [pictures[made]], PARAMS), content, style
+    return measure(table, pictures, content, style, [pictures[made]], PARAMS, THINGS), content, style
 
 
 def test_measures_have_sense_or_are_left_out(measured):
@@ -145,6 +137,9 @@ def test_measures_have_sense_or_are_left_out(measured):
     expected = 2 * content * style / (content + style)
     assert np.allclose(table.s_harm[composed], expected[composed], atol=1e-5)
     assert "content_clip" not in table
+    assert table.kept[composed].equals(table[composed][["content_kept", "style_kept"]].min(axis=1))
+    assert table.kept.between(0, 1).equals(table.s_harm.notna()) and table.colour.between(0, 1).all()
+    assert itself.truth_colour == pytest.approx(1) and table.truth_colour.notna().equals(composed)
 
 
 def test_summary_has_an_interval_around_each_mean(measured):

@@ -12,13 +12,16 @@ from b4m_pipeline.method.combine import reconstruct
 from b4m_pipeline.method.files import save_adapter
 from b4m_pipeline.method.frame import FrameMismatchError
 from b4m_pipeline.method.layers import export, inject, load_halves, route_gradients
-from tests.method.helpers import METADATA, export_half, forward, make_frame, randomise
+from tests.method.helpers import METADATA, export_half, forward, make_frame, randomise, words_frame
+
+FRAMES = pytest.mark.parametrize("frame_of", [make_frame, words_frame], ids=["blocks", "words"])
 
 
+@FRAMES
 @pytest.mark.parametrize("halves", ["orthogonal", "free"])
-def test_exact_frame_leaves_the_base_model_untouched_at_step_0(unet, halves):
+def test_exact_frame_leaves_the_base_model_untouched_at_step_0(unet, halves, frame_of):
     before = forward(unet)
-    layers = inject(unet, make_frame(unet), halves)
+    layers = inject(unet, frame_of(unet), halves)
     assert (forward(unet) - before).abs().max() <= 1e-6
     for layer in layers.values():
         lora_a, lora_b = layer.factors()
@@ -35,11 +38,12 @@ class RefuseTwoDevices(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@FRAMES
 @pytest.mark.parametrize("halves", ["orthogonal", "free"])
-def test_a_model_can_be_on_another_device_than_blocks_are_drawn_on(unet, halves):
+def test_a_model_can_be_on_another_device_than_blocks_are_drawn_on(unet, halves, frame_of):
     unet.to("meta")
     with RefuseTwoDevices():
-        layers = inject(unet, make_frame(unet), halves)
+        layers = inject(unet, frame_of(unet), halves)
         factors = [factor for layer in layers.values() for factor in layer.factors()]
     held = [tensor for layer in layers.values() for tensor in (*layer.module.parameters(), *layer.module.buffers())]
     assert {tensor.device.type for tensor in [*held, *factors]} == {"meta"}
@@ -86,10 +90,11 @@ def test_orthogonal_halves_never_meet(unet):
         assert (lora_b[d_b:] @ lora_a[:, :d_a]).norm() > 0.1  # L_B F_A: lora_B's concept
 
 
+@FRAMES
 @pytest.mark.parametrize("halves", ["orthogonal", "free"])
-def test_pictures_of_one_pass_can_teach_a_factor_each(unet, halves):
+def test_pictures_of_one_pass_can_teach_a_factor_each(unet, halves, frame_of):
     """Each factor's gradient is that of its own pictures alone, and nothing of what the layers give changes."""
-    layers = inject(unet, make_frame(unet), halves)
+    layers = inject(unet, frame_of(unet), halves)
     randomise(layers)
     sides = {"lora_B": [layer.b for layer in layers.values()], "lora_A": [layer.a for layer in layers.values()]}
     whole = [parameter for side in sides.values() for parameter in side]
@@ -124,9 +129,10 @@ def test_loading_halves_brings_the_adapter_back(tiny_sdxl, unet):
         load_halves(layers, joined, dataclasses.replace(frame, seed=9))
 
 
+@FRAMES
 @pytest.mark.parametrize("alpha", [4.0, 2.0])
-def test_a_stock_pipeline_draws_what_the_training_model_draws(tiny_sdxl, unet, tmp_path, alpha):
-    frame = make_frame(unet, alpha=alpha)
+def test_a_stock_pipeline_draws_what_the_training_model_draws(tiny_sdxl, unet, tmp_path, alpha, frame_of):
+    frame = frame_of(unet, alpha=alpha)
     layers = inject(unet, frame, "free")
     randomise(layers)
     save_adapter(export(layers, frame, METADATA), tmp_path)
@@ -144,11 +150,15 @@ def draw(pipeline) -> torch.Tensor:
     return pipeline("a cat", num_inference_steps=3, height=32, width=32, generator=generator, output_type="pt").images
 
 
-@pytest.mark.parametrize("init", ["exact", "paper"])
+@pytest.mark.parametrize(
+    ("frame_of", "init"),
+    [(make_frame, "exact"), (make_frame, "paper"), (words_frame, "exact")],
+    ids=["exact", "paper", "words"],
+)
 @pytest.mark.parametrize("halves", ["orthogonal", "free"])
-def test_a_layer_does_what_its_factors_say(unet, halves, init):
+def test_a_layer_does_what_its_factors_say(unet, halves, init, frame_of):
     """The pass of a layer goes its own ways; forward and gradients are those of lora_B lora_A."""
-    layers = inject(unet, make_frame(unet, init=init, alpha=6.0, scale=2.0), halves)
+    layers = inject(unet, frame_of(unet, init=init, alpha=6.0, scale=2.0), halves)
     randomise(layers)
     for layer in layers.values():
         x = torch.randn(2, 3, layer.module.in_features, generator=torch.Generator().manual_seed(0))

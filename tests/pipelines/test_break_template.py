@@ -28,7 +28,19 @@ def test_every_training_stage_reports_its_peak_memory(tracking, tiny_training_se
             )
             assert len(curve) == 2
         joined = join_halves(halves["content"], halves["style"], frame.content_side)
-        make_adapter(joined, tiny_training_set, tiny_base, frame, MakeParams(**TRAIN), 0, checkpoints, False)
+        guard = {"manifest": None, "pictures": {}, "captioning": None, "evaluation": None}  # none guards `keep: last`
+        make = MakeParams(**TRAIN, keep="last")
+        make_adapter(
+            joined,
+            tiny_training_set,
+            base_model=tiny_base,
+            frame=frame,
+            make=make,
+            seed=0,
+            checkpoints=checkpoints,
+            reuse=False,
+            **guard,
+        )
     metrics = tracking.get_run(run.info.run_id).data.metrics
     peaks = [metrics[f"{stage}.process_peak_memory_gib"] for stage in ("content_break", "style_break", "joint_make")]
     assert peaks[0] > 0 and peaks == sorted(peaks)  # of one process

@@ -3,7 +3,7 @@
 from b4m_pipeline.inputs.params import ConceptParams
 from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.training.params import BreakParams
-from tests.conftest import PLAIN_BREAK, PLAIN_TRAINING, TINY_FRAME
+from tests.conftest import PLAIN_BREAK, PLAIN_MAKE, TINY_FRAME
 from tests.conftest import train_half as train_on
 
 CONTENT = ConceptParams(name="cup", path="cup", token="snq", noun="toy")
@@ -17,7 +17,7 @@ BREAK = {
     "precision": "no",
     "checkpoint_every": 1,
 } | PLAIN_BREAK
-MAKE = {"steps": 3, "batch_size": 4, "learning_rate": 1e-2, "precision": "no", "checkpoint_every": 1} | PLAIN_TRAINING
+MAKE = {"steps": 3, "batch_size": 4, "learning_rate": 1e-2, "precision": "no", "checkpoint_every": 1} | PLAIN_MAKE
 
 
 def frame(**changes) -> FrameParams:

@@ -40,7 +40,7 @@ def test_best_and_patience_are_taken_with_pictures():
 
 
 def test_the_riemannian_step_is_makes_alone():
-    assert MakeParams(**LEAST).optimizer == "riemannian_adamw"
+    assert MakeParams(**LEAST, keep="best").optimizer == "riemannian_adamw"
     with pytest.raises(ValidationError, match="optimizer"):
         BreakParams(**LEAST, counterpart_batch_size=1, counterpart_learning_rate=1e-3, optimizer="riemannian_adamw")
 

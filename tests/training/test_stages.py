@@ -237,6 +237,46 @@ def test_the_recipe_is_known_before_training_and_knows_what_decides_the_weights(
     ]  # fmt: skip
 
 
+class Keeps:
+    """A guard that keeps one step."""
+
+    def __init__(self, step: int, settings: str = "some"):
+        self.step, self.settings, self.seen = step, {"guard": settings}, {}
+
+    def choose(self, candidates):
+        self.seen = candidates
+        return self.step, {step: {"kept": 0.25} for step in candidates}
+
+
+@pytest.mark.parametrize("step", [0, 2, 4])
+def test_the_adapter_is_what_the_guard_keeps(tiny_joined, tiny_training_set, tiny_base, caplog, step):
+    caplog.set_level("INFO", logger="b4m_pipeline")
+    params = MakeParams(**MAKE | {"steps": 4, "keep": "best"})
+    guard = Keeps(step)
+    made, history = stages.MakeStage(tiny_joined, tiny_training_set, tiny_base, frame(), params, 0, guard).train()
+    assert list(guard.seen) == [0, 2, 4] and len(history) == 4
+    assert all(torch.equal(made.tensors[key], guard.seen[step].tensors[key]) for key in made.tensors)
+    assert made.metadata["kind"] == "made" and made.metadata["kept_step"] == str(step)
+    assert json.loads(made.metadata["kept_figures"]) == {str(at): {"kept": 0.25} for at in (0, 2, 4)}
+    assert ("the halves are kept as they were joined" in caplog.text) == (step == 0)
+    last = train_make(tiny_joined, tiny_training_set, tiny_base, frame(), MakeParams(**MAKE | {"steps": 4}), 0)[0]
+    assert all(torch.equal(last.tensors[key], guard.seen[4].tensors[key]) for key in last.tensors)
+
+
+def test_the_guard_is_part_of_makes_recipe(tiny_joined, tiny_training_set, tiny_base, monkeypatch):
+    params = MakeParams(**MAKE | {"keep": "best"})
+
+    def recipe(guard):
+        return stages.MakeStage(tiny_joined, tiny_training_set, tiny_base, frame(), params, 0, guard).recipe
+
+    assert recipe(Keeps(0)).digest == recipe(Keeps(2)).digest != recipe(Keeps(0, "others")).digest
+    assert "evaluation/guard" in recipe(Keeps(0)).code
+    with pytest.raises(ValueError, match="best needs a guard"):
+        recipe(None)
+    with pytest.raises(ValueError, match="last takes none"):
+        stages.MakeStage(tiny_joined, tiny_training_set, tiny_base, frame(), MakeParams(**MAKE), 0, Keeps(0))
+
+
 def test_makes_recipe_knows_the_halves(tiny_joined, tiny_training_set, tiny_base):
     def recipe(adapter):
         return stages.MakeStage(adapter, tiny_training_set, tiny_base, frame(), MakeParams(**MAKE), 0).recipe

@@ -385,3 +385,23 @@ def test_pictures_are_drawn_when_due_with_averaged_weights():
     plain = {step: run(steps=step).x for step, _ in seen}
     assert all(not torch.allclose(weights, plain[step], atol=1e-4) for step, weights in seen)
     assert torch.equal(seen[0][1], run(steps=15, ema_decay=0.9).x)
+
+
+def test_snapshots_hold_the_weights_of_their_steps_also_after_a_stop(tmp_path):
+    def run_on(problem, seen, log=None, **changes):
+        take = {10: lambda: seen.append(problem.x.detach().clone())}
+        keys = {"seed": 0, "checkpoint": tmp_path / "x", "fingerprint": "f", "log": log, "snapshots": take}
+        fit(problem.loss, problem.objectives(), params(**changes), **keys)
+
+    def stop(entry, step):
+        if step == 17:
+            raise KeyboardInterrupt
+
+    first, resumed = [], []
+    with pytest.raises(KeyboardInterrupt):
+        run_on(Problem(), first, log=stop)
+    assert first == []  # they are shown in the end
+    problem = Problem()
+    run_on(problem, resumed)
+    assert len(resumed) == 1 and torch.equal(resumed[0], run(steps=10).x)
+    assert torch.equal(problem.x, run().x)  # training goes on from where it was

@@ -23,10 +23,11 @@ from b4m_pipeline.common.provenance import code_version, digest_of
 from b4m_pipeline.common.seeding import numpy_generator
 from b4m_pipeline.common.words import fill_prompt, words_of
 from b4m_pipeline.diffusion.families import base_model_id, weights_digest
-from b4m_pipeline.evaluation.evaluate import SampleRequest, draw_samples, measure
 from b4m_pipeline.evaluation.judges import EfficientNetJudge
 from b4m_pipeline.evaluation.measures import similarity
 from b4m_pipeline.evaluation.params import EvaluationParams
+from b4m_pipeline.evaluation.samples import SampleRequest, draw_samples
+from b4m_pipeline.evaluation.table import measure
 from b4m_pipeline.method.adapter import Adapter
 from b4m_pipeline.training.params import TrainParams
 

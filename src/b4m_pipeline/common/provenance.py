@@ -25,6 +25,10 @@ NOT_RECIPE = (
     "training/lora",
 )
 """Of these, the modules that do not; nor do the packages' params.py, whose values are in the recipe themselves."""
+GUARD_CODE = tuple(
+    f"evaluation/{name}" for name in ("colour", "efficientnet", "guard", "judges", "measures", "samples", "table")
+)
+"""What decides which step of make is kept."""
 RECIPE_LIBRARIES = ("diffusers", "peft", "torch")
 CODE_KEY, LIBRARIES_KEY = "recipe_code", "recipe_libraries"
 """Metadata of a trained adapter: digests of the modules, and versions of the libraries, that it was trained by, as JSON."""

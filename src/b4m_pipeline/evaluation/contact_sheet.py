@@ -4,7 +4,7 @@ import pandas as pd
 from PIL import Image
 
 from b4m_pipeline.common.sheets import Row, paint_grid
-from b4m_pipeline.evaluation.evaluate import BASE, CONTENT, JOINED, MADE, STYLE
+from b4m_pipeline.evaluation.samples import BASE, CONTENT, JOINED, MADE, STYLE
 
 _SHOWN = {"content": "content", "style": "style", "s_harm": "S_harm", "truth": "truth"}
 

@@ -1,8 +1,12 @@
 """Figures of what judges see: similarities, S_harm, distances."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+
+_MARGIN = 0.05
+"""Likeness below which a difference says nothing: added to either end of a scale."""
 
 
 @dataclass(frozen=True)
@@ -47,3 +51,54 @@ def harmonic_mean(content: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
     """S_harm: high only if content and style both are. Similarities below zero count as zero."""
     content, style = content.clamp(min=0), style.clamp(min=0)
     return 2 * content * style / (content + style).clamp(min=1e-9)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A likeness as a share of what is possible. floor: of pictures without the concept; ceiling: of pictures with it."""
+
+    floor: float
+    ceiling: float
+
+    def share(self, likeness: torch.Tensor) -> torch.Tensor:
+        """(N,) -> (N,) in 0 to 1."""
+        possible = max(self.ceiling - self.floor, 0.0) + _MARGIN
+        return ((likeness - self.floor + _MARGIN) / possible).clamp(0, 1)
+
+
+def among(alike: torch.Tensor) -> float:
+    """Mean likeness (N, N) of pictures to each other, without that to themselves; 1 for a single one."""
+    n = len(alike)
+    return float((alike.sum() - alike.diagonal().sum()) / (n * (n - 1))) if n > 1 else 1.0
+
+
+def style_scale(alike: torch.Tensor, of_content: torch.Tensor) -> Scale:
+    """alike (M, M): the style's pictures to each other; of_content (N, M): the content's pictures to them."""
+    return Scale(float(of_content.mean()), among(alike))
+
+
+def content_scale(content: torch.Tensor, style: torch.Tensor, known: Sequence[torch.Tensor | None]) -> Scale:
+    """What likeness to the content's pictures (N, D) this style allows: a penguin as knitwear is little like other penguins, in
+    wood it is. known: for each of the style's pictures (M, D) what the base model draws for what it shows, (K, D), or None. The
+    share of likeness that these keep, beyond that of other things, is taken for the content's. If no picture's thing is known,
+    that is 1. All are unit vectors."""
+    floor = float((style @ content.T).mean())
+    drawn = [(index, own) for index, own in enumerate(known) if own is not None]
+    if len(drawn) < 2:
+        return Scale(floor, among(content @ content.T))
+    things = [own for _, own in drawn]
+    shown = style[[index for index, _ in drawn]]
+    same = torch.stack([(picture @ own.T).mean() for picture, own in zip(shown, things, strict=True)]).mean()
+    mixed = _unlike([[(picture @ own.T).mean() for own in things] for picture in shown])
+    own_alike = sum(among(own @ own.T) for own in things) / len(things)
+    own_mixed = _unlike([[(first @ second.T).mean() for second in things] for first in things])
+    kept = min(max(float(same - mixed) / max(own_alike - float(own_mixed), 1e-6), 0.0), 1.0)
+    elsewhere = float(torch.cat(things).matmul(content.T).mean())
+    return Scale(floor, floor + kept * max(among(content @ content.T) - elsewhere, 0.0))
+
+
+def _unlike(rows: list[list[torch.Tensor]]) -> torch.Tensor:
+    """Mean of all but the diagonal."""
+    n = len(rows)
+    whole = torch.stack([torch.stack(row) for row in rows])
+    return (whole.sum() - whole.diagonal().sum()) / (n * (n - 1))

@@ -52,6 +52,16 @@ def fill_template(template: str, content: str, noun: str, style: str | None, par
     return " ".join(text.split())
 
 
+def plain_captions(rows: pd.DataFrame, params: CaptioningParams) -> list[str | None]:
+    """The captions of a manifest's rows without their concept's token and what the template says of it; None for a picture of
+    which nothing is known but its concept."""
+    plain: list[str | None] = []
+    for row in rows.itertuples():
+        text = row.caption.replace(params.style_suffix.format(style=row.token), "").replace(row.token, "")
+        plain.append(None if row.caption_source == "template" else " ".join(text.split()))
+    return plain
+
+
 def _shorten(text: str, limit: int, token: str) -> str:
     words = text.split()
     if len(words) > limit:

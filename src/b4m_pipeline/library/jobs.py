@@ -15,7 +15,9 @@ import pandas as pd
 from PIL import Image
 
 from b4m_pipeline.common.words import fill_prompt, words_of
-from b4m_pipeline.evaluation.evaluate import SampleRequest, draw_samples, find_truth, measure
+from b4m_pipeline.evaluation.evaluate import find_truth
+from b4m_pipeline.evaluation.samples import SampleRequest, draw_samples
+from b4m_pipeline.evaluation.table import measure
 from b4m_pipeline.inputs.captions import preserved_prompts
 from b4m_pipeline.inputs.encode import encode_training_set
 from b4m_pipeline.inputs.folders import check_folders, list_concept_folders, load_picture

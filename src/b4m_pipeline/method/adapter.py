@@ -18,6 +18,12 @@ URI_KEY = "registry_uri"
 RECIPE_KEY = "recipe_digest"
 """Metadata of a trained adapter: digest of all that decides its weights (see common/provenance.py)."""
 
+DIRECTIONS_KEY = "frame_directions"
+"""Metadata of an adapter with a frame of words: its directions, see directions.py."""
+
+KEPT_STEP, KEPT_FIGURES = "kept_step", "kept_figures"
+"""Metadata of a made adapter: which step of make was kept ("0": the joined halves), and what was measured, as JSON."""
+
 
 class AdapterError(ValueError):
     """An adapter's file is missing, damaged or not one of ours."""

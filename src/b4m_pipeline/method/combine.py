@@ -3,7 +3,8 @@
 import json
 
 from b4m_pipeline.common.provenance import code_version, digest_of, recipe_code
-from b4m_pipeline.method.adapter import RECIPE_KEY, URI_KEY, Adapter
+from b4m_pipeline.method.adapter import DIRECTIONS_KEY, RECIPE_KEY, URI_KEY, Adapter
+from b4m_pipeline.method.directions import unpack_directions
 from b4m_pipeline.method.frame import FrameMismatchError, frame_of, require_same_frame
 from b4m_pipeline.method.params import Side
 
@@ -20,12 +21,28 @@ def reconstruct(half_a: Adapter, half_b: Adapter, metadata: dict[str, str]) -> A
     for half, wanted in ((half_a, "lora_A"), (half_b, "lora_B")):
         if (got := half.metadata.get("half")) != wanted:
             raise FrameMismatchError(f"{half.metadata['name']} is a half of {got}, where one of {wanted} is needed")
+    _require_same_directions(half_a, half_b)
     tensors = {}
     for name in half_a.modules():
         tensors[f"{name}.lora_A.weight"] = half_a.tensors[f"{name}.lora_A.weight"].clone()
         tensors[f"{name}.lora_B.weight"] = half_b.tensors[f"{name}.lora_B.weight"].clone()
-    shared = {key: half_a.metadata[key] for key in ("base_model", "frame", "frame_config")}
+    shared = {
+        key: half_a.metadata[key] for key in ("base_model", "frame", "frame_config", DIRECTIONS_KEY) if key in half_a.metadata
+    }
     return Adapter(tensors, {**metadata, **shared, "half": "both"}, dict(half_a.lora_config))
+
+
+def _require_same_directions(half_a: Adapter, half_b: Adapter) -> None:
+    """The fingerprint knows the words, not the text encoders that read them."""
+    first, second = (unpack_directions(half.metadata.get(DIRECTIONS_KEY, "[]")) for half in (half_a, half_b))
+    for layer, own in first.items():
+        other = second[layer]
+        for mine, its in ((own.frozen, other.frozen), (own.learnt, other.learnt)):
+            if (mine - its @ (its.T @ mine)).square().sum() > 0.01 * mine.shape[1]:
+                raise FrameMismatchError(
+                    f"{half_a.metadata['name']} and {half_b.metadata['name']} were trained with different text encoders: their "
+                    f"known words differ in other directions ({layer}). Train both on one base model"
+                )
 
 
 def join_halves(content: Adapter, style: Adapter, content_side: Side) -> Adapter:
@@ -76,7 +93,7 @@ def scale_halves(adapter: Adapter, content: float = 1.0, style: float = 1.0) -> 
         raise FrameMismatchError(f"{about.get('name', '?')} has no halves that could be scaled")
     frame, tensors = frame_of(adapter), {key: tensor.clone() for key, tensor in adapter.tensors.items()}
     for module in adapter.modules():
-        d_b, d_a = frame.sizes(module)
-        tensors[f"{module}.lora_A.weight"][:, d_a:] *= factors.get("lora_A", 1.0)
-        tensors[f"{module}.lora_B.weight"][d_b:] *= factors.get("lora_B", 1.0)
+        lora_a = tensors[f"{module}.lora_A.weight"]
+        lora_a += (factors.get("lora_A", 1.0) - 1) * frame.learnt_columns(module, lora_a)
+        tensors[f"{module}.lora_B.weight"][frame.sizes(module)[0] :] *= factors.get("lora_B", 1.0)
     return Adapter(tensors, dict(about), dict(adapter.lora_config))

@@ -12,13 +12,14 @@ released code has a norm of 3.9 a layer. All F together are the frame.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 import torch
 
 from b4m_pipeline.common.seeding import torch_generator
-from b4m_pipeline.method.adapter import Adapter
+from b4m_pipeline.method.adapter import DIRECTIONS_KEY, Adapter
+from b4m_pipeline.method.directions import Directions, polar, unpack_directions
 from b4m_pipeline.method.params import Side
 
 
@@ -47,6 +48,11 @@ class Frame:
     base_model: str
     """Which weights, not where they lie: see `families.base_model_id`."""
     layers: dict[str, tuple[int, int]]
+    words: str | None = None
+    """Digest of the known words that turn the columns of layers that read the prompt (see directions.py). None: no words do."""
+    directions: dict[str, Directions] = field(default_factory=dict, compare=False, repr=False)
+    """Of these layers. They follow from `words` and `base_model`, so they are no part of the fingerprint."""
+    _turns: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self):
         for name, (m, n) in self.layers.items():
@@ -58,8 +64,8 @@ class Frame:
     @property
     def fingerprint(self) -> str:
         """sha256 over everything that decides the frozen blocks; halves with equal fingerprints can be combined."""
-        fields = asdict(self) | {"layers": sorted((k, *v) for k, v in self.layers.items())}
-        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+        own = self._fields() | {"layers": sorted((k, *v) for k, v in self.layers.items())}
+        return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:16]
 
     def sizes(self, layer: str) -> tuple[int, int]:
         """(d_B, d_A): frozen rows of lora_B and frozen columns of lora_A."""
@@ -79,22 +85,53 @@ class Frame:
         half = self.rank // 2
         span_b, span_a = basis[:, :half], basis[:, half:]  # (r, r/2) each: complementary subspaces of R^r
         frozen_b = _orthonormal(d_b, half, generator) @ span_b.T
+        if turned := self._turn(layer):
+            own, rest = turned
+            columns = _orthonormal(len(own), half, generator).double()
+            frozen_a = span_a @ polar(own @ (own.T @ columns)).float().T  # (r, n), in the span of Q_1
+            return Blocks(self.scale * frozen_a, self.scale * frozen_b, span_a, span_b, rest)
         frozen_a = span_a @ _orthonormal(d_a, half, generator).T
         return Blocks(self.scale * frozen_a, self.scale * frozen_b, span_a, span_b)
 
+    def _turn(self, layer: str) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Q_1 (n, d_A) in float64 and Q_2 (n, n - d_A) in float32 of a layer that has directions."""
+        if layer not in self.directions:
+            return None
+        n, columns = self.layers[layer][1], self.sizes(layer)[1]
+        key = id(self.directions[layer]), columns
+        if key not in self._turns:  # most layers read the same
+            random = _orthonormal(n, n, torch_generator("frame of words", self.seed, n))
+            own, rest = self.directions[layer].turn(columns, random)
+            self._turns[key] = own, rest.float()
+        return self._turns[key]
+
+    def learnt_columns(self, layer: str, lora_a: torch.Tensor) -> torch.Tensor:
+        """What the learnable part of lora_A (r, n) adds to it, (r, n)."""
+        if turned := self._turn(layer):
+            rest = turned[1].to(lora_a)
+            return lora_a @ rest @ rest.T
+        learnt = lora_a.clone()
+        learnt[:, : self.sizes(layer)[1]] = 0
+        return learnt
+
+    def _fields(self) -> dict[str, Any]:
+        return {own.name: getattr(self, own.name) for own in fields(self) if own.name not in ("directions", "_turns")}
+
     def describe(self) -> str:
-        """JSON of all fields, from which `frame_of` makes the frame again."""
-        return json.dumps(asdict(self) | {"layers": {k: list(v) for k, v in self.layers.items()}}, sort_keys=True)
+        """JSON of all that the fingerprint knows, from which `frame_of` makes the frame again."""
+        return json.dumps(self._fields() | {"layers": {k: list(v) for k, v in self.layers.items()}}, sort_keys=True)
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """F_A (r, d_A), F_B (d_B, r) and orthonormal bases (r, k) of the subspaces of R^r that each lies in."""
+    """F_A (r, d_A), F_B (d_B, r) and orthonormal bases (r, k) of the subspaces of R^r that each lies in. Where words turn the
+    columns, F_A is (r, n) and `rest` the Q_2 (n, n - d_A) that the learnable ones stand for."""
 
     frozen_a: torch.Tensor
     frozen_b: torch.Tensor
     span_a: torch.Tensor
     span_b: torch.Tensor
+    rest: torch.Tensor | None = None
 
 
 def _orthonormal(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:
@@ -114,10 +151,11 @@ def _tile(rows: torch.Tensor, wanted: int) -> torch.Tensor:
 def frame_of(adapter: Adapter) -> Frame:
     """The frame that an adapter's metadata describes; raises FrameMismatchError if there is none, or if it does not
     have its fingerprint."""
-    fields = json.loads(adapter.metadata["frame_config"])
-    if "layers" not in fields:
+    stored = json.loads(adapter.metadata["frame_config"])
+    if "layers" not in stored:
         raise FrameMismatchError(f"{adapter.metadata['name']} has no frame: it is a plain LoRA, without halves")
-    frame = Frame(**{**fields, "layers": {k: tuple(v) for k, v in fields["layers"].items()}})
+    directions = unpack_directions(adapter.metadata.get(DIRECTIONS_KEY, "[]"))
+    frame = Frame(**{**stored, "layers": {k: tuple(v) for k, v in stored["layers"].items()}}, directions=directions)
     require_same_frame(adapter.metadata["frame"], frame.fingerprint)
     return frame
 
@@ -127,7 +165,7 @@ def require_same_frame(first: str, second: str) -> None:
     if first != second:
         raise FrameMismatchError(
             f"Adapters of two frames cannot be combined: {first} and {second}. Halves fit together if they were trained "
-            "with the same frame seed, rank, alpha, split, init, scale and targets on the same base model."
+            "with the same frame seed, rank, alpha, split, init, scale, targets and words on the same base model."
         )
 
 

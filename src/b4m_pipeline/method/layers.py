@@ -11,25 +11,46 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from b4m_pipeline.common.seeding import torch_generator
-from b4m_pipeline.method.adapter import PEFT_NAME, Adapter
+from b4m_pipeline.method.adapter import DIRECTIONS_KEY, PEFT_NAME, Adapter
+from b4m_pipeline.method.directions import pack_directions
 from b4m_pipeline.method.frame import Frame, TargetError, require_same_frame
 from b4m_pipeline.method.params import Side
 
 Halves = Literal["orthogonal", "free"]
 
 
+class OneCopy:
+    """A constant that many layers share, also after their model has moved: one copy a device, where buffers would be many."""
+
+    def __init__(self, tensor: torch.Tensor):
+        self._copies = {tensor.device: tensor}
+
+    def on(self, device: torch.device) -> torch.Tensor:
+        if device not in self._copies:
+            self._copies[device] = next(iter(self._copies.values())).to(device)
+        return self._copies[device]
+
+
 class FrozenThenLearnt(nn.Module):
     """Parametrisation of a LoRA factor: [frozen, learnt] along `dim`. The frozen part is a buffer, so that no optimizer, weight
     decay or quantiser can move it. With a `basis` (r, k) the learnt part is confined to its span; `span` (r, k) is that of the
-    frozen part, where it is orthogonal to `basis`."""
+    frozen part, where it is orthogonal to `basis`. With `rest` (n, n - d_A) the learnt columns stand for its directions, and
+    frozen + learnt rest' takes the place of [frozen, learnt] (see directions.py)."""
 
     frozen: torch.Tensor
     basis: torch.Tensor | None
     reduced: torch.Tensor | None
 
-    def __init__(self, frozen: torch.Tensor, dim: int, basis: torch.Tensor | None = None, span: torch.Tensor | None = None):
+    def __init__(
+        self,
+        frozen: torch.Tensor,
+        dim: int,
+        basis: torch.Tensor | None = None,
+        span: torch.Tensor | None = None,
+        rest: "OneCopy | None" = None,
+    ):
         super().__init__()
-        self.dim = dim
+        self.dim, self.rest = dim, rest
         self.register_buffer("frozen", frozen, persistent=False)
         self.register_buffer("basis", basis, persistent=False)
         reduced = None if span is None else span.T @ frozen if dim == 1 else frozen @ span  # (k, d_A) or (d_B, k)
@@ -38,10 +59,20 @@ class FrozenThenLearnt(nn.Module):
     def forward(self, learnt: torch.Tensor) -> torch.Tensor:
         if self.basis is not None:  # L_A = basis M_A (r, n - d_A), L_B = M_B basis' (m - d_B, r)
             learnt = self.basis @ learnt if self.dim == 1 else learnt @ self.basis.T
+        if self.rest is not None:
+            return self.frozen + self.spread(learnt)
         return torch.cat([self.frozen, learnt], dim=self.dim)
 
+    def spread(self, learnt: torch.Tensor) -> torch.Tensor:
+        """Learnable columns (k, n - d_A) as a factor of all inputs, (k, n)."""
+        return learnt if self.rest is None else learnt @ self.rest.on(learnt.device).T
+
     def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
-        learnt = weight.narrow(self.dim, self.frozen.shape[self.dim], weight.shape[self.dim] - self.frozen.shape[self.dim])
+        if self.rest is not None:
+            learnt = weight @ self.rest.on(weight.device)
+        else:
+            frozen = self.frozen.shape[self.dim]
+            learnt = weight.narrow(self.dim, frozen, weight.shape[self.dim] - frozen)
         if self.basis is not None:
             learnt = self.basis.T @ learnt if self.dim == 1 else learnt @ self.basis
         return learnt.clone(memory_format=torch.contiguous_format)  # parametrize takes it over as it is: not a view of `weight`
@@ -93,8 +124,11 @@ class PlpLinear(LoraLinear):
         if plp_a.reduced is None or plp_b.reduced is None:
             update = _routed(_routed(x, plp_a.forward(learnt_a), rows_a), plp_b.forward(learnt_b), rows_b)  # (..., m)
         else:
-            x_1, x_2 = x.split([plp_a.reduced.shape[1], learnt_a.shape[1]], dim=-1)  # (..., d_A), (..., n - d_A)
-            rows_1 = F.linear(_routed(x_2, learnt_a, rows_a), plp_b.reduced)  # (..., d_B)
+            if plp_a.rest is None:
+                x_1, x_2 = x.split([plp_a.reduced.shape[1], learnt_a.shape[1]], dim=-1)  # (..., d_A), (..., n - d_A)
+            else:  # both read all of x (..., n), each its own directions of it
+                x_1 = x_2 = x
+            rows_1 = F.linear(_routed(x_2, plp_a.spread(learnt_a), rows_a), plp_b.reduced)  # (..., d_B)
             rows_2 = _routed(F.linear(x_1, plp_a.reduced), learnt_b, rows_b)  # (..., m - d_B)
             update = torch.cat([rows_1, rows_2], dim=-1)
         return torch.add(result, update, alpha=self.scaling[PEFT_NAME]).to(result.dtype)
@@ -125,9 +159,14 @@ class PlpLayer:
         return _parametrized(self.module.lora_A[PEFT_NAME])[0].basis
 
     def frozen(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """F_A (r, d_A) and F_B (d_B, r)."""
+        """F_A (r, d_A), or (r, n) where words turn it, and F_B (d_B, r)."""
         frozen_a, frozen_b = (_parametrized(side[PEFT_NAME])[0].frozen for side in (self.module.lora_A, self.module.lora_B))
         return frozen_a, frozen_b
+
+    def frozen_factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """lora_A and lora_B as they would be had nothing been learnt."""
+        (plp_a, a), (plp_b, b) = (_parametrized(side[PEFT_NAME]) for side in (self.module.lora_A, self.module.lora_B))
+        return plp_a.forward(torch.zeros_like(a)), plp_b.forward(torch.zeros_like(b))
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """lora_A (r, n) and lora_B (m, r) as they are applied."""
@@ -168,7 +207,8 @@ def inject(model: Any, frame: Frame, halves: Halves, seed: int = 0) -> dict[str,
     config = LoraConfig(r=frame.rank, lora_alpha=frame.alpha, target_modules=list(frame.layers), init_lora_weights=False)
     config._register_custom_module({nn.Linear: PlpLinear})
     model.add_adapter(config, adapter_name=PEFT_NAME)
-    layers = {}
+    layers: dict[str, PlpLayer] = {}
+    shared: dict[int, OneCopy] = {}
     for name in sorted(frame.layers):
         module = model.get_submodule(name)
         blocks = frame.blocks(name)
@@ -185,7 +225,8 @@ def inject(model: Any, frame: Frame, halves: Halves, seed: int = 0) -> dict[str,
         # The paper's frame has no complementary subspaces.
         spans = (blocks.span_a, blocks.span_b) if halves == "orthogonal" and frame.init == "exact" else (None, None)
         # Made where the blocks were drawn, on the CPU, and then moved as a whole.
-        plp_a = FrozenThenLearnt(blocks.frozen_a, 1, bases[0], spans[0])
+        rest = None if blocks.rest is None else shared.setdefault(id(blocks.rest), OneCopy(blocks.rest))
+        plp_a = FrozenThenLearnt(blocks.frozen_a, 1, bases[0], spans[0], rest)
         plp_b = FrozenThenLearnt(blocks.frozen_b, 0, bases[1], spans[1])
         parametrize.register_parametrization(linear_a, "weight", plp_a.to(linear_a.weight.device), unsafe=True)
         parametrize.register_parametrization(linear_b, "weight", plp_b.to(linear_b.weight.device), unsafe=True)
@@ -209,13 +250,15 @@ def export(layers: dict[str, PlpLayer], frame: Frame, metadata: dict[str, str], 
     """The adapter as an ordinary LoRA. only="lora_A" keeps one half: L_B = 0, as [F_A | L_A] and [F_B ; 0]."""
     tensors = {}
     for name, layer in layers.items():
-        d_b, d_a = frame.sizes(name)
-        lora_a, lora_b = (factor.detach().float().cpu().clone() for factor in layer.factors())
+        (lora_a, lora_b), (frozen_a, frozen_b) = layer.factors(), layer.frozen_factors()
         if only == "lora_A":
-            lora_b[d_b:] = 0
+            lora_b = frozen_b
         elif only == "lora_B":
-            lora_a[:, d_a:] = 0
+            lora_a = frozen_a
+        lora_a, lora_b = (factor.detach().float().cpu().clone() for factor in (lora_a, lora_b))
         tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = lora_a, lora_b
     config = {"r": frame.rank, "lora_alpha": frame.alpha, "target_modules": sorted(frame.layers)}
     own = {"frame": frame.fingerprint, "frame_config": frame.describe(), "half": only or "both"}
+    if frame.directions:
+        own[DIRECTIONS_KEY] = pack_directions(frame.directions)
     return Adapter(tensors, {**metadata, **own}, config)

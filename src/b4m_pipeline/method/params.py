@@ -1,12 +1,23 @@
 """Parameters of the frame. Values stand in `conf/<env>/parameters*.yml`, bounds and meaning here."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from b4m_pipeline.common.config import Strict
+from b4m_pipeline.common.config import Strict, with_fields
 
 Side = Literal["lora_A", "lora_B"]
+
+
+class FrameWords(Strict):
+    """Words that the base model knows, by which a frame of words tells content from style."""
+
+    template: Annotated[str, with_fields("content style", "article")]
+    """The prompts, with {content}, {style} and, if wanted, {article}."""
+    contents: list[str] = Field(min_length=2)
+    """Known contents."""
+    styles: list[str] = Field(min_length=2)
+    """Known styles."""
 
 
 class FrameParams(Strict):
@@ -28,6 +39,11 @@ class FrameParams(Strict):
     """Whether the two halves keep to complementary subspaces."""
     content_side: Side
     """Which matrix has the content's half; the style's half is in the other."""
+    basis: Literal["words", "none"]
+    """How a layer that reads the prompt is divided between content and style: by the directions in which known words differ, or
+    by number, the first columns to the one and the rest to the other."""
+    words: FrameWords | None = None
+    """The known words of `basis: words`. Halves that were trained with other words do not fit together."""
     targets: list[str] = Field(min_length=1)
     """Ends of module names, as PEFT's target_modules."""
 
@@ -35,6 +51,8 @@ class FrameParams(Strict):
     def _consistent(self) -> "FrameParams":
         if self.halves == "orthogonal" and self.init == "paper":
             raise ValueError("halves: orthogonal needs init: exact (the paper's frame has no complementary subspaces)")
+        if self.basis == "words" and (self.init == "paper" or self.words is None):
+            raise ValueError("basis: words needs init: exact, and frame.words")
         if self.init == "exact" and self.rank % 2:
             raise ValueError(f"rank must be even for init: exact, got {self.rank}")
         return self

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from b4m_pipeline.common.provenance import CODE_KEY, LIBRARIES_KEY, Recipe, file_digest, flat
-from b4m_pipeline.method.adapter import URI_KEY, WEIGHTS_NAME, Adapter, AdapterError
+from b4m_pipeline.method.adapter import DIRECTIONS_KEY, URI_KEY, WEIGHTS_NAME, Adapter, AdapterError
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -25,6 +25,7 @@ _REQUIREMENTS = ("accelerate", "diffusers", "peft", "safetensors", "torch", "tra
 _LONG = (
     "params",
     "frame_config",
+    DIRECTIONS_KEY,
     "pictures",
     CODE_KEY,
     LIBRARIES_KEY,

@@ -151,3 +151,6 @@ class MakeParams(TrainParams):
     """Folder with pictures of the content in the style, where they exist. Null: the pictures of content and style only."""
     rehearsal: RehearsalParams | None = None
     """Pictures of the content in the style that the joined halves draw. Null: none."""
+    keep: Literal["best", "last"]
+    """`best`: a few drawings by the joined halves, half-way and at the end are measured, and the adapter is what keeps most of
+    both content and style, even if that is the joined halves. `last`: what the last step gives, unmeasured."""

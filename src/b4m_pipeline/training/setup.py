@@ -1,5 +1,6 @@
 """What every stage trains with: the frozen base model with a PLP adapter in it, and the loss on a training set."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,11 +9,14 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 
 from b4m_pipeline.common.devices import DTYPES, pick_device, resolve_precision
+from b4m_pipeline.common.provenance import digest_of
 from b4m_pipeline.common.seeding import torch_generator
+from b4m_pipeline.common.words import article
 from b4m_pipeline.diffusion.families import Family, base_model_id, encoder_id, load_family
 from b4m_pipeline.diffusion.loss import DiffusionLoss
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.inputs.training_set import TrainingSet, TrainingSetError
+from b4m_pipeline.method.directions import Directions, tell_apart, word_grid
 from b4m_pipeline.method.frame import Frame
 from b4m_pipeline.method.layers import Halves, PlpLayer, find_layers, inject
 from b4m_pipeline.method.params import FrameParams, Side
@@ -75,7 +79,7 @@ def set_up(
     if params.samples.every:
         previews = Previews(family, params.samples.prompts or prompts or [], params.samples, seed, device)
     unet = family.load_denoiser(device, DTYPES[resolve_precision(params.precision, device)])
-    whole = _frame(base_model, frame, unet)
+    whole = dataclasses.replace(_frame(base_model, frame, unet), directions=word_directions(family, unet, frame, device))
     inputs = family.prompt_inputs(unet, preserved[0]) if preserved else {}  # of the base model alone
     adapted = inject(unet, whole, halves, seed)
     unet.to(device).eval()
@@ -99,7 +103,39 @@ def make_loss(
 
 def _frame(base_model: BaseModelParams, frame: FrameParams, model: torch.nn.Module) -> Frame:
     drawn = frame.model_dump(include={"seed", "rank", "alpha", "split", "init", "scale"})
-    return Frame(**drawn, base_model=base_model_id(base_model), layers=find_layers(model, frame.targets))
+    words = None
+    if frame.basis == "words" and frame.words:
+        words = digest_of(frame.words.model_dump(), frame.content_side)
+    layers = find_layers(model, frame.targets)
+    return Frame(**drawn, base_model=base_model_id(base_model), layers=layers, words=words)
+
+
+def word_directions(
+    family: Family, unet: UNet2DConditionModel, frame: FrameParams, device: str = "cpu"
+) -> dict[str, Directions]:
+    """The directions of the adapted layers that read nothing but the prompt, {} unless words divide the frame. The half in
+    lora_B reads the frozen columns."""
+    adapted = set(find_layers(unet, frame.targets)) & set(family.prompt_layers(unet))
+    if frame.basis == "none" or frame.words is None or not adapted:
+        return {}
+    known = frame.words
+    contents, styles = word_grid(known.contents, known.styles)
+    prompts = []
+    for content, style in zip(contents, styles, strict=True):
+        word = known.contents[content]
+        prompts.append(known.template.format(article=article(word), content=word, style=known.styles[style]))
+    shared: dict[int, Directions] = {}
+    found = {}
+    for layer, inputs in family.prompt_inputs(unet, family.encode_prompts(prompts, device)).items():
+        if layer not in adapted:
+            continue
+        if id(inputs) not in shared:
+            features = inputs.float().cpu().unflatten(0, (len(prompts), -1))  # (N, T, n)
+            of_content, of_style = tell_apart(features, contents, styles)
+            sides = (of_content, of_style) if frame.content_side == "lora_B" else (of_style, of_content)
+            shared[id(inputs)] = Directions(*sides)
+        found[layer] = shared[id(inputs)]
+    return found
 
 
 def make_frame(base_model: BaseModelParams, frame: FrameParams) -> Frame:

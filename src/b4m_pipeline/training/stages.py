@@ -3,20 +3,22 @@
 They take an encoded training set and parameters and return adapters; they know neither Kedro nor MLflow. Each stage is an
 object that knows its recipe before it trains, so that whoever has the result of the same recipe need not train it again."""
 
+import dataclasses
 import json
+import logging
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
 
-from b4m_pipeline.common.provenance import Recipe, digest_of
+from b4m_pipeline.common.provenance import GUARD_CODE, Recipe, digest_of, recipe_modules
 from b4m_pipeline.common.words import article
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.inputs.params import ConceptParams
 from b4m_pipeline.inputs.training_set import TrainingSet
-from b4m_pipeline.method.adapter import Adapter
+from b4m_pipeline.method.adapter import KEPT_FIGURES, KEPT_STEP, Adapter
 from b4m_pipeline.method.frame import half_side
 from b4m_pipeline.method.layers import export, load_halves, route_gradients
 from b4m_pipeline.method.params import FrameParams, Side
@@ -24,6 +26,8 @@ from b4m_pipeline.method.riemannian import RiemannianPreconditioner
 from b4m_pipeline.training.params import BreakParams, MakeParams, TrainParams
 from b4m_pipeline.training.setup import Show, TrainingSetup, make_frame, require_encoded_by, set_up
 from b4m_pipeline.training.trainer import JointLoss, Log, Objective, fit
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["content", "style"]
 History = list[dict[str, float]]
@@ -39,6 +43,17 @@ class TrainingIO:
     checkpoint: Path | None = None
     log: Log | None = None
     show: Show | None = None
+
+
+class Guard(Protocol):
+    """Measures what make gave at some of its steps."""
+
+    settings: dict[str, Any]
+    """What its choice follows from, as part of the recipe."""
+
+    def choose(self, candidates: dict[int, Adapter]) -> tuple[int, dict[int, dict[str, float]]]:
+        """The step that is kept, and the figures of all. candidates: the joined halves as step 0, make's adapters by steps."""
+        ...
 
 
 @dataclass
@@ -136,11 +151,15 @@ class MakeStage:
     frame: FrameParams
     params: MakeParams
     seed: int
+    guard: Guard | None = None
+    """Needed where `params.keep` is `best`."""
 
     name = "joint_make"
 
     def __post_init__(self):
         self.training_set = self.training_set.without_variants()
+        if (self.guard is None) != (self.params.keep == "last"):
+            raise ValueError("make.keep: best needs a guard, last takes none")
 
     @property
     def concept_name(self) -> str:
@@ -159,7 +178,11 @@ class MakeStage:
         require_encoded_by(self.base_model, self.training_set)
         data = self.training_set.digest(*self._roles)
         parent = digest_of({k: v.double().sum().item() for k, v in self.reconstructed.tensors.items()})
-        return _recipe("made", about["name"], data, self.base_model, self.frame, self.params, self.seed, (parent,))
+        recipe = _recipe("made", about["name"], data, self.base_model, self.frame, self.params, self.seed, (parent,))
+        if self.guard is None:
+            return recipe
+        code = recipe.code | recipe_modules(*GUARD_CODE)
+        return dataclasses.replace(recipe, parameters=recipe.parameters | {"guard": self.guard.settings}, code=code)
 
     def train(self, io: TrainingIO | None = None) -> tuple[Adapter, History]:
         """The made adapter, and the training history."""
@@ -174,6 +197,14 @@ class MakeStage:
         setup = set_up(self.training_set, self.base_model, self.frame, p, "free", self.seed, prompts=[both])
         load_halves(setup.layers, self.reconstructed, setup.frame)
         riemannian = p.optimizer == "riemannian_adamw"
+        metadata = {key: about[key] for key in _KEPT} | _metadata(recipe, self.base_model)
+        metadata["pictures"] = json.dumps(self.training_set.provenance(*self._roles))
+        candidates: dict[int, Adapter] = {0: self.reconstructed}
+
+        def take(step: int) -> None:
+            candidates[step] = export(setup.layers, setup.frame, metadata)
+
+        halfway = p.steps // 2 if self.guard else 0
         history = fit(
             setup.loss,
             [Objective("make", setup.side("lora_A") + setup.side("lora_B"), strata, p.batch_size, p.learning_rate)],
@@ -186,11 +217,25 @@ class MakeStage:
             validate=setup.validation(torch.cat(held_back), p, self.seed),
             draw=setup.drawing("make", io.show),
             log=io.log,
+            snapshots={halfway: partial(take, halfway)} if halfway else None,
             description="make",
         )
-        metadata = {key: about[key] for key in _KEPT} | _metadata(recipe, self.base_model)
-        metadata["pictures"] = json.dumps(self.training_set.provenance(*self._roles))
-        return export(setup.layers, setup.frame, metadata), history
+        take(p.steps)
+        last = candidates[p.steps]
+        if self.guard is None:
+            return last, history
+        step, figures = self.guard.choose(candidates)
+        told = "; ".join(f"{_step(at)}: " + ", ".join(f"{k} {v:.2f}" for k, v in own.items()) for at, own in figures.items())
+        if step:
+            logger.info("Make: %s is kept (%s)", _step(step), told)
+        else:
+            logger.warning("Make was no gain (%s): the halves are kept as they were joined", told)
+        kept = {KEPT_STEP: str(step), KEPT_FIGURES: json.dumps(figures)}
+        return Adapter(candidates[step].tensors, last.metadata | kept, last.lora_config), history
+
+
+def _step(step: int) -> str:
+    return f"step {step}" if step else "joined"
 
 
 Stage = BreakStage | MakeStage

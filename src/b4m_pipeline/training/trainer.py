@@ -8,7 +8,7 @@ killed goes on as if it had not been."""
 import logging
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,8 @@ class Trainer:
         self.best: dict | None = None
         """Of validation: loss, step and parameters (those of the average, where there is one)."""
         self.stopped = False
+        self.snapshots: dict[int, list[torch.Tensor]] = {}
+        """Weights at some steps (those of the average, where there is one)."""
 
     def _accumulate(self) -> dict[str, torch.Tensor]:
         """Add the gradients of every objective's loss and penalty to its own parameters; returns the losses alone, by name."""
@@ -206,14 +208,23 @@ class Trainer:
             raise DivergenceError(f"the {what} is {value} at step {self.step}: lower its learning rate, or use precision: no")
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """The averaged weights in the parameters' place, where there is an average."""
-        kept = [parameter.detach().clone() for parameter in self._parameters()] if self.average else None
-        self._put(self.average)
+    def holding(self, weights: list[torch.Tensor] | None) -> Iterator[None]:
+        """These weights in the parameters' place, if there are any."""
+        kept = [parameter.detach().clone() for parameter in self._parameters()] if weights else None
+        self._put(weights)
         try:
             yield
         finally:
             self._put(kept)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """The averaged weights in the parameters' place, where there is an average."""
+        return self.holding(self.average)
+
+    def keep_snapshot(self) -> None:
+        """Keep the weights as they are now."""
+        weights = self.average or [parameter.detach() for parameter in self._parameters()]
+        self.snapshots[self.step] = [weight.clone() for weight in weights]
 
     @torch.no_grad()
     def _put(self, values: list[torch.Tensor] | None) -> None:
@@ -255,7 +266,7 @@ class Trainer:
         scaler = self.accelerator.scaler
         state["scaler"] = scaler.state_dict() if scaler else None
         state["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
-        state |= {"average": self.average, "best": self.best, "stopped": self.stopped}
+        state |= {"average": self.average, "best": self.best, "stopped": self.stopped, "snapshots": self.snapshots}
         save_checkpoint(path, {**state, "parameters": list(self._parameters())})
 
     def resume(self, path: Path) -> None:
@@ -270,7 +281,7 @@ class Trainer:
         if self.average:
             for own, saved in zip(self.average, state["average"], strict=True):
                 own.copy_(saved)
-        self.best, self.stopped = state["best"], state["stopped"]
+        self.best, self.stopped, self.snapshots = state["best"], state["stopped"], state["snapshots"]
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         if self.accelerator.scaler:
@@ -293,6 +304,7 @@ def fit(
     draw: Callable[[int], None] | None = None,
     log: Log | None = None,
     joint_loss: JointLoss | None = None,
+    snapshots: dict[int, Callable[[], None]] | None = None,
     description: str = "training",
 ) -> list[dict[str, float]]:
     """Train the objectives' parameters in place for `params.steps` optimizer steps.
@@ -300,7 +312,8 @@ def fit(
     loss: (rows (B,), generator) -> losses (B,). joint_loss: the same for the batches of all objectives in one pass; what each
     loss teaches is up to it, the sum is differentiated for all parameters. precondition: changes the clipped gradients in
     place before a step. validate: gives the validation loss of the weights as they are, draw: shows them, given the step; both
-    come when `params.validation` and `params.samples` say so, and see averaged weights where there is an average.
+    come when `params.validation` and `params.samples` say so, and see averaged weights where there is an average. snapshots:
+    what to call, in the end, with the weights of some steps before the last in the parameters' place.
     checkpoint: file to write every `checkpoint_every` steps and to resume from; the fingerprint becomes part of its name. A
     finished training's is kept, marked as done, until whoever needs the result has stored it. log: called with the entries of
     the history and the step, those of a resumed run's past included. Returns the history: for each step the losses and gradient
@@ -328,6 +341,8 @@ def fit(
         if draw and params.samples.every and trainer.step % params.samples.every == 0:
             with trainer.averaged(), trainer.accelerator.autocast(), torch.no_grad():
                 draw(trainer.step)
+        if snapshots and trainer.step in snapshots:
+            trainer.keep_snapshot()
         trainer.history.append(entry)
         if log:
             log(entry, trainer.step - 1)
@@ -339,5 +354,9 @@ def fit(
     if checkpoint:
         trainer.save(checkpoint)
         checkpoint.replace(done)
+    for step, weights in trainer.snapshots.items():
+        if snapshots and step in snapshots:
+            with trainer.holding(weights):
+                snapshots[step]()
     trainer.finish()
     return trainer.history

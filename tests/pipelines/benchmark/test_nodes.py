@@ -10,7 +10,7 @@ from b4m_pipeline.pipelines.benchmark import create_pipeline
 from b4m_pipeline.training.params import BreakParams, MakeParams
 from tests.benchmark.helpers import BREAK, EVALUATION, params
 from tests.conftest import (
-    PLAIN_TRAINING,
+    PLAIN_MAKE,
     TINY_FRAME,
     captioning_params,
     counterpart_params,
@@ -21,7 +21,7 @@ from tests.conftest import (
 from tests.library.helpers import folder
 from tests.pipelines.helpers import run
 
-MAKE = {"steps": 1, "batch_size": 1, "learning_rate": 1e-3} | PLAIN_TRAINING
+MAKE = {"steps": 1, "batch_size": 1, "learning_rate": 1e-3} | PLAIN_MAKE
 
 
 def given(tmp_path, base, **changes) -> dict:

@@ -2,11 +2,12 @@
 
 import pytest
 
-from b4m_pipeline.evaluation.evaluate import BASE, CONTENT, JOINED, MADE, STYLE, EvaluationError
+from b4m_pipeline.evaluation.evaluate import EvaluationError
 from b4m_pipeline.evaluation.params import EvaluationParams
+from b4m_pipeline.evaluation.samples import BASE, CONTENT, JOINED, MADE, STYLE
 from b4m_pipeline.pipelines.evaluation import create_pipeline, nodes
 from b4m_pipeline.training.params import MakeParams
-from tests.conftest import PLAIN_EVALUATION, train_make
+from tests.conftest import PLAIN_EVALUATION, captioning_params, train_make
 from tests.pipelines.helpers import run
 from tests.training.helpers import MAKE, frame
 
@@ -42,6 +43,7 @@ def test_every_system_is_drawn_and_measured(tiny_halves, tiny_joined, made, prep
         manifest=manifest,
         pictures=pictures,
         params_base_model=tiny_base,
+        params_captioning=captioning_params(),
         params_evaluation=PARAMS,
         params_seed=3,
     )

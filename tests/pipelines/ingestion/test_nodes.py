@@ -16,7 +16,7 @@ from b4m_pipeline.inputs.folders import PicturesError
 from b4m_pipeline.inputs.params import CaptioningParams, ConceptParams, CounterpartParams, IngestionParams
 from b4m_pipeline.pipelines.ingestion import create_pipeline
 from b4m_pipeline.training.params import MakeParams
-from tests.conftest import PLAIN_TRAINING, preservation_params
+from tests.conftest import PLAIN_MAKE, preservation_params
 
 CONF = Path(__file__).parents[3] / "conf" / "base"
 
@@ -28,7 +28,7 @@ def parameters(root, **changed):
         "content": ConceptParams(name="toy", path=str(root / "toy"), token="snq", noun="toy"),
         "style": ConceptParams(name="ink", path=str(root / "ink"), token="w@z"),
         "counterparts": CounterpartParams(contents=[], styles=[ConceptParams(name="oil", path=str(root / "oil"), token="qrv")]),
-        "make": MakeParams(steps=1, batch_size=1, learning_rate=1e-3, union_path=str(root / "both"), **PLAIN_TRAINING),
+        "make": MakeParams(steps=1, batch_size=1, learning_rate=1e-3, union_path=str(root / "both"), **PLAIN_MAKE),
         "base_model": BaseModelParams(path="none", resolution=32),
         "ingestion": IngestionParams(**make["ingestion"]),
         "captioning": CaptioningParams(**captioning),

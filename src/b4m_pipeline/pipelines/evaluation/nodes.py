@@ -5,7 +5,9 @@ from PIL import Image
 
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.evaluation.params import EvaluationParams
+from b4m_pipeline.inputs.captions import plain_captions
 from b4m_pipeline.inputs.folders import Picture, load_picture
+from b4m_pipeline.inputs.params import CaptioningParams
 from b4m_pipeline.inputs.prepare import own_pictures
 from b4m_pipeline.method.adapter import URI_KEY, Adapter
 
@@ -15,14 +17,18 @@ def draw_samples(
     style_adapter: Adapter,
     reconstructed_adapter: Adapter,
     made_adapter: Adapter,
+    manifest: pd.DataFrame,
     base_model: BaseModelParams,
+    captioning: CaptioningParams,
     evaluation: EvaluationParams,
     seed: int,
 ) -> tuple[dict[str, Image.Image], pd.DataFrame]:
     """Pictures of every system with the same seeds, and the table that says which is which."""
     from b4m_pipeline.evaluation.evaluate import evaluate
 
-    return evaluate(content_adapter, style_adapter, reconstructed_adapter, made_adapter, base_model, evaluation, seed)
+    things = plain_captions(own_pictures(manifest, "style"), captioning)
+    adapters = content_adapter, style_adapter, reconstructed_adapter, made_adapter
+    return evaluate(*adapters, base_model, evaluation, things, seed)
 
 
 def collect_references(
@@ -55,15 +61,19 @@ def measure_samples(
     sample_pictures: dict[str, Picture],
     references: dict[str, list[Image.Image]],
     made_adapter: Adapter,
+    manifest: pd.DataFrame,
+    captioning: CaptioningParams,
     evaluation: EvaluationParams,
     seed: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Figures of every picture, and their means with intervals; the means also go to MLflow."""
-    from b4m_pipeline.evaluation.evaluate import flat_metrics, measure, summarise
+    from b4m_pipeline.evaluation.table import flat_metrics, measure, summarise
     from b4m_pipeline.registry.tracking import log_metrics
 
     pictures = {key: load_picture(sample_pictures[key]) for key in samples["picture"]}
-    measured = measure(samples, pictures, references["content"], references["style"], references["truth"], evaluation)
+    things = plain_captions(own_pictures(manifest, "style"), captioning)
+    shown = references["content"], references["style"], references["truth"]
+    measured = measure(samples, pictures, *shown, evaluation, things)
     summary = summarise(measured, seed)
     log_metrics(flat_metrics(summary), made_adapter.metadata.get(URI_KEY))
     return measured, summary
@@ -80,7 +90,7 @@ def draw_contact_sheet(
     means into the description of the adapter's version."""
     from b4m_pipeline.common.sheets import Row, paint_grid
     from b4m_pipeline.evaluation import contact_sheet
-    from b4m_pipeline.evaluation.evaluate import flat_metrics
+    from b4m_pipeline.evaluation.table import flat_metrics
     from b4m_pipeline.registry.tracking import describe_evaluation, log_picture
 
     about = made_adapter.metadata

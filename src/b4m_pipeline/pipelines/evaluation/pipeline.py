@@ -12,8 +12,8 @@ def create_pipeline(**kwargs) -> Pipeline:
             Node(
                 draw_samples,
                 inputs=[
-                    *("content_adapter", "style_adapter", "reconstructed_adapter", "made_adapter"),
-                    *params("base_model", "evaluation", "seed"),
+                    *("content_adapter", "style_adapter", "reconstructed_adapter", "made_adapter", "manifest"),
+                    *params("base_model", "captioning", "evaluation", "seed"),
                 ],
                 outputs=["sample_pictures", "samples"],
                 name="draw_samples",
@@ -26,7 +26,10 @@ def create_pipeline(**kwargs) -> Pipeline:
             ),
             Node(
                 measure_samples,
-                inputs=["samples", "sample_pictures", "references", "made_adapter", "params:evaluation", "params:seed"],
+                inputs=[
+                    *("samples", "sample_pictures", "references", "made_adapter", "manifest"),
+                    *params("captioning", "evaluation", "seed"),
+                ],
                 outputs=["measured_samples", "evaluation_summary"],
                 name="measure_samples",
             ),

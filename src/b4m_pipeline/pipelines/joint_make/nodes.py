@@ -5,8 +5,11 @@ from collections.abc import Mapping
 import pandas as pd
 
 from b4m_pipeline.diffusion.params import BaseModelParams
-from b4m_pipeline.inputs.folders import Picture
+from b4m_pipeline.evaluation.params import EvaluationParams
+from b4m_pipeline.inputs.captions import plain_captions
+from b4m_pipeline.inputs.folders import Picture, load_picture
 from b4m_pipeline.inputs.params import CaptioningParams, IngestionParams
+from b4m_pipeline.inputs.prepare import own_pictures
 from b4m_pipeline.inputs.training_set import TrainingSet
 from b4m_pipeline.method.adapter import Adapter
 from b4m_pipeline.method.params import FrameParams
@@ -44,17 +47,27 @@ def rehearse(
 def make_adapter(
     reconstructed_adapter: Adapter,
     rehearsed_training_set: TrainingSet,
+    manifest: pd.DataFrame,
+    pictures: Mapping[str, Picture],
     base_model: BaseModelParams,
     frame: FrameParams,
+    captioning: CaptioningParams,
     make: MakeParams,
+    evaluation: EvaluationParams,
     seed: int,
     checkpoints: str,
     reuse: bool,
 ) -> tuple[Adapter, pd.DataFrame]:
-    """Fine-tune both learnable parts together, unless the registry has the result of the same recipe; returns the made adapter
-    and its loss curve (a row a step)."""
+    """Fine-tune both learnable parts together, unless the registry has the result of the same recipe; returns the adapter that
+    the guard keeps, and the loss curve (a row a step)."""
+    from b4m_pipeline.evaluation.guard import MakeGuard
     from b4m_pipeline.library.reuse import train_or_reuse
     from b4m_pipeline.training.stages import MakeStage
 
-    stage = MakeStage(reconstructed_adapter, rehearsed_training_set, base_model, frame, make, seed)
+    guard = None
+    if make.keep == "best":
+        rows = {kind: own_pictures(manifest, kind) for kind in ("content", "style")}
+        shown = [[load_picture(pictures[key]) for key in rows[kind]["picture"]] for kind in rows]
+        guard = MakeGuard(base_model, evaluation, *shown, plain_captions(rows["style"], captioning), seed)
+    stage = MakeStage(reconstructed_adapter, rehearsed_training_set, base_model, frame, make, seed, guard)
     return train_or_reuse(stage, checkpoints, reuse)

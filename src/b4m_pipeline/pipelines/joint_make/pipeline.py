@@ -21,8 +21,8 @@ def create_pipeline(**kwargs) -> Pipeline:
             Node(
                 make_adapter,
                 inputs=[
-                    *("reconstructed_adapter", "rehearsed_training_set"),
-                    *params("base_model", "frame", "make", "seed", "checkpoints", "reuse"),
+                    *("reconstructed_adapter", "rehearsed_training_set", "manifest", "pictures"),
+                    *params("base_model", "frame", "captioning", "make", "evaluation", "seed", "checkpoints", "reuse"),
                 ],
                 outputs=["made_adapter", "make_loss_curve"],
                 name="make_adapter",

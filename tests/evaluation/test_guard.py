@@ -1,0 +1,78 @@
+"""The guard over make keeps what has most of both, and says what it saw."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from b4m_pipeline.evaluation import guard as module
+from b4m_pipeline.evaluation.guard import SAMPLES, STEPS, MakeGuard
+from b4m_pipeline.evaluation.samples import KNOWN
+from b4m_pipeline.method.adapter import Adapter
+from tests.evaluation.test_evaluate import PARAMS
+
+
+def picture(red: int) -> Image.Image:
+    return Image.fromarray(np.full((32, 32, 3), (red, 40, 40), np.uint8))
+
+
+@pytest.fixture
+def guard(tiny_base) -> MakeGuard:
+    shown = [picture(200), picture(220)], [picture(10), picture(30)]
+    return MakeGuard(tiny_base, PARAMS, *shown, ["a car toy", None], seed=0)
+
+
+def kept(monkeypatch, guard, figures: dict[str, tuple[float, float]], joined: Adapter) -> tuple[int, dict]:
+    """What is chosen where each system's drawings have these shares of content and style."""
+    asked = []
+
+    def draw(requests, adapters, base_model, params):
+        asked.extend(requests)
+        assert params.steps == STEPS and list(adapters)[0] == "base"
+        return {request.key: picture(0) for request in requests}
+
+    def measure(samples, *rest):
+        content, style = (samples["system"].map({**figures, "base": (1, 1)}).str[place] for place in (0, 1))
+        return samples.assign(content_kept=content, style_kept=style, kept=np.minimum(content, style))
+
+    monkeypatch.setattr(module, "draw_samples", draw)
+    monkeypatch.setattr(module, "measure", measure)
+    chosen = guard.choose({int(step): joined for step in figures})
+    composed = [request for request in asked if request.kind == "composition"]
+    assert len(composed) == SAMPLES * len(figures) and {r.prompt for r in composed} == {"a snq toy in w@z style"}
+    assert {request.seed for request in composed}.isdisjoint(range(100))  # not those that evaluation draws with
+    assert [request.prompt for request in asked if request.kind == KNOWN] == ["a car toy"] * 2
+    return chosen
+
+
+@pytest.mark.parametrize(
+    ("figures", "step"),
+    [
+        ({"0": (0.9, 0.8), "2": (0.9, 0.85), "4": (1.0, 0.3)}, 2),  # the lower one counts
+        ({"0": (0.9, 0.8), "2": (1.0, 0.1), "4": (1.0, 0.1)}, 0),
+        ({"0": (0.5, 0.6), "2": (0.5, 0.6), "4": (0.5, 0.6)}, 4),
+    ],
+)
+def test_the_lower_of_content_and_style_decides(monkeypatch, guard, tiny_joined, figures, step):
+    chosen, seen = kept(monkeypatch, guard, figures, tiny_joined)
+    assert chosen == step and seen[0] == {
+        "kept": min(figures["0"]), "content_kept": figures["0"][0], "style_kept": figures["0"][1]
+    }  # fmt: skip
+
+
+def test_it_measures_drawings_of_the_adapters(guard, tiny_joined):
+    """Unmocked, on the tiny base: an adapter that gives noise is not preferred to one that gives what the joined one does."""
+    ruined = {key: 50 * torch.randn_like(tensor) for key, tensor in tiny_joined.tensors.items()}
+    step, figures = guard.choose({0: tiny_joined, 4: dataclasses.replace(tiny_joined, tensors=ruined)})
+    assert figures.keys() == {0, 4} and all(0 <= value <= 1 for own in figures.values() for value in own.values())
+    assert figures[0] != figures[4] and step in (0, 4)
+
+
+def test_what_decides_its_choice_is_in_its_settings(guard):
+    assert guard.settings == dataclasses.replace(guard).settings
+    other = PARAMS.model_copy(update={"guidance_scale": 1.0})
+    assert dataclasses.replace(guard, evaluation=other).settings != guard.settings
+    assert dataclasses.replace(guard, things=[None, None]).settings != guard.settings
+    assert dataclasses.replace(guard, evaluation=PARAMS.model_copy(update={"samples": 9})).settings == guard.settings
