@@ -5,14 +5,14 @@ import torch
 
 from b4m_pipeline.evaluation.measures import (
     Judgement,
-    Scale,
+    Range,
     among,
-    content_scale,
+    content_range,
     harmonic_mean,
     kernel_distance,
     perceptual_distance,
     similarity,
-    style_scale,
+    style_range,
 )
 
 
@@ -42,16 +42,16 @@ def test_harmonic_mean_wants_both():
 
 
 def test_shares_begin_at_the_floor_and_end_at_the_ceiling():
-    scale = Scale(0.2, 0.75)
-    assert scale.share(torch.tensor([-0.5, 0.2, 0.75, 1.0])).tolist() == pytest.approx([0, 0.05 / 0.6, 1, 1])
-    nothing_can_be_told = Scale(0.3, 0.3)  # whatever is not below the floor has all there can be
+    whole = Range(0.2, 0.75)
+    assert whole.share(torch.tensor([-0.5, 0.2, 0.75, 1.0])).tolist() == pytest.approx([0, 0.05 / 0.6, 1, 1])
+    nothing_can_be_told = Range(0.3, 0.3)  # whatever is not below the floor has all there can be
     assert nothing_can_be_told.share(torch.tensor([0.3, 0.9, 0.25])).tolist() == pytest.approx([1, 1, 0], abs=1e-5)
 
 
 def test_the_style_ends_where_its_pictures_are_to_each_other():
     alike = torch.tensor([[1.0, 0.6, 0.8], [0.6, 1.0, 0.7], [0.8, 0.7, 1.0]])
     assert among(alike) == pytest.approx(0.7) and among(torch.ones(1, 1)) == 1
-    assert style_scale(alike, torch.tensor([[0.1, 0.2, 0.3]])) == Scale(pytest.approx(0.2), pytest.approx(0.7))
+    assert style_range(alike, torch.tensor([[0.1, 0.2, 0.3]])) == Range(pytest.approx(0.2), pytest.approx(0.7))
 
 
 def unit(*numbers: float) -> torch.Tensor:
@@ -65,11 +65,11 @@ def test_a_style_allows_the_content_what_it_leaves_of_known_things(share):
     rest = (1 - share**2) ** 0.5
     style = torch.cat([unit(share, 0, 0, rest), unit(0, share, 0, rest)])
     content = torch.cat([unit(0, 0, 1, 0)] * 2)
-    scale = content_scale(content, style, things)
-    assert scale.floor == pytest.approx(0) and scale.ceiling == pytest.approx(share, abs=1e-6)
-    assert content_scale(content, style, [things[0], None]).ceiling == 1  # one thing alone tells nothing
+    whole = content_range(content, style, things)
+    assert whole.floor == pytest.approx(0) and whole.ceiling == pytest.approx(share, abs=1e-6)
+    assert content_range(content, style, [things[0], None]).ceiling == 1  # one thing alone tells nothing
 
 
 def test_what_is_not_known_of_the_styles_things_counts_as_if_it_left_all():
     content, style = torch.cat([unit(1, 0, 0)] * 2), unit(0, 0, 1)
-    assert content_scale(content, style, []) == Scale(0.0, 1.0)
+    assert content_range(content, style, []) == Range(0.0, 1.0)

@@ -28,9 +28,9 @@ class GenerateParams(Strict):
     adapter: str | None
     """models:/NAME@ALIAS or models:/NAME/VERSION in the registry, or a folder. Null: the base model alone."""
     content_scale: float = Field(1.0, ge=0, le=4)
-    """Factor on the content's half. 0 takes it away."""
+    """Strength of the content's half: 1 as trained, 0 without it."""
     style_scale: float = Field(1.0, ge=0, le=4)
-    """Factor on the style's half. 0 takes it away."""
+    """Strength of the style's half: 1 as trained, 0 without it."""
     prompts: list[str] | None
     """What is drawn. Null: the prompt that the adapter was made for, or those of the file alone."""
     prompts_file: str | None = None

@@ -20,7 +20,7 @@ from b4m_pipeline.common.words import file_words
 from b4m_pipeline.diffusion.families import base_model_id, load_family
 from b4m_pipeline.diffusion.params import BaseModelParams, GenerateParams
 from b4m_pipeline.method.adapter import PEFT_NAME, URI_KEY, Adapter, example_prompt
-from b4m_pipeline.method.combine import scale_halves
+from b4m_pipeline.method.combine import with_strengths
 from b4m_pipeline.method.files import save_adapter
 from b4m_pipeline.method.frame import frame_of
 
@@ -139,7 +139,7 @@ def generate(adapter: Adapter | None, base_model: BaseModelParams, params: Gener
     prompts, device, base = read_prompts(params, adapter), pick_device(params.device), base_model_id(base_model)
     if adapter is not None:
         require_base(adapter, base)
-        adapter = scale_halves(adapter, params.content_scale, params.style_scale)
+        adapter = with_strengths(adapter, params.content_scale, params.style_scale)
     pipeline = load_family(base_model).load_pipeline(device)
     if adapter is not None:
         put_on(pipeline, adapter)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 _MARGIN = 0.05
-"""Likeness below which a difference says nothing: added to either end of a scale."""
+"""Likeness below which a difference says nothing: added to either end of a range."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ def harmonic_mean(content: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class Scale:
-    """A likeness as a share of what is possible. floor: of pictures without the concept; ceiling: of pictures with it."""
+class Range:
+    """From where to where a likeness can go. floor: of pictures without the concept; ceiling: of pictures with it."""
 
     floor: float
     ceiling: float
@@ -72,12 +72,12 @@ def among(alike: torch.Tensor) -> float:
     return float((alike.sum() - alike.diagonal().sum()) / (n * (n - 1))) if n > 1 else 1.0
 
 
-def style_scale(alike: torch.Tensor, of_content: torch.Tensor) -> Scale:
+def style_range(alike: torch.Tensor, of_content: torch.Tensor) -> Range:
     """alike (M, M): the style's pictures to each other; of_content (N, M): the content's pictures to them."""
-    return Scale(float(of_content.mean()), among(alike))
+    return Range(float(of_content.mean()), among(alike))
 
 
-def content_scale(content: torch.Tensor, style: torch.Tensor, known: Sequence[torch.Tensor | None]) -> Scale:
+def content_range(content: torch.Tensor, style: torch.Tensor, known: Sequence[torch.Tensor | None]) -> Range:
     """What likeness to the content's pictures (N, D) this style allows: a penguin as knitwear is little like other penguins, in
     wood it is. known: for each of the style's pictures (M, D) what the base model draws for what it shows, (K, D), or None. The
     share of likeness that these keep, beyond that of other things, is taken for the content's. If no picture's thing is known,
@@ -85,7 +85,7 @@ def content_scale(content: torch.Tensor, style: torch.Tensor, known: Sequence[to
     floor = float((style @ content.T).mean())
     drawn = [(index, own) for index, own in enumerate(known) if own is not None]
     if len(drawn) < 2:
-        return Scale(floor, among(content @ content.T))
+        return Range(floor, among(content @ content.T))
     things = [own for _, own in drawn]
     shown = style[[index for index, _ in drawn]]
     same = torch.stack([(picture @ own.T).mean() for picture, own in zip(shown, things, strict=True)]).mean()
@@ -94,7 +94,7 @@ def content_scale(content: torch.Tensor, style: torch.Tensor, known: Sequence[to
     own_mixed = _unlike([[(first @ second.T).mean() for second in things] for first in things])
     kept = min(max(float(same - mixed) / max(own_alike - float(own_mixed), 1e-6), 0.0), 1.0)
     elsewhere = float(torch.cat(things).matmul(content.T).mean())
-    return Scale(floor, floor + kept * max(among(content @ content.T) - elsewhere, 0.0))
+    return Range(floor, floor + kept * max(among(content @ content.T) - elsewhere, 0.0))
 
 
 def _unlike(rows: list[list[torch.Tensor]]) -> torch.Tensor:

@@ -13,11 +13,11 @@ from b4m_pipeline.evaluation.colour import palette_likeness, palettes
 from b4m_pipeline.evaluation.judges import ClipJudge, EfficientNetJudge
 from b4m_pipeline.evaluation.measures import (
     Judgement,
-    content_scale,
+    content_range,
     harmonic_mean,
     perceptual_distance,
     similarity,
-    style_scale,
+    style_range,
 )
 from b4m_pipeline.evaluation.params import EvaluationParams
 from b4m_pipeline.evaluation.samples import KNOWN
@@ -70,12 +70,12 @@ def measure(
         near_content, near_style = similarity(seen.content, content.content), similarity(seen.style, style.style)
         table[f"content{suffix}"], table[f"style{suffix}"] = near_content.numpy(), near_style.numpy()
         table[f"s_harm{suffix}"] = np.where(both, harmonic_mean(near_content, near_style).numpy(), np.nan)
-        style_shares.append(style_scale(style.style @ style.style.T, content.style @ style.style.T).share(near_style))
+        style_shares.append(style_range(style.style @ style.style.T, content.style @ style.style.T).share(near_style))
         if isinstance(judge, ClipJudge):
             table["prompt_clip"] = (seen.content * judge.read(samples["plain"].tolist())).sum(1).numpy()
         else:
             known = _known(table, seen.content, things)
-            table["content_kept"] = content_scale(content.content, style.content, known).share(near_content).numpy()
+            table["content_kept"] = content_range(content.content, style.content, known).share(near_content).numpy()
         if needs_maps:
             true = judge.look(truth, maps=True)
             table["truth"] = np.where(composed, similarity(seen.content, true.content).numpy(), np.nan)
@@ -83,7 +83,7 @@ def measure(
     own, content_colours, style_colours = (palettes(group) for group in (images, content_references, style_references))
     colour = palette_likeness(own, style_colours).mean(1)
     of_content = palette_likeness(content_colours, style_colours)
-    style_shares.append(style_scale(palette_likeness(style_colours, style_colours), of_content).share(colour))
+    style_shares.append(style_range(palette_likeness(style_colours, style_colours), of_content).share(colour))
     table["colour"], table["style_kept"] = colour.numpy(), torch.stack(style_shares).mean(0).numpy()
     table["kept"] = np.where(both, table[["content_kept", "style_kept"]].min(axis=1), np.nan)
     if truth:

@@ -29,7 +29,7 @@ from b4m_pipeline.diffusion.families import base_model_id, load_family
 from b4m_pipeline.diffusion.params import BaseModelParams, GenerateParams
 from b4m_pipeline.diffusion.sampling import ImageRequest, describe, draw, origin, png_info, put_on, require_base, settings_of
 from b4m_pipeline.method.adapter import PEFT_NAME, URI_KEY, WEIGHTS_NAME, Adapter
-from b4m_pipeline.method.combine import scale_halves
+from b4m_pipeline.method.combine import scale_halves, with_strengths
 from b4m_pipeline.method.files import load_adapter
 
 logger = logging.getLogger(__name__)
@@ -212,7 +212,7 @@ class ServedAdapter:
         if self._scales == (content, style):
             return
         self._scales = None  # of what is half written, should this be interrupted
-        scaled = scale_halves(self.adapter, content, style)
+        scaled = with_strengths(self.adapter, content, style)
         for key, tensor in scaled.tensors.items():
             module, side, _ = key.rsplit(".", 2)
             getattr(self.pipeline.unet.get_submodule(module), side)[PEFT_NAME].weight.copy_(tensor)

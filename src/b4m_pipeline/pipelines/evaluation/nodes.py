@@ -9,7 +9,7 @@ from b4m_pipeline.inputs.captions import plain_captions
 from b4m_pipeline.inputs.folders import Picture, load_picture
 from b4m_pipeline.inputs.params import CaptioningParams
 from b4m_pipeline.inputs.prepare import own_pictures
-from b4m_pipeline.method.adapter import URI_KEY, Adapter
+from b4m_pipeline.method.adapter import KEPT_STEP, URI_KEY, Adapter
 
 
 def draw_samples(
@@ -96,11 +96,22 @@ def draw_contact_sheet(
     about = made_adapter.metadata
     pictures = {key: load_picture(sample_pictures[key]) for key in samples["picture"]}
     title = f"{about['content_name']} ({about['content_token']}) in {about['style_name']} ({about['style_token']})"
-    sheet = contact_sheet.draw_contact_sheet(title, references, samples, pictures, summary)
+    note = "make was no gain: the halves as joined" if about.get(KEPT_STEP) == "0" else ""
+    sheet = contact_sheet.draw_contact_sheet(title, references, samples, pictures, summary, note)
     log_picture(sheet, "contact_sheet")
     describe_evaluation(flat_metrics(summary), about.get(URI_KEY))
     for (system, kind), group in samples.groupby(["system", "kind"], sort=False):
         name = f"samples_{system.replace(' ', '_')}_{kind}"
         images = [pictures[key] for key in group["picture"]]
         log_picture(paint_grid([Row("", images)], cell=images[0].width, bare=True), name)
+    return sheet
+
+
+def draw_strengths(made_adapter: Adapter, base_model: BaseModelParams, evaluation: EvaluationParams, seed: int) -> Image.Image:
+    """What the strengths of content and style do, as a sheet; it also goes to MLflow."""
+    from b4m_pipeline.evaluation import strengths
+    from b4m_pipeline.registry.tracking import log_picture
+
+    sheet = strengths.draw_strengths(made_adapter, base_model, evaluation, seed)
+    log_picture(sheet, "strengths")
     return sheet

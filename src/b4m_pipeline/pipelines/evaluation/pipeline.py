@@ -3,7 +3,13 @@
 from kedro.pipeline import Node, Pipeline
 
 from b4m_pipeline.pipelines import params
-from b4m_pipeline.pipelines.evaluation.nodes import collect_references, draw_contact_sheet, draw_samples, measure_samples
+from b4m_pipeline.pipelines.evaluation.nodes import (
+    collect_references,
+    draw_contact_sheet,
+    draw_samples,
+    draw_strengths,
+    measure_samples,
+)
 
 
 def create_pipeline(**kwargs) -> Pipeline:
@@ -38,6 +44,12 @@ def create_pipeline(**kwargs) -> Pipeline:
                 inputs=["samples", "sample_pictures", "references", "evaluation_summary", "made_adapter"],
                 outputs="contact_sheet",
                 name="draw_contact_sheet",
+            ),
+            Node(
+                draw_strengths,
+                inputs=["made_adapter", *params("base_model", "evaluation", "seed")],
+                outputs="strength_sheet",
+                name="draw_strengths",
             ),
         ]
     )
