@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from b4m_pipeline.evaluation import guard as module
-from b4m_pipeline.evaluation.guard import SAMPLES, STEPS, MakeGuard
+from b4m_pipeline.evaluation.guard import MakeGuard
 from b4m_pipeline.evaluation.samples import KNOWN
 from b4m_pipeline.method.adapter import Adapter
 from tests.evaluation.test_evaluate import PARAMS
@@ -30,7 +30,7 @@ def kept(monkeypatch, guard, figures: dict[str, tuple[float, float]], joined: Ad
 
     def draw(requests, adapters, base_model, params):
         asked.extend(requests)
-        assert params.steps == STEPS and list(adapters)[0] == "base"
+        assert params.steps == PARAMS.steps // 2 and list(adapters)[0] == "base"
         return {request.key: picture(0) for request in requests}
 
     def measure(samples, *rest):
@@ -41,7 +41,7 @@ def kept(monkeypatch, guard, figures: dict[str, tuple[float, float]], joined: Ad
     monkeypatch.setattr(module, "measure", measure)
     chosen = guard.choose({int(step): joined for step in figures})
     composed = [request for request in asked if request.kind == "composition"]
-    assert len(composed) == SAMPLES * len(figures) and {r.prompt for r in composed} == {"a snq toy in w@z style"}
+    assert len(composed) == PARAMS.samples * len(figures) and {r.prompt for r in composed} == {"a snq toy in w@z style"}
     assert {request.seed for request in composed}.isdisjoint(range(100))  # not those that evaluation draws with
     assert [request.prompt for request in asked if request.kind == KNOWN] == ["a car toy"] * 2
     return chosen
@@ -75,4 +75,4 @@ def test_what_decides_its_choice_is_in_its_settings(guard):
     other = PARAMS.model_copy(update={"guidance_scale": 1.0})
     assert dataclasses.replace(guard, evaluation=other).settings != guard.settings
     assert dataclasses.replace(guard, things=[None, None]).settings != guard.settings
-    assert dataclasses.replace(guard, evaluation=PARAMS.model_copy(update={"samples": 9})).settings == guard.settings
+    assert dataclasses.replace(guard, evaluation=PARAMS.model_copy(update={"batch_size": 9})).settings == guard.settings

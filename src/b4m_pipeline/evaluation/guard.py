@@ -17,13 +17,11 @@ from b4m_pipeline.evaluation.samples import BASE, SampleRequest, draw_samples, k
 from b4m_pipeline.evaluation.table import measure
 from b4m_pipeline.method.adapter import Adapter
 
-STEPS, SAMPLES = 10, 6
-"""Denoising steps of a drawing, and drawings of each adapter: enough to tell a lost style, and a matter of seconds."""
-
 
 @dataclass
 class MakeGuard:
-    """content, style: pictures to compare with; things: what each of the style's shows, as in `table.measure`."""
+    """content, style: pictures to compare with; things: what each of the style's shows, as in `table.measure`. Of evaluation's
+    parameters it draws the first prompt alone, in half of the denoising steps: a lost style shows in these, too."""
 
     base_model: BaseModelParams
     evaluation: EvaluationParams
@@ -36,13 +34,14 @@ class MakeGuard:
     def settings(self) -> dict[str, str]:
         """What its choice follows from besides the pictures, as part of make's recipe."""
         e = self.evaluation
-        own = digest_of(e.prompts[0], e.guidance_scale, e.clip and weights_digest(e.clip), list(self.things))
+        asked = e.prompts[0], e.samples, e.steps, e.guidance_scale
+        own = digest_of(*asked, e.clip and weights_digest(e.clip), list(self.things))
         return {"guard": own}
 
     def choose(self, candidates: Mapping[int, Adapter]) -> tuple[int, dict[int, dict[str, float]]]:
         """The step whose adapter keeps most, the latest of several, and for each step the means of `kept`, `content_kept` and
         `style_kept`. candidates: adapters by steps of make, the joined halves as 0."""
-        params = self.evaluation.model_copy(update={"steps": STEPS})
+        params = self.evaluation.model_copy(update={"steps": max(1, self.evaluation.steps // 2)})
         about = candidates[0].metadata
         words = {"content": about["content_token"], "style": about["style_token"]}
         prompt = fill_prompt(params.prompts[0], words, about["noun"])
@@ -51,7 +50,7 @@ class MakeGuard:
         systems: dict[str, Adapter | None] = {BASE: None}
         for step, adapter in candidates.items():
             systems[str(step)] = adapter
-            requests += [SampleRequest(prompt, first + n, str(step), "composition", prompt) for n in range(SAMPLES)]
+            requests += [SampleRequest(prompt, first + n, str(step), "composition", prompt) for n in range(params.samples)]
         pictures = draw_samples(requests, systems, self.base_model, params)
         samples = pd.DataFrame([request.row() for request in requests])
         table = measure(samples, pictures, self.content, self.style, [], params, self.things)
