@@ -37,7 +37,7 @@ def run_benchmark(
     from b4m_pipeline.benchmark import run as bench
     from b4m_pipeline.benchmark.results import References
     from b4m_pipeline.benchmark.shelf import Shelf
-    from b4m_pipeline.benchmark.task import Task, prepare_pair
+    from b4m_pipeline.benchmark.task import Sources, Task, prepare_pair
     from b4m_pipeline.evaluation.evaluate import find_truth
     from b4m_pipeline.inputs.captions import plain_captions
     from b4m_pipeline.inputs.encode import encode_training_set
@@ -53,7 +53,8 @@ def run_benchmark(
     for name, own in pairs.items():
         training_set = encode_training_set(own.prepared.manifest, own.prepared.pictures, base_model, own.preserved)
         trained = (frame, own.content, own.style, content_break, style_break, make)
-        task = Task(training_set, base_model, *trained, benchmark.competitors, seed, shelf)
+        sources = Sources(own.prepared, ingestion, captioning, evaluation)
+        task = Task(training_set, base_model, *trained, benchmark.competitors, seed, shelf, sources)
         truth = find_truth(evaluation, own.content.name, own.style.name, base_model.resolution)
         things = plain_captions(own_pictures(own.prepared.manifest, "style"), captioning)
         known = bench.draw_known(things, base_model, evaluation, Path(benchmark.folder) / "known", seed)
