@@ -74,8 +74,12 @@ def pareto_front(points: dict[str, tuple[float, float]]) -> dict[str, tuple[floa
 def draw_bars(comparison: pd.DataFrame, ours: str) -> Image.Image:
     """A panel for each measure, a bar with its interval for each method."""
     names = [name for name in FIGURES if name in set(comparison["measure"])]
-    figure, panels = plt.subplots(1, len(names), figsize=(2.6 * len(names) + 2, 5), dpi=100, sharey=True, squeeze=False)
-    for axes, name in zip(panels[0], names, strict=True):
+    across = min(len(names), 7)
+    down = -(-len(names) // across)
+    figure, panels = plt.subplots(down, across, figsize=(2.6 * across + 2, 5 * down), dpi=100, sharey=True, squeeze=False)
+    for axes in panels.flat[len(names) :]:
+        axes.set_visible(False)
+    for axes, name in zip(panels.flat, names, strict=False):
         rows = comparison[comparison["measure"] == name].iloc[::-1]
         errors = [rows["mean"] - rows["low"], rows["high"] - rows["mean"]]
         colours = [_OURS if method == ours else "#b9b9b9" for method in rows["method"]]
