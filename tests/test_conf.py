@@ -82,7 +82,7 @@ def test_one_of_them_can_be_set_alone() -> None:
     assert parameters["generate"]["guidance_scale"] == 5.0
 
 
-@pytest.mark.parametrize("environment", ["local", "test", "sdxl", "sd15"])
+@pytest.mark.parametrize("environment", ["local", "test", "sdxl", "sd15", "icons"])
 def test_parameters_of_every_environment_are_valid(environment) -> None:
     checked = check_parameters(load(environment), register_pipelines())
     assert checked["content"].name == "penguin" and checked["style"].name == "knit"
@@ -114,3 +114,15 @@ def test_own_pictures_need_no_name() -> None:
     parameters = load("local")
     parameters["content"]["path"] = "elsewhere/My cat!"
     assert check_parameters(parameters, register_pipelines())["content"].name == "My-cat"
+
+
+def test_the_second_table_writes_over_nothing_of_the_first() -> None:
+    def written(environment: str) -> set[str]:
+        loader = config(environment)
+        reports = {name: entry for name, entry in loader["catalog"].items() if name.startswith("benchmark_")}
+        assert len(reports) == 8
+        return {str(entry.get("filepath") or entry["path"]) for entry in reports.values()} | {
+            loader["parameters"]["benchmark"]["folder"]
+        }
+
+    assert not written("local") & written("icons")

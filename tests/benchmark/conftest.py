@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from b4m_pipeline.benchmark.run import References
+from b4m_pipeline.benchmark.results import References
 from b4m_pipeline.benchmark.task import Task
 from b4m_pipeline.diffusion.families import load_family
 from b4m_pipeline.inputs.training_set import TrainingSet

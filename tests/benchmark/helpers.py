@@ -35,6 +35,8 @@ COMPETITORS = {
     "zip_steps": 100,
     "zip_learning_rate": 0.01,
     "zip_overlap_weight": 0.01,
+    "k_lora_alpha": 1.5,
+    "k_lora_beta": 0.5,
 }
 
 

@@ -1,16 +1,20 @@
 """Ours and its ablations: each leaves out what it says."""
 
+import pandas as pd
 import pytest
 import torch
 
 from b4m_pipeline.benchmark import ours
 from b4m_pipeline.benchmark.all_methods import METHODS
+from b4m_pipeline.benchmark.task import Sources
 from b4m_pipeline.inputs.params import ConceptParams
+from b4m_pipeline.inputs.prepare import Prepared
 from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.training import stages
-from b4m_pipeline.training.params import BreakParams
-from tests.benchmark.helpers import BREAK, require_whole
-from tests.conftest import TINY_FRAME
+from b4m_pipeline.training.params import BreakParams, MakeParams
+from b4m_pipeline.training.stages import MakeStage
+from tests.benchmark.helpers import BREAK, EVALUATION, require_whole, task
+from tests.conftest import TINY_FRAME, captioning_params, ingestion_params
 
 
 def test_ablations_leave_out_what_they_say(full_training_set) -> None:
@@ -51,8 +55,32 @@ def test_ablations_differ_from_ours(shared) -> None:
     plain = METHODS["ours"](shared)
     for name in OURS:
         other = METHODS[name](shared)
-        same = name == "ours"
+        same = name in ("ours", "ours, no rehearsal", "ours, make to its end")  # this task's make has neither
         assert same == all(torch.equal(tensor, plain.tensors[key]) for key, tensor in other.tensors.items()), name
+
+
+def test_make_rehearses_and_is_guarded_as_its_parameters_say(
+    tiny_training_set, tiny_manifest, tiny_base, tmp_path, monkeypatch
+):
+    seen = []
+
+    class Seen(MakeStage):
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            seen.append((self.training_set.has("union"), self.guard is not None))
+
+    monkeypatch.setattr(ours, "MakeStage", Seen)
+    manifest, pictures = tiny_manifest
+    given = task(tiny_training_set, tiny_base, tmp_path)
+    drawn = {"images": 3, "steps": 1, "folder": str(tmp_path / "drawn")}
+    given.make = MakeParams(**given.make.model_dump() | {"keep": "best", "rehearsal": drawn})
+    with pytest.raises(ValueError, match="need the pair's pictures"):
+        METHODS["ours"](given)
+    prepared = Prepared(manifest.assign(caption_source="sidecar"), pictures, pd.DataFrame())
+    given.sources = Sources(prepared, ingestion_params(), captioning_params(), EVALUATION)
+    for name in ("ours", "ours, no rehearsal", "ours, make to its end"):
+        METHODS[name](given)
+    assert seen == [(True, True), (False, True), (True, False)]
 
 
 def test_leaking_gradients_reach_the_other_half_as_in_the_released_code(full_training_set, tiny_base) -> None:

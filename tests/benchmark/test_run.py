@@ -2,17 +2,19 @@
 
 import dataclasses
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from b4m_pipeline.benchmark import all_methods as baselines
 from b4m_pipeline.benchmark import run as benchmark
-from b4m_pipeline.benchmark.run import BenchmarkError, References, Result
+from b4m_pipeline.benchmark.comparison import compare, table_of
+from b4m_pipeline.benchmark.results import TRUE_DRAWING, BenchmarkError, References
 from b4m_pipeline.common.provenance import code_version
+from b4m_pipeline.evaluation import samples
 from b4m_pipeline.evaluation.judges import EfficientNetJudge
+from b4m_pipeline.evaluation.measures import similarity
 from b4m_pipeline.training.params import TrainParams
-from tests.benchmark.helpers import EVALUATION, disc, params, square, task
+from tests.benchmark.helpers import EVALUATION, params, task
 from tests.conftest import PLAIN_TRAINING
 
 
@@ -55,22 +57,11 @@ def test_finished_work_is_kept_and_failures_are_tried_again(tiny_training_set, t
     other_truth = References(references.content, references.style, references.content)
     assert known != benchmark.fingerprint_of(plain, "base", EVALUATION, other_truth)
     assert known == benchmark.fingerprint_of(plain, "base", EVALUATION, references)
-    table = benchmark.table_of(second)
+    table = table_of(second)
     assert table["code"].tolist() == [code_version(), "", code_version()]
     assert table["error"].tolist() == ["", "RuntimeError: no memory", ""]
-    comparison = benchmark.compare(table, "sum", 0)
+    comparison = compare(table, "sum", 0)
     assert set(comparison["method"]) == {"base", "sum"}
-
-
-def test_half_written_results_are_done_again(references, tmp_path):
-    result = Result("cup-ink", "base", pd.DataFrame({"content": [0.5]}), {"a": square((1, 2, 3))}, 1.0)
-    benchmark.save_result(result, tmp_path, "f")
-    assert benchmark.load_result(tmp_path, "f").figures() == {"content": 0.5}
-    assert benchmark.load_result(tmp_path, "g") is None
-    (tmp_path / "0.png").write_bytes(b"")
-    assert benchmark.load_result(tmp_path, "f") is None
-    (tmp_path / benchmark.RECORD).write_text("{")
-    assert benchmark.load_result(tmp_path, "f") is None
 
 
 def test_base_is_asked_in_plain_words(tiny_training_set, tiny_base, tmp_path):
@@ -80,6 +71,8 @@ def test_base_is_asked_in_plain_words(tiny_training_set, tiny_base, tmp_path):
     assert {request.prompt for request in requests} == {"a snq emoji in w@z style"} and [
         request.seed for request in requests
     ] == [0, 1]
+    again = benchmark.requests_of(dataclasses.replace(own, seed=1), "ours", EVALUATION)
+    assert [request.seed for request in again] == [2, 3]  # no noise is drawn twice
 
 
 def test_leaks_are_zero_for_the_truth_and_positive_for_what_leaks(references):
@@ -94,38 +87,6 @@ def test_leaks_are_zero_for_the_truth_and_positive_for_what_leaks(references):
     assert abs(same["diversity"][0]) < 1e-5 and other["diversity"][0] > 0.05
 
 
-def test_measures_are_validated_on_true_drawings(references):
-    other = References([disc((200, 0, 0)), disc((0, 0, 200))], [square((0, 90, 0), 7)], [disc((150, 0, 0), 7)])
-    found = benchmark.validate_measures({"a": references, "b": other}).set_index("measure")
-    assert found.loc["content", "right"] == 1 and found.loc["content", "comparisons"] == 2
-    swapped = References(references.content, references.style, other.truth)  # a truth that is the other pair's
-    wrong = benchmark.validate_measures({"a": swapped, "b": other}).set_index("measure")
-    assert wrong.loc["content", "right"] == 0.5
-    assert benchmark.validate_measures({"a": references}).empty
-
-
-def test_differences_are_paired_and_intervals_are_over_pairs():
-    rng = np.random.default_rng(0)
-    level = rng.normal(0, 1, 30)  # pairs differ much more than methods do
-    rows = [
-        {"pair": str(i), "method": method, "content": level[i] + shift + rng.normal(0, 0.01), "error": ""}
-        for i in range(30)
-        for method, shift in (("ours", 0.1), ("other", 0.0))
-    ]
-    found = benchmark.compare(pd.DataFrame(rows), "ours", 0).set_index("method")
-    other = found.loc["other"]
-    assert other["difference"] == pytest.approx(-0.1, abs=0.01)
-    assert other["difference_low"] < other["difference"] < other["difference_high"] < -0.09
-    assert found.loc["ours", "low"] < found.loc["other", "mean"] < found.loc["ours", "high"]  # unpaired nothing can be said
-    assert found.loc["other", "high"] - found.loc["other", "low"] == pytest.approx(2 * 1.96 * level.std() / 30**0.5, rel=0.2)
-
-
-def test_nothing_to_compare_with_is_an_error():
-    table = pd.DataFrame([{"pair": "a", "method": "ours", "error": "x"}, {"pair": "a", "method": "base", "error": ""}])
-    with pytest.raises(benchmark.BenchmarkError, match="'ours' has no result"):
-        benchmark.compare(table, "ours", 0)
-
-
 def test_unknown_methods_and_pairs_of_one_name_are_refused(tmp_path):
     with pytest.raises(benchmark.BenchmarkError, match="'oours'"):
         benchmark.check_methods(params(tmp_path, ["oours", "ours"]))
@@ -133,3 +94,49 @@ def test_unknown_methods_and_pairs_of_one_name_are_refused(tmp_path):
         params(tmp_path, ["base"])
     with pytest.raises(ValueError, match="different names"):
         params(tmp_path, pairs=[{"content": "a/x", "style": "y"}, {"content": "b/x", "style": "y"}])
+
+
+def test_methods_are_tried_with_every_seed_and_the_others_with_the_first(
+    tiny_training_set, tiny_base, references, tmp_path, monkeypatch
+):
+    seeds = []
+
+    def counted(given):
+        seeds.append(given.seed)
+
+    monkeypatch.setattr(benchmark, "METHODS", {"base": counted, "sum": lambda given: None})
+    given = task(tiny_training_set, tiny_base, tmp_path)
+    one = params(tmp_path, ["base", "sum"], ours="sum")
+    first = benchmark.run_pair(given, references, one, EVALUATION)
+    more = params(tmp_path, ["base", "sum"], ours="sum", seeds=[0, 2], repeated=["base"])
+    results = benchmark.run_pair(given, references, more, EVALUATION)
+    assert [(result.method, result.seed) for result in results] == [("base", 0), ("base", 2), ("sum", 0)]
+    assert seeds == [0, 2]  # the first one's result is kept
+    assert results[0].figures() == pytest.approx(first[0].figures()) != results[1].figures()
+    assert {request.name for request in (tmp_path / "cup-ink/base").iterdir()} == {"0", "2"}
+
+
+def test_what_the_base_draws_of_a_styles_things_is_drawn_once(tiny_base, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(benchmark, "draw_samples", lambda *given: calls.append(1) or samples.draw_samples(*given))
+    drawn = benchmark.draw_known(["a car toy", None], tiny_base, EVALUATION, tmp_path, 0)
+    again = benchmark.draw_known(["a car toy", None], tiny_base, EVALUATION, tmp_path, 0)
+    assert [request.prompt for request in drawn] == ["a car toy"] * 2 and len(calls) == 1
+    assert [image.tobytes() for image in drawn.values()] == [image.tobytes() for image in again.values()]
+    benchmark.draw_known(["a car toy"], tiny_base, EVALUATION.model_copy(update={"guidance_scale": 9.0}), tmp_path, 0)
+    benchmark.draw_known(["a hat toy"], tiny_base, EVALUATION, tmp_path, 0)
+    assert len(calls) == 3 and benchmark.draw_known([None], tiny_base, EVALUATION, tmp_path, 0) == {}
+
+
+def test_true_drawings_have_figures_of_their_own(tiny_training_set, tiny_base, references, tmp_path):
+    given = task(tiny_training_set, tiny_base, tmp_path)
+    assert benchmark.measure_truth(given, References(references.content, references.style, []), EVALUATION) is None
+    true = benchmark.measure_truth(given, references, EVALUATION)
+    judge, figures = EfficientNetJudge(), true.figures()
+    seen = judge.look(references.truth)
+    for kind in ("content", "style"):
+        near = similarity(getattr(seen, kind), getattr(judge.look(getattr(references, kind)), kind))
+        assert figures[kind] == pytest.approx(float(near), abs=1e-5)
+    shares = {"kept", "content_kept", "style_kept"}
+    assert set(figures) == shares | {"content", "style", "colour", "s_harm"}  # likeness to itself says nothing
+    assert (true.pair, true.method) == ("cup-ink", TRUE_DRAWING)

@@ -1,14 +1,16 @@
-"""Every method of the benchmark by name. A further one is a function from a Task to an adapter."""
+"""Every method of the benchmark by name. A further one is a function from a Task to an adapter, or to a way to draw."""
 
 from collections.abc import Callable
 from functools import partial
 
+from b4m_pipeline.benchmark.k_lora import k_lora
 from b4m_pipeline.benchmark.other_methods import b_lora, joint, merge, np_lora, orthogonal_adaptation, zip_lora
 from b4m_pipeline.benchmark.ours import OURS, equal_parameters
 from b4m_pipeline.benchmark.task import Task
+from b4m_pipeline.diffusion.sampling import WayToDraw
 from b4m_pipeline.method.adapter import Adapter
 
-Method = Callable[[Task], Adapter | None]
+Method = Callable[[Task], Adapter | WayToDraw | None]
 
 METHODS: dict[str, Method] = {
     "base": lambda task: None,
@@ -21,6 +23,7 @@ METHODS: dict[str, Method] = {
     "Orthogonal Adaptation": orthogonal_adaptation,
     "NP-LoRA": np_lora,
     "ZipLoRA": zip_lora,
+    "K-LoRA": k_lora,
     "B-LoRA": b_lora,
     **OURS,
 }

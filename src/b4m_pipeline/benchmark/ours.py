@@ -27,8 +27,8 @@ class LeakingBreakStage(BreakStage):
 
 @dataclass(frozen=True)
 class Variant:
-    """What an ablation changes. frame, make: parameters; counterparts, looks, variants (further captions), preservation:
-    whether there are any; joined: the halves as they are, without the make stage."""
+    """What an ablation changes. frame, make: parameters; counterparts, looks, variants (further captions), preservation,
+    rehearsal: whether there are any; joined: the halves as they are, without the make stage."""
 
     frame: dict[str, Any] | None = None
     make: dict[str, Any] | None = None
@@ -36,6 +36,7 @@ class Variant:
     looks: bool = True
     variants: bool = True
     preservation: bool = True
+    rehearsal: bool = True
     joined: bool = False
     stage: type[BreakStage] = BreakStage
 
@@ -57,8 +58,11 @@ def break_for_make(task: Task, variant: Variant | None = None) -> Adapter:
     whole = join_halves(*halves, frame.content_side)
     if v.joined:
         return whole
-    params = MakeParams(**task.make.model_dump() | (v.make or {}))
-    return MakeStage(whole, data, task.base_model, frame, params, task.seed).train()[0]
+    params = MakeParams(**task.make.model_dump() | (v.make or {}) | ({} if v.rehearsal else {"rehearsal": None}))
+    if params.rehearsal:
+        data = _training_set(task.rehearsed(whole, params.rehearsal), v)
+    guard = task.guard() if params.keep == "best" else None
+    return MakeStage(whole, data, task.base_model, frame, params, task.seed, guard).train()[0]
 
 
 def _training_set(data: TrainingSet, variant: Variant) -> TrainingSet:
@@ -96,7 +100,9 @@ VARIANTS: dict[str, Variant] = {
     "ours, no looks": Variant(looks=False),
     "ours, no further captions": Variant(variants=False),
     "ours, no preservation": Variant(preservation=False),
-    "ours, the paper's data": Variant(looks=False, variants=False, preservation=False),
+    "ours, no rehearsal": Variant(rehearsal=False),
+    "ours, make to its end": Variant(make={"keep": "last"}),
+    "ours, the paper's data": Variant(looks=False, variants=False, preservation=False, rehearsal=False),
     "ours, split 0.25": Variant(frame={"split": 0.25}),
     "ours, split 0.75": Variant(frame={"split": 0.75}),
     "ours, make by AdamW": Variant(make={"optimizer": "adamw"}),

@@ -26,6 +26,10 @@ class CompetitorParams(Strict):
     """Learning rate of ZipLoRA's merge."""
     zip_overlap_weight: float = Field(ge=0)
     """lambda of ZipLoRA: weight of the overlap of the two LoRAs."""
+    k_lora_alpha: float = Field(ge=0)
+    """alpha of K-LoRA: how much style's weight grows from the first denoising step to the last."""
+    k_lora_beta: float = Field(ge=0)
+    """beta of K-LoRA: style's weight at the first denoising step; content's is 1."""
 
 
 class PairParams(Strict):
@@ -51,10 +55,14 @@ class BenchmarkParams(Strict):
     share its trainings, are in one part; one content in several parts is trained in each. Null: all pairs."""
     methods: list[str] = Field(min_length=1)
     """Names in `all_methods.METHODS`: other methods, ours, and ablations of ours."""
+    seeds: list[int] = Field([0], min_length=1)
+    """Added to the run's `seed`: each pair is trained and drawn with every one of these. Tables have the means over them."""
+    repeated: list[str] | None = None
+    """Methods that are tried with every one of the seeds, the others with the first alone. Null: all."""
     ours: str
     """The one that all others are compared with, pair by pair."""
     folder: str
-    """Where every finished (pair, method) is kept; what is there is not done again."""
+    """Where every finished (pair, method, seed) is kept; what is there is not done again."""
     competitors: CompetitorParams
 
     @model_validator(mode="after")
@@ -62,12 +70,20 @@ class BenchmarkParams(Strict):
         names = [pair.name for pair in self.pairs]
         if len(set(names)) < len(names):
             raise ValueError(f"pairs must have different names (their folders'), got {names}")
+        if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds must differ and not be negative, got {self.seeds}")
+        if unknown := set(self.repeated or []) - set(self.methods):
+            raise ValueError(f"repeated holds {sorted(unknown)}, which are not among the methods")
         if self.ours not in self.methods:
             raise ValueError(f"ours is {self.ours!r}, which is not among the methods")
         if self.part and not self.chosen_pairs():
             styles = len({pair.style for pair in self.pairs})
             raise ValueError(f"part {self.part} holds no pairs: K must be at most N, and N at most {styles}, one a style")
         return self
+
+    def seeds_of(self, method: str) -> list[int]:
+        """Those that a method is tried with."""
+        return self.seeds if self.repeated is None or method in self.repeated else self.seeds[:1]
 
     def chosen_pairs(self) -> list[PairParams]:
         """Those that this run is about."""

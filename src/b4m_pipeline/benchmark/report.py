@@ -9,7 +9,8 @@ import matplotlib
 import pandas as pd
 from PIL import Image
 
-from b4m_pipeline.benchmark.run import FIGURES, LOWER_IS_BETTER, TRUE_DRAWING, References, Result
+from b4m_pipeline.benchmark.comparison import truth_above
+from b4m_pipeline.benchmark.results import FIGURES, LOWER_IS_BETTER, TRUE_DRAWING, References, Result
 from b4m_pipeline.common.sheets import Row, paint_grid
 
 matplotlib.use("Agg")
@@ -20,11 +21,13 @@ _OURS, _OTHER = "#1e6e3c", "#7a7a7a"
 
 
 def draw_sheet(pair: str, results: list[Result], references: References, ours: str) -> Image.Image:
-    """One pair: references and truth above, then a row for each method with its pictures, seed by seed."""
+    """One pair: references and truth above, then a row for each method and seed of its training with its pictures."""
     rows = [Row("content", references.content, "references"), Row("style", references.style, "references")]
     rows += [Row("truth", references.truth, "never seen in training")] if references.truth else []
+    several = len({result.seed for result in results}) > 1
     for result in results:
-        note = f"failed: {result.error}" if result.error else ""
+        note = f"seed {result.seed}" if several else ""
+        note = f"failed: {result.error}" if result.error else note
         rows.append(Row(result.method, list(result.pictures.values()), note, strong=result.method == ours))
     return paint_grid(rows, title=pair)
 
@@ -71,8 +74,12 @@ def pareto_front(points: dict[str, tuple[float, float]]) -> dict[str, tuple[floa
 def draw_bars(comparison: pd.DataFrame, ours: str) -> Image.Image:
     """A panel for each measure, a bar with its interval for each method."""
     names = [name for name in FIGURES if name in set(comparison["measure"])]
-    figure, panels = plt.subplots(1, len(names), figsize=(2.6 * len(names) + 2, 5), dpi=100, sharey=True, squeeze=False)
-    for axes, name in zip(panels[0], names, strict=True):
+    across = min(len(names), 7)
+    down = -(-len(names) // across)
+    figure, panels = plt.subplots(down, across, figsize=(2.6 * across + 2, 5 * down), dpi=100, sharey=True, squeeze=False)
+    for axes in panels.flat[len(names) :]:
+        axes.set_visible(False)
+    for axes, name in zip(panels.flat, names, strict=False):
         rows = comparison[comparison["measure"] == name].iloc[::-1]
         errors = [rows["mean"] - rows["low"], rows["high"] - rows["mean"]]
         colours = [_OURS if method == ours else "#b9b9b9" for method in rows["method"]]
@@ -107,23 +114,24 @@ def as_html(
 ) -> str:
     """The whole report as one page."""
     names = [name for name in FIGURES if name in set(comparison["measure"])]
-    texts = dict.fromkeys(("error", "code"), object)
-    table = table.astype(texts).fillna({"error": "", "code": ""})  # a CSV file tells "" and nothing not apart
+    table = _with_texts(table)
     methods = set(table["method"]) - {TRUE_DRAWING}
     parts = ["<h1>Content-style benchmark</h1>"]
     parts.append(
         f"<p>{table['pair'].nunique()} pairs, {len(methods)} methods. Means over pairs; in brackets 95 % "
-        f"bootstrap intervals over pairs. Below each mean the difference to <b>{html.escape(ours)}</b>, pair by pair.</p>"
+        f"bootstrap intervals over pairs. Below each mean the difference to <b>{html.escape(ours)}</b>, pair by pair. Where "
+        "there are several seeds, a pair's figure is their mean, and ± is their standard deviation within a pair.</p>"
     )
     made_by = sorted(set(table["code"]) - {""})
     parts.append(f"<p>Made by {html.escape(', '.join(made_by))}.</p>" if made_by else "")
     parts.append(_comparison_table(comparison, names, ours))
+    parts.append(f"<p>{html.escape(_about_truth(table))}</p>")
     for title, plot in plots.items():
         parts.append(f"<h2>{html.escape(title)}</h2>{_embedded(plot)}")
     parts.append(
-        "<h2>Can the measures be believed?</h2><p>Share of the comparisons in which a true drawing is nearer to its own "
+        "<h2>Can the measures be believed?</h2><p>Share of the comparisons in which a true drawing is nearer to its own pair's "
+        "pictures than to another pair's, or, recoloured, farther from the right colours; a coin would have 0.5.</p>"
     )
-    parts.append("pair's pictures than to another pair's; a coin would have 0.5.</p>")
     parts.append(validation.round(3).to_html(index=False, border=0) if len(validation) else "<p>Too few true drawings.</p>")
     failed = table[table["error"] != ""]
     if len(failed):
@@ -132,6 +140,17 @@ def as_html(
     parts += [f"<h3>{html.escape(pair)}</h3>{_embedded(sheet)}" for pair, sheet in sheets.items()]
     parts.append("<h2>Every pair</h2>" + table.drop(columns="error").round(3).to_html(index=False, border=0))
     return _PAGE.format(body="\n".join(parts))
+
+
+def _with_texts(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with "" where a CSV file has nothing."""
+    texts = dict.fromkeys(("error", "code"), object)
+    return table.astype(texts).fillna({"error": "", "code": ""})
+
+
+def _about_truth(table: pd.DataFrame) -> str:
+    found = [f"by {FIGURES[row.measure]} on {row.above} of {row.pairs} pairs" for row in truth_above(table).itertuples()]
+    return f"The true drawing is above every method {', '.join(found)}." if found else "No true drawing is known."
 
 
 def _rows(
@@ -154,9 +173,15 @@ def _clear(row: pd.Series) -> bool:
     return row["difference_low"] > 0 or row["difference_high"] < 0
 
 
+def _over_seeds(row: pd.Series) -> str:
+    """Spread over seeds, where there are several."""
+    spread = row.get("over_seeds")
+    return "" if pd.isna(spread) else f" ± {spread:.3f}"
+
+
 def _comparison_table(comparison: pd.DataFrame, names: list[str], ours: str) -> str:
     def cell(row: pd.Series, compared: bool) -> str:
-        text = f"{row['mean']:.3f} <small>[{row['low']:.3f}, {row['high']:.3f}]</small>"
+        text = f"{row['mean']:.3f}{_over_seeds(row)} <small>[{row['low']:.3f}, {row['high']:.3f}]</small>"
         if compared:
             difference = f"{row['difference']:+.3f} {_span(row)}"
             text += f"<br><small>{f'<b>{difference}</b>' if _clear(row) else difference}</small>"
@@ -170,20 +195,21 @@ def _comparison_table(comparison: pd.DataFrame, names: list[str], ours: str) -> 
     return f"<table><tr><th></th>{head}</tr>{''.join(lines)}</table><p><small>Bold: the interval is clear of zero.</small></p>"
 
 
-def as_markdown(comparison: pd.DataFrame, ours: str) -> str:
-    """The comparison as a Markdown table: means over pairs, and in brackets the 95 % interval of the difference to ours, pair
-    by pair, in bold where it is clear of zero."""
+def as_markdown(table: pd.DataFrame, comparison: pd.DataFrame, ours: str) -> str:
+    """The comparison as a Markdown table: means over pairs, ± the spread over seeds, and in brackets the 95 % interval of the
+    difference to ours, pair by pair, in bold where it is clear of zero. Below it, on how many pairs the true drawing wins."""
     names = [name for name in FIGURES if name in set(comparison["measure"])]
 
     def cell(row: pd.Series, compared: bool) -> str:
         span = f"**{_span(row)}**" if _clear(row) else _span(row)
-        return f"{row['mean']:.3f} {span}" if compared else f"{row['mean']:.3f}"
+        mean = f"{row['mean']:.3f}{_over_seeds(row)}"
+        return f"{mean} {span}" if compared else mean
 
     lines = ["| | " + " | ".join(FIGURES[name] for name in names) + " |", "|---" * (len(names) + 1) + "|"]
     for method, cells in _rows(comparison, names, ours, cell):
         shown = f"**{method}**" if method == ours else method
         lines.append(f"| {shown} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", _about_truth(_with_texts(table))]) + "\n"
 
 
 _PAGE = """<!doctype html>

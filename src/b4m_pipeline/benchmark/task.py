@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -12,15 +13,29 @@ from b4m_pipeline.benchmark.shelf import Shelf
 from b4m_pipeline.common.devices import pick_device, resolve_precision
 from b4m_pipeline.diffusion.families import base_model_id
 from b4m_pipeline.diffusion.params import BaseModelParams
-from b4m_pipeline.inputs.captions import preserved_prompts
+from b4m_pipeline.evaluation.guard import MakeGuard
+from b4m_pipeline.evaluation.params import EvaluationParams
+from b4m_pipeline.inputs.captions import plain_captions, preserved_prompts
 from b4m_pipeline.inputs.folders import list_folders
 from b4m_pipeline.inputs.params import CaptioningParams, ConceptParams, CounterpartParams, IngestionParams, PreservationParams
-from b4m_pipeline.inputs.prepare import Prepared, prepare
+from b4m_pipeline.inputs.prepare import Prepared, own_pictures, prepare
 from b4m_pipeline.inputs.training_set import TrainingSet
 from b4m_pipeline.method.adapter import Adapter
 from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.training.lora import train_lora
-from b4m_pipeline.training.params import BreakParams, LoraParams, MakeParams, TrainParams
+from b4m_pipeline.training.params import BreakParams, LoraParams, MakeParams, RehearsalParams, TrainParams
+from b4m_pipeline.training.rehearsal import rehearse, with_rehearsal
+from b4m_pipeline.training.stages import Guard
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the training set was made from and how images are measured: make needs it to rehearse and to guard its result."""
+
+    prepared: Prepared = field(repr=False)
+    ingestion: IngestionParams
+    captioning: CaptioningParams
+    evaluation: EvaluationParams
 
 
 @dataclass
@@ -38,6 +53,8 @@ class Task:
     competitors: CompetitorParams
     seed: int
     shelf: Shelf = field(repr=False)
+    sources: Sources | None = field(default=None, repr=False)
+    """None: make can neither rehearse nor be guarded."""
 
     @property
     def name(self) -> str:
@@ -65,6 +82,24 @@ class Task:
 
         made_from = [self.training_set.digest(kind), params.model_dump(), self.seed, *self.trained_on(params)]
         return self.shelf.take(train, "lora", kind, *made_from, frozen_a is not None)
+
+    def rehearsed(self, joined: Adapter, params: RehearsalParams) -> TrainingSet:
+        """The training set with images of the content in the style that the joined halves draw."""
+        own = self._sources()
+        given = own.prepared.manifest, own.prepared.pictures, rehearse(joined, self.base_model, params, self.seed)
+        return with_rehearsal(self.training_set, *given, joined, self.base_model, own.ingestion, own.captioning, None)[0]
+
+    def guard(self) -> Guard:
+        """What chooses among make's adapters."""
+        own = self._sources()
+        shown = own.prepared.references("content"), own.prepared.references("style")
+        things = plain_captions(own_pictures(own.prepared.manifest, "style"), own.captioning)
+        return cast(Guard, MakeGuard(self.base_model, own.evaluation, *shown, things, self.seed))
+
+    def _sources(self) -> Sources:
+        if self.sources is None:
+            raise ValueError("make.rehearsal and make.keep: best need the pair's pictures")
+        return self.sources
 
     def trained_on(self, params: TrainParams) -> list[str | None]:
         """Which weights, on what and in which number format: one folder may have seen several machines."""

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from diffusers import DiffusionPipeline
@@ -90,10 +90,19 @@ def _warn_of_cut(pipeline: DiffusionPipeline, prompts: list[str]) -> None:
             logger.warning("The text encoder reads %d tokens, so the end of this prompt does not count: %s", limit, prompt)
 
 
-def put_on(pipeline: DiffusionPipeline, adapter: Adapter) -> None:
-    """Load the adapter into the pipeline from a file, as any user of diffusers does."""
+class WayToDraw(Protocol):
+    """What a pipeline can draw with but which is no single adapter, such as one that changes from step to step."""
+
+    def put_on(self, pipeline: DiffusionPipeline) -> None:
+        """Prepare a pipeline without adapters. Must do no harm once `unload_lora_weights` was called."""
+
+
+def put_on(pipeline: DiffusionPipeline, adapter: Adapter | WayToDraw, name: str = PEFT_NAME) -> None:
+    """Load the adapter into the pipeline from a file, as any user of diffusers does; name: what PEFT calls it."""
+    if not isinstance(adapter, Adapter):
+        return adapter.put_on(pipeline)
     with tempfile.TemporaryDirectory() as folder:
-        pipeline.load_lora_weights(save_adapter(adapter, Path(folder)).parent, adapter_name=PEFT_NAME)
+        pipeline.load_lora_weights(save_adapter(adapter, Path(folder)).parent, adapter_name=name)
 
 
 def require_base(adapter: Adapter, base: str) -> None:

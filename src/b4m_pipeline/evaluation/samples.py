@@ -10,7 +10,7 @@ from b4m_pipeline.common.devices import pick_device
 from b4m_pipeline.common.words import file_words
 from b4m_pipeline.diffusion.families import load_family
 from b4m_pipeline.diffusion.params import BaseModelParams
-from b4m_pipeline.diffusion.sampling import ImageRequest, draw, put_on, settings_of
+from b4m_pipeline.diffusion.sampling import ImageRequest, WayToDraw, draw, put_on, settings_of
 from b4m_pipeline.evaluation.params import EvaluationParams
 from b4m_pipeline.method.adapter import Adapter
 
@@ -47,7 +47,10 @@ def known_requests(things: Sequence[str | None], seed: int) -> list[SampleReques
 
 
 def draw_samples(
-    requests: list[SampleRequest], adapters: Mapping[str, Adapter | None], base_model: BaseModelParams, params: EvaluationParams
+    requests: list[SampleRequest],
+    adapters: Mapping[str, Adapter | WayToDraw | None],
+    base_model: BaseModelParams,
+    params: EvaluationParams,
 ) -> dict[str, Image.Image]:
     """Draw every request with its system's adapter (None: the base model alone) -> RGB images by the requests' keys.
 

@@ -87,7 +87,7 @@ def composite(rgba: np.ndarray, background: np.ndarray) -> np.ndarray:
     return (rgba[..., :3] * alpha + ground * (1 - alpha) + 0.5).astype(np.uint8)
 
 
-def _read_set(source: Path, hand: str) -> dict[str, str]:
+def read_set(source: Path, hand: str) -> dict[str, str]:
     """Content name -> SVG text of one hand."""
     path = source / "node_modules" / "@iconify-json" / hand / "icons.json"
     if not path.is_file():
@@ -199,7 +199,7 @@ def build(
     every = [*hands, *held_hands]
     if unknown := [hand for hand in every if hand not in HANDS and hand not in procedural.STYLES]:
         raise CorpusError(f"Unknown hands {unknown}: expected names among {[*HANDS, *procedural.STYLES]}.")
-    sets = {hand: _read_set(source, hand) for hand in dict.fromkeys([*every, procedural_from]) if hand in HANDS}
+    sets = {hand: read_set(source, hand) for hand in dict.fromkeys([*every, procedural_from]) if hand in HANDS}
     keywords = _keywords(source)
     for hand in _UNHYPHENATED & set(sets):
         drawn = {name: name.replace("-", "") for name in [*keywords, *known, *held]}

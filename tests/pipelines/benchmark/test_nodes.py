@@ -55,6 +55,7 @@ def test_every_method_is_in_the_table_the_report_and_on_the_sheet(methods, tmp_p
     catalog = run(create_pipeline(), **given(tmp_path, tiny_base))
     table = catalog.load("benchmark_table")
     assert table[["pair", "method", "error"]].values.tolist() == [["cup-ink", "base", ""], ["cup-ink", "ours", ""]]
+    assert table["seed"].tolist() == [0, 0] and {"kept", "content_kept", "style_kept", "colour"} <= set(table)
     assert set(catalog.load("benchmark_comparison")["method"]) == {"base", "ours"}
     assert catalog.load("benchmark_sheets").keys() == {"cup-ink"}
     assert "cup-ink" in catalog.load("benchmark_report") and "| **ours** |" in catalog.load("benchmark_summary")

@@ -20,7 +20,7 @@ def create_pipeline(**kwargs) -> Pipeline:
             ),
             Node(
                 nodes.compare_methods,
-                ["benchmark_results", "benchmark_references", "params:benchmark", "params:seed"],
+                ["benchmark_results", "benchmark_references", *params("benchmark", "evaluation", "seed")],
                 ["benchmark_table", "benchmark_comparison", "benchmark_validation"],
                 name="compare_methods",
             ),
