@@ -4,7 +4,7 @@ import pytest
 
 from b4m_pipeline.method.frame import TargetError
 from b4m_pipeline.method.params import FrameParams
-from b4m_pipeline.prerequisites import WrongParameterError, check_base_model, check_preservation
+from b4m_pipeline.prerequisites import WrongParameterError, check_base_model, check_halves, check_preservation
 from b4m_pipeline.training.params import BreakParams
 from tests.conftest import PLAIN_BREAK, TINY_FRAME, preservation_params
 
@@ -20,6 +20,12 @@ def test_preservation_needs_words_only_where_it_weighs_something():
         check_preservation(parameters, ["content_break", "style_break"])
     parameters["preservation"] = preservation_params(contents=["cat"], styles=["oil"])
     assert check_preservation(parameters, ["content_break", "style_break"])
+
+
+def test_make_goes_on_with_halves_alone():
+    check_halves(["sum", "halves"])
+    with pytest.raises(WrongParameterError, match=r"compose\.methods is \['sum'\].*add halves"):
+        check_halves(["sum"])
 
 
 def test_preservation_needs_a_target_that_reads_the_prompt(tiny_base):

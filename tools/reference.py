@@ -168,6 +168,8 @@ def _type(annotation: Any) -> str:
         return f"{len(inner)} {_many(inner[0])}"
     if origin is dict:
         return f"mapping to {_many(inner[1])}"
+    if origin is list and get_origin(inner[0]) is Literal:
+        return f"list of {_type(inner[0])}"
     if origin is list and inner[0] in _PLAIN:
         return f"list of {_many(inner[0])}"
     if origin is list:

@@ -128,7 +128,7 @@ def roll_back(context: KedroContext, name: str, alias: str) -> None:
 
 
 @click.command(cls=OneLineErrors)
-@click.option("--kind", type=click.Choice(["content", "style", "joined", "make"]), default=None)
+@click.option("--kind", type=click.Choice(["content", "style", "joined", "make", "merged"]), default=None)
 @click.option("--concept", default=None, help="Name of a content or a style.")
 @click.option("--frame", default=None, help="Beginning of the frame's fingerprint: halves of one frame go together.")
 @click.option("--base", default=None, help="A part of the base model's name or digest.")

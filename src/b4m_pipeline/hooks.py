@@ -97,6 +97,8 @@ class PrerequisitesHook:
             prerequisites.check_base_model(parameters["base_model"], frame, preserving)
             prerequisites.check_devices(parameters)
             prerequisites.check_optimizers(parameters, [name for name in (*breaks, "make") if f"params:{name}" in inputs])
+        if "params:compose" in inputs and any("reconstructed_adapter" in node.inputs for node in pipeline.nodes):
+            prerequisites.check_halves(parameters["compose"].methods)
         for name in ("captioning", "evaluation"):
             if f"params:{name}" in inputs:
                 prerequisites.check_clip(f"{name}.clip", parameters[name].clip)

@@ -88,6 +88,15 @@ def check_preservation(parameters: dict[str, Any], stages: list[str]) -> bool:
     return bool(weighty)
 
 
+def check_halves(methods: list[str]) -> None:
+    """Raise WrongParameterError if compose joins no halves, where the same run goes on with them."""
+    if "halves" not in methods:
+        raise WrongParameterError(
+            f"compose.methods is {methods}, and this run's other pipelines go on with joined halves: add halves, or run "
+            "compose alone"
+        )
+
+
 def check_base_model(base_model: Any, frame: Any | None, preserving: bool = False) -> None:
     """Look for the base model and, given a frame, for its targets in it; preserving: also for ones that read the prompt. Raises
     BaseModelError, TargetError."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from kedro.io import DataCatalog, DatasetError
 
-from b4m_pipeline.datasets.adapter import AdapterDataset
+from b4m_pipeline.datasets.adapter import UNCHANGED, AdapterDataset
 from b4m_pipeline.method.adapter import WEIGHTS_NAME, AdapterError
 
 
@@ -17,6 +17,17 @@ def test_an_adapter_goes_through_the_catalog(tiny_adapter, tmp_path):
     again = catalog.load("half")
     assert again.metadata == tiny_adapter.metadata
     assert all(torch.equal(again.tensors[key], value) for key, value in tiny_adapter.tensors.items())
+
+
+def test_what_is_to_stay_stays_and_what_is_written_is_said(tiny_adapter, tmp_path, caplog):
+    dataset = AdapterDataset(filepath=str(tmp_path / "half"))
+    with caplog.at_level("INFO", "b4m_pipeline"):
+        dataset.save(UNCHANGED)
+        assert not dataset.exists()
+        dataset.save(tiny_adapter)
+    assert caplog.messages == [f"cup-ink (made) is in {tmp_path / 'half'}"]
+    dataset.save(UNCHANGED)
+    assert dataset.load().metadata == tiny_adapter.metadata
 
 
 def test_what_is_not_there_is_said_by_the_adapters_own_error(tmp_path):

@@ -31,6 +31,20 @@ def test_a_job_is_given_what_can_be_given(changes):
         RayParams(**changes)
 
 
-def test_two_halves_are_named():
-    with pytest.raises(ValidationError, match="style"):
-        ComposeParams(content="x", style="")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"style": ""},
+        {"methods": []},
+        {"methods": "sum mean"},
+        {"methods": ["sum", "sum"]},
+        {"merge": {"density": 0}},
+        {"prompts": []},
+    ],
+    ids=str,
+)
+def test_two_loras_and_ways_that_exist_are_named(changes):
+    assert ComposeParams(content="x", style="y").methods == ["halves"]
+    assert ComposeParams(content="x", style="y", methods="halves sum").methods == ["halves", "sum"]
+    with pytest.raises(ValidationError, match=next(iter(changes))):
+        ComposeParams(**{"content": "x", "style": "y"} | changes)

@@ -51,6 +51,8 @@ def test_names_follow_the_kind(tiny_adapter) -> None:
     assert registered_name(tiny_adapter, "shop") == "shop-content-cup"
     tiny_adapter.metadata["kind"] = "reconstructed"
     assert registered_name(tiny_adapter) == "b4m-joined-cup"
+    tiny_adapter.metadata["kind"] = "merged"
+    assert registered_name(tiny_adapter) == "b4m-merged-cup"
     tiny_adapter.metadata["kind"] = "lora"
     with pytest.raises(RegistrationError, match="lora"):
         registered_name(tiny_adapter)

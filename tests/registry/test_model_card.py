@@ -70,6 +70,28 @@ def test_halves_and_adapters_of_earlier_versions_have_a_card_too():
     assert example_prompt(half) == "a toy in w@z style"
 
 
+def test_a_merge_says_how_it_was_merged():
+    own = {
+        "kind": "merged",
+        "method": "ties",
+        "frame": "none",
+        "parents": '["models:/b4m-content-cup/3", "ink.safetensors, sha256 0"]',
+    }
+    recipe = {"merge": {"method": "ties", "content_weight": 0.8, "style_weight": 1.0, "density": 0.5}, "seed": 3}
+    card = model_card(MADE | own | {"params": json.dumps(recipe)}, URI)
+    for said in (
+        "Two LoRAs merged by ties",
+        "## Merge",
+        "| content_weight | 0.8 |",
+        "| density | 0.5 |",
+        "`ink.safetensors, sha256 0`",
+    ):
+        assert said in card
+    assert "Frame" not in card and "## Training" not in card
+    silent = {key: value for key, value in (MADE | own).items() if "token" not in key}
+    assert 'pipeline("...")' in model_card(silent, URI).replace(", generator=generator", "")
+
+
 def test_it_is_never_longer_than_the_registry_keeps():
     many = {f"role{n}": {"number": 500, "licences": {"MIT": 500}, "sha256": ["0" * 12] * 500} for n in range(40)}
     card = model_card(MADE | {"pictures": json.dumps(many)}, URI)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from b4m_pipeline.benchmark.k_lora import k_lora
-from b4m_pipeline.benchmark.other_methods import b_lora, joint, merge, np_lora, orthogonal_adaptation, zip_lora
+from b4m_pipeline.benchmark.other_methods import b_lora, joint, merged, orthogonal_adaptation, zip_lora
 from b4m_pipeline.benchmark.ours import OURS, equal_parameters
 from b4m_pipeline.benchmark.task import Task
 from b4m_pipeline.diffusion.sampling import WayToDraw
@@ -16,12 +16,12 @@ METHODS: dict[str, Method] = {
     "base": lambda task: None,
     "joint": joint,
     "joint, equal parameters": lambda task: joint(task, equal_parameters(task)),
-    "sum": partial(merge, how="cat"),
-    "TIES": partial(merge, how="ties_svd"),
-    "DARE": partial(merge, how="dare_ties_svd"),
-    "SVD": partial(merge, how="svd"),
+    "sum": partial(merged, how="sum"),
+    "TIES": partial(merged, how="ties"),
+    "DARE": partial(merged, how="dare"),
+    "SVD": partial(merged, how="svd"),
     "Orthogonal Adaptation": orthogonal_adaptation,
-    "NP-LoRA": np_lora,
+    "NP-LoRA": partial(merged, how="np"),
     "ZipLoRA": zip_lora,
     "K-LoRA": k_lora,
     "B-LoRA": b_lora,

@@ -17,12 +17,15 @@ ROOT = Path(__file__).parents[1]
 RECIPE_CODE = ("common/devices", "common/seeding", "common/words", "method", "diffusion", "inputs", "training")
 """Modules and packages that decide an adapter's weights. What draws, measures, registers or reports is not among them."""
 NOT_RECIPE = (
+    "diffusion/lora_files",
     "diffusion/sampling",
     "inputs/encoding_cache",
     "method/combine",
     "method/files",
+    "method/merge",
     "training/checkpoints",
     "training/lora",
+    "training/zip_lora",
 )
 """Of these, the modules that do not; nor do the packages' params.py, whose values are in the recipe themselves."""
 GUARD_CODE = tuple(

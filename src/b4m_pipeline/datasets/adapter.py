@@ -1,11 +1,17 @@
 """Kedro dataset for an adapter on disk."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from kedro.io import AbstractDataset
 
 from b4m_pipeline.method.adapter import WEIGHTS_NAME, Adapter
+
+logger = logging.getLogger(__name__)
+
+UNCHANGED = "unchanged"
+"""What a node gives in place of an adapter if the one on disk is to stay as it is."""
 
 
 class AdapterDataset(AbstractDataset):
@@ -19,10 +25,13 @@ class AdapterDataset(AbstractDataset):
         self._folder = Path(filepath)
         self.metadata = metadata
 
-    def save(self, data: Adapter) -> None:
+    def save(self, data: Adapter | str) -> None:
+        if isinstance(data, str):  # UNCHANGED
+            return
         from b4m_pipeline.method.files import save_adapter
 
         save_adapter(data, self._folder)
+        logger.info("%s (%s) is in %s", data.metadata["name"], data.metadata["kind"], self._folder)
 
     def load(self) -> Adapter:
         from b4m_pipeline.method.files import load_adapter

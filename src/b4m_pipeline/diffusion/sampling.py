@@ -105,9 +105,15 @@ def put_on(pipeline: DiffusionPipeline, adapter: Adapter | WayToDraw, name: str 
         pipeline.load_lora_weights(save_adapter(adapter, Path(folder)).parent, adapter_name=name)
 
 
+def base_of(adapter: Adapter) -> str | None:
+    """Which base model an adapter is of (see `base_model_id`), None if it does not say."""
+    return json.loads(adapter.metadata["frame_config"]).get("base_model")
+
+
 def require_base(adapter: Adapter, base: str) -> None:
-    """Raise GenerationError if the base model `base` (see `base_model_id`) has other weights than the adapter's."""
-    own = frame_of(adapter).base_model
+    """Raise GenerationError if the base model `base` (see `base_model_id`) has other weights than the adapter's,
+    FrameMismatchError if the adapter does not say which it is of."""
+    own = base_of(adapter) or frame_of(adapter).base_model
     if own.rsplit("@", 1)[-1] != base.rsplit("@", 1)[-1]:  # a folder may have another name by now
         raise GenerationError(f"{adapter.metadata['name']} is an adapter of the base model {own}, not of {base}")
 

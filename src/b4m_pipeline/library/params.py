@@ -1,10 +1,12 @@
 """Parameters of `library` and `compose`. Values stand in `conf/<env>/parameters*.yml`, bounds and meaning here."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from b4m_pipeline.common.config import Name, Strict
+from b4m_pipeline.method.params import MergeParams
+from b4m_pipeline.training.params import ZipParams
 
 
 class RayParams(Strict):
@@ -48,10 +50,40 @@ class LibraryParams(Strict):
     """The Ray cluster that jobs run on at once. Null: one job after another in this process."""
 
 
+class PictureZipParams(ZipParams):
+    """`zip` of compose."""
+
+    training_set: str = "data/05_model_input/training_set.safetensors"
+    """The pictures: what the pipeline ingestion wrote for this content and this style."""
+
+
+Method = Literal["halves", "sum", "ties", "dare", "svd", "np", "zip"]
+"""Ways to put two LoRAs together."""
+
+
+def _words(value: Any) -> Any:
+    return value.split() if isinstance(value, str) else value
+
+
 class ComposeParams(Strict):
-    """Two halves of one frame, from wherever they are."""
+    """Two LoRAs of one base model, from wherever they are, and the ways to put them together."""
 
     content: str = Field(min_length=1)
-    """The content's half: models:/NAME@ALIAS or models:/NAME/VERSION in the registry, or a folder."""
+    """The content's LoRA: models:/NAME@ALIAS or models:/NAME/VERSION in the registry, a folder, or a .safetensors file of
+    diffusers, kohya's scripts or ComfyUI."""
     style: str = Field(min_length=1)
-    """The style's half, likewise."""
+    """The style's LoRA, likewise."""
+    methods: Annotated[list[Method], BeforeValidator(_words)] = Field(["halves"], min_length=1)
+    """One way or several, with blanks between them on the command line. `halves`: two halves of one frame side by side; the
+    others merge any two LoRAs. Several are drawn on one sheet."""
+    merge: MergeParams = MergeParams()
+    zip: PictureZipParams = PictureZipParams()
+    prompts: list[str] | None = Field(None, min_length=1)
+    """What the sheet shows. Null: the prompt of the two LoRAs' own words, where these are known."""
+
+    @field_validator("methods")
+    @classmethod
+    def _different(cls, methods: list[str]) -> list[str]:
+        if len(set(methods)) < len(methods):
+            raise ValueError(f"names a method twice: {methods}")
+        return methods

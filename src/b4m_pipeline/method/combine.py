@@ -89,9 +89,17 @@ def scale_halves(adapter: Adapter, content: float = 1.0, style: float = 1.0) -> 
     """The adapter with content's and style's learnt parts scaled: the block of each concept alone is scaled by its own factor,
     the cross term L_B L_A by the product of both. With a factor of 0 its concept is gone, and with it the cross term.
 
-    Raises FrameMismatchError if the adapter has no frame, or does not say whose side is whose.
+    A merged adapter is given back as it is for factors of 1. Raises FrameMismatchError for other factors, if the adapter has no
+    frame, or if it does not say whose side is whose.
     """
     about = adapter.metadata
+    if about.get("kind") == "merged":
+        if (content, style) == (1.0, 1.0):
+            return adapter
+        raise FrameMismatchError(
+            f"content_scale and style_scale are {content} and {style}, but {about['name']} is a merge and has no halves that "
+            "could be scaled. Merge again with other weights: compose.merge.content_weight and compose.merge.style_weight"
+        )
     factors: dict[str, float]
     if about.get("kind") in ("content", "style"):
         factors = {about["half"]: content if about["kind"] == "content" else style}

@@ -1,4 +1,4 @@
-"""Parameters of the frame. Values stand in `conf/<env>/parameters*.yml`, bounds and meaning here."""
+"""Parameters of the frame and of merges. Values stand in `conf/<env>/parameters*.yml`, bounds and meaning here."""
 
 from typing import Annotated, Literal
 
@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from b4m_pipeline.common.config import Strict, with_fields
 
 Side = Literal["lora_A", "lora_B"]
+Merge = Literal["sum", "ties", "dare", "svd", "np"]
+"""Ways to merge two LoRAs by arithmetic alone (see merge.py)."""
 
 
 class FrameWords(Strict):
@@ -56,3 +58,18 @@ class FrameParams(Strict):
         if self.init == "exact" and self.rank % 2:
             raise ValueError(f"rank must be even for init: exact, got {self.rank}")
         return self
+
+
+class MergeParams(Strict):
+    """How strongly each of two LoRAs counts in a merge, and what the ways to merge choose."""
+
+    content_weight: float = Field(1.0, ge=0, le=4)
+    """Factor on the content's LoRA. 0 takes it away."""
+    style_weight: float = Field(1.0, ge=0, le=4)
+    """Factor on the style's LoRA. 0 takes it away."""
+    rank: int | None = Field(None, ge=1)
+    """Rank of the result of ties, dare and svd. Null: the larger of the two LoRAs'."""
+    density: float = Field(0.5, gt=0, le=1)
+    """Share of the weights that ties and dare keep."""
+    np_strength: float = Field(0.5, ge=0)
+    """mu of np: how much of the style's directions is taken out of the content."""

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 RECORD_NAME = "registered.json"
 
-NAME_OF_KIND = {"content": "content", "style": "style", "reconstructed": "joined", "made": "make"}
+NAME_OF_KIND = {"content": "content", "style": "style", "reconstructed": "joined", "made": "make", "merged": "merged"}
 _MODEL_TAG = "model_id"  # of the logged model that a version was made from: the registry does not always give it back
 _REQUIREMENTS = ("accelerate", "diffusers", "peft", "safetensors", "torch", "transformers")
 _LONG = (
@@ -37,7 +37,7 @@ class RegistrationError(ValueError):
 
 
 def registered_name(adapter: Adapter, prefix: str = "b4m") -> str:
-    """PREFIX-content-NAME, PREFIX-style-NAME, PREFIX-joined-CONTENT-STYLE or PREFIX-make-CONTENT-STYLE. Raises
+    """PREFIX-content-NAME, PREFIX-style-NAME, or PREFIX-joined-CONTENT-STYLE, PREFIX-make-... or PREFIX-merged-.... Raises
     RegistrationError for other kinds."""
     kind = adapter.metadata["kind"]
     if kind not in NAME_OF_KIND:

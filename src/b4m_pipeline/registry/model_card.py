@@ -14,6 +14,7 @@ MAX_CHARACTERS = 5000
 EVALUATION = "## Evaluation"
 _DIGESTS = 8  # a role's pictures whose digests are listed; all are in the weights' file
 _SHOWN = (
+    "method", "content_weight", "style_weight", "density", "np_strength", "overlap_weight",
     "steps", "batch_size", "learning_rate", "counterpart_learning_rate", "schedule", "optimizer", "noisy_bias",
     "preservation_weight", "rank", "alpha", "split", "init", "halves", "targets", "seed",
 )  # fmt: skip
@@ -50,33 +51,36 @@ def with_evaluation(card: str, metrics: dict[str, float], sheet: str | None = No
 
 def _card(about: dict[str, str], uri: str, inference: dict[str, Any], digests: int) -> str:
     recipe = json.loads(about["params"])
-    settings = {**recipe.get("frame", {}), **recipe.get("train", {}), "seed": recipe.get("seed")}
+    parts = (recipe.get(part, {}) for part in ("frame", "train", "merge"))
+    settings = {key: value for part in parts for key, value in part.items()} | {"seed": recipe.get("seed")}
     shown = [[key, _value(settings[key])] for key in _SHOWN if settings.get(key) is not None]
     resolution = about.get("resolution")
     size = f", {resolution} x {resolution} pixels" if resolution else ""
     further = "".join(f", {key} `{about[f'base_{key}']}`" for key in ("revision", "vae", "variant") if f"base_{key}" in about)
-    weights = json.loads(about["frame_config"]).get("base_model", "")
+    weights, merged = json.loads(about["frame_config"]).get("base_model", ""), about["kind"] == "merged"
     lines = [
         f"# {about['name']}",
         "",
         _summary(about),
         "",
         f"- Base model: `{weights or about['base_model']}`{further}{size}",
-        f"- Frame: `{about['frame']}` (adapters of one frame can be recombined)",
+        *([] if merged else [f"- Frame: `{about['frame']}` (adapters of one frame can be recombined)"]),
         f"- Code: b4m_pipeline {about['code_version']}",
     ]
     if parents := json.loads(about.get("parents", "[]")):
         lines += [f"- Made of: {', '.join(f'`{parent}`' for parent in parents)}"]
     return "\n".join(
         [*lines, "", *_example(about, uri, inference), *_pictures(about, digests)]
-        + ["", "## Training", "", *_table(["parameter", "value"], shown), ""]
+        + ["", "## Merge" if merged else "## Training", "", *_table(["parameter", "value"], shown), ""]
     )
 
 
 def _summary(about: dict[str, str]) -> str:
-    if about["kind"] in ("made", "reconstructed"):
+    if about["kind"] in ("made", "reconstructed", "merged"):
         content = f"**{about.get('content_name', '?')}** (`{about.get('content_token', '?')}`)"
         style = f"**{about.get('style_name', '?')}** (`{about.get('style_token', '?')}`)"
+        if about["kind"] == "merged":
+            return f"Two LoRAs merged by {about['method']}: the content {content}, the style {style}."
         how = "" if about["kind"] == "made" else " Its halves were put together, and not trained further."
         return f"A LoRA of Break-for-Make that draws {content} in the style {style}.{how}"
     return (
@@ -87,7 +91,7 @@ def _summary(about: dict[str, str]) -> str:
 
 def _example(about: dict[str, str], uri: str, inference: dict[str, Any]) -> list[str]:
     settings = "".join(f", {key}={inference[key]}" for key in ("num_inference_steps", "guidance_scale") if key in inference)
-    prompt = example_prompt(about)
+    prompt = example_prompt(about) or "..."
     return [
         "## Use",
         "",

@@ -92,8 +92,8 @@ def find_adapters(
     base: str | None = None,
     client: "MlflowClient | None" = None,
 ) -> list[Entry]:
-    """The registered adapters, by name, newest version first. kind: content, style, joined or make; concept: the name of a
-    content or style, of made adapters either; frame: the fingerprint's beginning; base: a part of the base model's name or
+    """The registered adapters, by name, newest version first. kind: as in `NAME_OF_KIND`; concept: the name of a content or
+    style, of adapters with both either; frame: the fingerprint's beginning; base: a part of the base model's name or
     digest."""
     client, entries = client or _client(), []
     aliases: dict[str, dict[str, str]] = {}

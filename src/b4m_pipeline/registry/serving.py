@@ -71,10 +71,10 @@ _TYPES = {int: "long", float: "double", str: "string"}
 
 
 def predict_signature(about: dict[str, str], inference: dict[str, Any]) -> ModelSignature:
-    """Prompts in, PNG bytes out. about: an adapter's metadata; a half has its own scale alone, and pictures are as large as the
-    adapter was trained for. inference: further defaults. Raises ServingError for a name or a value that `PredictParams` does
-    not take."""
-    scales = {"content": {"style_scale"}, "style": {"content_scale"}}
+    """Prompts in, PNG bytes out. about: an adapter's metadata; a half has its own scale alone, a merge has none, and pictures
+    are as large as the adapter was trained for. inference: further defaults. Raises ServingError for a name or a value that
+    `PredictParams` does not take."""
+    scales = {"content": {"style_scale"}, "style": {"content_scale"}, "merged": {"content_scale", "style_scale"}}
     names = [name for name in PredictParams.model_fields if name not in scales.get(about["kind"], set())]
     if unknown := set(inference) - set(names):
         raise ServingError(f"inference has no settings {sorted(unknown)}; it has {names}")

@@ -154,3 +154,14 @@ class MakeParams(TrainParams):
     keep: Literal["best", "last"]
     """`best`: a few drawings by the joined halves, half-way and at the end are measured, and the adapter is what keeps most of
     both content and style, even if that is the joined halves. `last`: what the last step gives, unmeasured."""
+
+
+class ZipParams(Strict):
+    """ZipLoRA's merge, which learns on the pictures of content and style; all else is as in `make`."""
+
+    steps: int = Field(100, ge=1)
+    """Optimizer steps."""
+    learning_rate: float = Field(1e-2, gt=0)
+    """Learning rate of the factors."""
+    overlap_weight: float = Field(1e-2, ge=0)
+    """lambda: weight of the overlap of the two LoRAs."""
