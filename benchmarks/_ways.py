@@ -18,8 +18,9 @@ from b4m_pipeline.method.frame import Frame
 from b4m_pipeline.method.layers import PlpLayer, find_layers, inject, route_gradients
 from b4m_pipeline.method.preservation import Preservation
 from b4m_pipeline.method.riemannian import RiemannianPreconditioner
+from b4m_pipeline.training.objectives import Objective
 from b4m_pipeline.training.params import TrainParams
-from b4m_pipeline.training.trainer import Objective, Trainer
+from b4m_pipeline.training.trainer import Trainer
 
 RATE, COUNTERPART_RATE = 1e-4, 1e-5
 DAMPING = 1e-2

@@ -3,7 +3,6 @@
 import copy
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
@@ -12,39 +11,9 @@ from PIL import Image
 from b4m_pipeline.evaluation.evaluate import EvaluationError, evaluate, find_truth, plan
 from b4m_pipeline.evaluation.params import EvaluationParams
 from b4m_pipeline.evaluation.samples import BASE, CONTENT, JOINED, KNOWN, MADE, STYLE
-from b4m_pipeline.evaluation.table import flat_metrics, measure, summarise
 from b4m_pipeline.method.combine import join_halves
-from tests.conftest import train_make
-from tests.training.helpers import MAKE, frame, train_half
-
-PARAMS = EvaluationParams(
-    prompts=["{article} {content} {noun} in {style} style", "{article} {content} {noun} in {style} style, small"],
-    content_prompt="{article} {content} {noun}",
-    style_prompt="a house {noun} in {style} style",
-    samples=2,
-    steps=2,
-    guidance_scale=3.0,
-    batch_size=3,
-    truth_path=None,
-    clip=None,
-)
-
-THINGS = ["a car toy", "a hat toy", None]
-
-
-@pytest.fixture(scope="module")
-def adapters(tiny_training_set, tiny_base):
-    from b4m_pipeline.training.params import MakeParams
-
-    content, style = (train_half(kind, tiny_training_set, tiny_base, learning_rate=0.1)[0] for kind in ("content", "style"))
-    joined = join_halves(content, style, frame().content_side)
-    made, _ = train_make(joined, tiny_training_set, tiny_base, frame(), MakeParams(**MAKE), 0)
-    return content, style, joined, made
-
-
-@pytest.fixture(scope="module")
-def evaluated(adapters, tiny_base):
-    return evaluate(*adapters, tiny_base, PARAMS, THINGS, seed=5)
+from tests.evaluation.helpers import PARAMS, THINGS
+from tests.training.helpers import frame
 
 
 def test_every_system_is_asked_with_the_same_seeds_and_the_base_in_plain_words(adapters):
@@ -100,57 +69,12 @@ def test_a_user_with_the_exported_file_gets_the_same_picture(adapters, evaluated
     assert difference.max() <= 1  # batches round differently
 
 
-def test_systems_draw_different_pictures(evaluated):
-    pictures, table = evaluated
-    composed = table[table.kind == "composition"].groupby("seed").picture.apply(list)
-    for keys in composed:
-        drawn = [np.asarray(pictures[key], float) for key in keys]
-        assert len(drawn) == 3
-        assert all(np.abs(drawn[i] - drawn[j]).max() > 2 for i in range(3) for j in range(i))
-
-
 def test_adapters_of_two_lineages_are_refused(adapters, tiny_base):
     content, style, joined, made = adapters
     stranger = join_halves(content, style, frame().content_side)
     stranger.metadata["name"] = "hat-ink"
     with pytest.raises(EvaluationError, match="'hat-ink'"):
         evaluate(content, style, stranger, made, tiny_base, PARAMS, [], seed=0)
-
-
-@pytest.fixture(scope="module")
-def measured(evaluated, tiny_manifest):
-    manifest, by_key = tiny_manifest
-    content, style = ([by_key[key] for key in manifest[manifest.role == role].picture] for role in ("content", "style"))
-    pictures, table = evaluated
-    made = table[(table.system == MADE) & (table.kind == "composition")].picture.iloc[0]
-    return measure(table, pictures, content, style, [pictures[made]], PARAMS, THINGS), content, style
-
-
-def test_measures_have_sense_or_are_left_out(measured):
-    table = measured[0]
-    composed = table.kind == "composition"
-    assert table.truth.notna().equals(composed) and table.truth_distance.notna().equals(composed)
-    assert table[table.kind.isin(["content", "style"])].s_harm.isna().all()
-    itself = table[(table.system == MADE) & composed].iloc[0]  # the truth of this test
-    assert itself.truth == pytest.approx(1, abs=1e-4) and itself.truth_distance == pytest.approx(0, abs=1e-4)
-    content, style = table["content"], table["style"]
-    expected = 2 * content * style / (content + style)
-    assert np.allclose(table.s_harm[composed], expected[composed], atol=1e-5)
-    assert "content_clip" not in table
-    assert table.kept[composed].equals(table[composed][["content_kept", "style_kept"]].min(axis=1))
-    assert table.kept.between(0, 1).equals(table.s_harm.notna()) and table.colour.between(0, 1).all()
-    assert itself.truth_colour == pytest.approx(1) and table.truth_colour.notna().equals(composed)
-
-
-def test_summary_has_an_interval_around_each_mean(measured):
-    table, _, _ = measured
-    summary = summarise(table, seed=0)
-    assert (summary.low <= summary["mean"] + 1e-9).all() and (summary["mean"] <= summary.high + 1e-9).all()
-    row = summary[(summary.system == MADE) & (summary.kind == "composition") & (summary.measure == "style")].iloc[0]
-    own = table[(table.system == MADE) & (table.kind == "composition")]["style"]
-    assert row["mean"] == pytest.approx(own.mean()) and row.pictures == 2
-    assert summarise(table, seed=0).equals(summary)
-    assert flat_metrics(summary)["evaluation.made.composition.style"] == pytest.approx(own.mean())
 
 
 def test_truth_is_read_only_where_it_is(tmp_path):
@@ -172,10 +96,3 @@ def test_truth_is_read_only_where_it_is(tmp_path):
 def test_prompts_without_their_fields_are_refused(field, value):
     with pytest.raises(ValueError, match=field):
         EvaluationParams(**(PARAMS.model_dump() | {field: value}))
-
-
-def test_figures_survive_a_csv(measured, tmp_path):
-    table, _, _ = measured
-    table.to_csv(tmp_path / "t.csv", index=False)
-    again = pd.read_csv(tmp_path / "t.csv")
-    pd.testing.assert_frame_equal(summarise(again, 0), summarise(table, 0), check_dtype=False, rtol=1e-5)

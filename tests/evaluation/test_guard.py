@@ -11,7 +11,7 @@ from b4m_pipeline.evaluation import guard as module
 from b4m_pipeline.evaluation.guard import MakeGuard
 from b4m_pipeline.evaluation.samples import KNOWN
 from b4m_pipeline.method.adapter import Adapter
-from tests.evaluation.test_evaluate import PARAMS
+from tests.evaluation.helpers import PARAMS
 
 
 def picture(red: int) -> Image.Image:

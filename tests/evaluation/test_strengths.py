@@ -5,7 +5,7 @@ from PIL import Image
 
 from b4m_pipeline.evaluation import strengths
 from b4m_pipeline.method.combine import with_strengths
-from tests.evaluation.test_evaluate import PARAMS
+from tests.evaluation.helpers import PARAMS
 
 
 def test_every_pair_of_strengths_is_drawn_once(tiny_joined, tiny_base, monkeypatch):

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from b4m_pipeline.training.checkpoint_files import checkpoint_files
+from b4m_pipeline.training.objectives import Objective
 from b4m_pipeline.training.params import TrainParams
-from b4m_pipeline.training.trainer import DivergenceError, Objective, Trainer, fit
+from b4m_pipeline.training.trainer import DivergenceError, Trainer, fit
 from tests import warm
 from tests.conftest import PLAIN_TRAINING
 
@@ -106,15 +107,6 @@ def test_global_rng_is_neither_read_nor_moved():
     first = run()
     assert torch.equal(torch.rand(3), expected)
     assert torch.equal(first.x, run().x)
-
-
-def test_every_image_has_its_own_noise_and_batches_cover_all_rows():
-    objective = Objective("x", [], [torch.arange(5), torch.arange(10, 13)], 4, 0.1)
-    rows = torch.cat([objective.batch(0, index) for index in range(15)])
-    first, second = rows[0::2], rows[1::2]
-    assert sorted(first[:5].tolist()) == [0, 1, 2, 3, 4] and sorted(second[:3].tolist()) == [10, 11, 12]
-    assert len(first) == len(second) == 30  # equal shares, whatever the strata's sizes
-    assert first[:5].tolist() != first[5:10].tolist()
 
 
 def test_accumulation_equals_one_large_batch_without_noise():
@@ -271,14 +263,6 @@ def test_a_gradient_that_is_not_finite_stops_too():
     steep = Objective("content", [problem.x], [torch.arange(2)], 2, 0.1)
     with pytest.raises(DivergenceError, match="gradient of content is nan at step 0"):
         fit(lambda rows, generator: (0 * problem.x).sqrt().sum() + torch.zeros(2), [steep], params(), seed=0)
-
-
-def test_shared_parameters_need_one_rate():
-    problem = Problem()
-    rows = [torch.arange(2)]
-    clash = [Objective("a", [problem.x], rows, 2, 0.1), Objective("b", [problem.x], rows, 2, 0.2)]
-    with pytest.raises(ValueError, match="objective b shares parameters"):
-        fit(problem.loss, clash, params(), seed=0)
 
 
 def test_a_penalty_counts_once_a_step_and_is_no_part_of_the_loss():

@@ -13,9 +13,10 @@ from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.inputs.training_set import TrainingSet
 from b4m_pipeline.method.adapter import PEFT_NAME, Adapter
 from b4m_pipeline.method.layers import find_layers
+from b4m_pipeline.training.objectives import Objective
 from b4m_pipeline.training.params import LoraParams
 from b4m_pipeline.training.setup import make_loss
-from b4m_pipeline.training.trainer import Objective, fit
+from b4m_pipeline.training.trainer import fit
 
 
 def train_lora(

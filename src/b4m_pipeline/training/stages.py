@@ -23,9 +23,10 @@ from b4m_pipeline.method.frame import half_side
 from b4m_pipeline.method.layers import export, load_halves, route_gradients
 from b4m_pipeline.method.params import FrameParams, Side
 from b4m_pipeline.method.riemannian import RiemannianPreconditioner
+from b4m_pipeline.training.objectives import Objective
 from b4m_pipeline.training.params import BreakParams, MakeParams, TrainParams
 from b4m_pipeline.training.setup import Show, TrainingSetup, make_frame, require_encoded_by, set_up
-from b4m_pipeline.training.trainer import JointLoss, Log, Objective, fit
+from b4m_pipeline.training.trainer import JointLoss, Log, fit
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -22,6 +20,7 @@ from b4m_pipeline.common.devices import resolve_precision
 from b4m_pipeline.common.seeding import torch_generator
 from b4m_pipeline.training.checkpoint_files import checkpoint_files, other_checkpoints
 from b4m_pipeline.training.checkpoints import load_checkpoint, save_checkpoint
+from b4m_pipeline.training.objectives import Objective, parameter_groups
 from b4m_pipeline.training.optimizers import make_optimizer
 from b4m_pipeline.training.params import TrainParams
 from b4m_pipeline.training.schedules import warm_cosine, warm_up
@@ -40,56 +39,11 @@ class DivergenceError(ValueError):
     """A loss or gradient is not finite."""
 
 
-@dataclass
-class Objective:
-    """What a loss on some pictures teaches. rows: indices of the training set in one or several strata, (N_i,) each;
-    a batch takes from the strata in turn, however many pictures each has."""
-
-    name: str
-    parameters: list[torch.nn.Parameter] = field(repr=False)
-    rows: list[torch.Tensor]
-    batch_size: int
-    learning_rate: float
-    penalty: Callable[[], torch.Tensor] | None = field(default=None, repr=False)
-    """Added to the loss once a step: a scalar with a gradient to the parameters."""
-
-    def batch(self, seed: int, index: int) -> torch.Tensor:
-        """The index-th batch (B,) of an endless stream: in each stratum every row comes once an epoch, in a new order."""
-        orders: dict[tuple[int, int], torch.Tensor] = {}
-        picked = []
-        for position in range(index * self.batch_size, (index + 1) * self.batch_size):
-            stratum, place = position % len(self.rows), position // len(self.rows)
-            rows = self.rows[stratum]
-            key = (stratum, place // len(rows))
-            if key not in orders:
-                orders[key] = torch.randperm(len(rows), generator=torch_generator(seed, self.name, "order", *key))
-            picked.append(rows[orders[key][place % len(rows)]])
-        return torch.stack(picked)
-
-
 def learning_rate_factor(step: int, params: TrainParams) -> float:
     """Linear warm-up, then constant or cosine to zero."""
     if params.schedule == "constant":
         return warm_up(step, params.warmup_steps)
     return warm_cosine(step, params.steps, params.warmup_steps)
-
-
-def _parameter_groups(objectives: list[Objective]) -> list[dict]:
-    """One group for each objective; a parameter that several share belongs to the first, at one and the same rate."""
-    rates: dict[int, float] = {}
-    groups: list[dict[str, Any]] = []
-    for objective in objectives:
-        own = []
-        for parameter in objective.parameters:
-            known = rates.setdefault(id(parameter), objective.learning_rate)
-            if known != objective.learning_rate:
-                raise ValueError(f"objective {objective.name} shares parameters with another of a different learning rate")
-            if not any(parameter is other for group in groups for other in group["params"]):
-                own.append(parameter)
-        if own:
-            rate = objective.learning_rate
-            groups.append({"params": own, "lr": rate, "peak": rate, "name": objective.name})
-    return groups
 
 
 class Trainer:
@@ -113,7 +67,7 @@ class Trainer:
         AcceleratorState._reset_state(reset_partial_state=True)  # precision is per stage, accelerate's state per process
         precision = resolve_precision(params.precision, device)
         self.accelerator = Accelerator(mixed_precision=precision, cpu=device == "cpu")
-        groups = _parameter_groups(objectives)
+        groups = parameter_groups(objectives)
         name = params.optimizer.removeprefix("riemannian_")  # the preconditioner is the caller's
         # Prodigy estimates one rate for all its groups: each objective gets an estimate of its own.
         shares = [[group] for group in groups] if name == "prodigy" else [groups]

@@ -11,9 +11,10 @@ from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.inputs.training_set import TrainingSet
 from b4m_pipeline.method.adapter import Adapter
 from b4m_pipeline.method.merge import delta, stack
+from b4m_pipeline.training.objectives import Objective
 from b4m_pipeline.training.params import TrainParams, ZipParams
 from b4m_pipeline.training.setup import make_loss
-from b4m_pipeline.training.trainer import Objective, fit
+from b4m_pipeline.training.trainer import fit
 
 
 class _Zipped(nn.Module):
