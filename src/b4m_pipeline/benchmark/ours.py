@@ -103,6 +103,7 @@ VARIANTS: dict[str, Variant] = {
     "ours, no rehearsal": Variant(rehearsal=False),
     "ours, make to its end": Variant(make={"keep": "last"}),
     "ours, the paper's data": Variant(looks=False, variants=False, preservation=False, rehearsal=False),
+    "ours, frame of words": Variant(frame={"basis": "words"}),
     "ours, split 0.25": Variant(frame={"split": 0.25}),
     "ours, split 0.75": Variant(frame={"split": 0.75}),
     "ours, make by AdamW": Variant(make={"optimizer": "adamw"}),
