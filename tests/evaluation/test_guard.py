@@ -1,6 +1,7 @@
 """The guard over make keeps what has most of both, and says what it saw."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -76,3 +77,43 @@ def test_what_decides_its_choice_is_in_its_settings(guard):
     assert dataclasses.replace(guard, evaluation=other).settings != guard.settings
     assert dataclasses.replace(guard, things=[None, None]).settings != guard.settings
     assert dataclasses.replace(guard, evaluation=PARAMS.model_copy(update={"batch_size": 9})).settings == guard.settings
+
+
+@pytest.mark.slow
+def test_a_make_that_was_spoilt_on_purpose_is_not_kept(tmp_path, monkeypatch):
+    """On the embedded base, with shorter breaks: at ten times the rate and without rehearsal make loses the blueprint."""
+    from kedro.config import OmegaConfigLoader
+
+    from b4m_pipeline.benchmark.ours import Variant, break_for_make
+    from b4m_pipeline.benchmark.params import CompetitorParams, PairParams
+    from b4m_pipeline.benchmark.shelf import Shelf
+    from b4m_pipeline.benchmark.task import Sources, Task, prepare_pair
+    from b4m_pipeline.diffusion.params import BaseModelParams
+    from b4m_pipeline.evaluation.params import EvaluationParams
+    from b4m_pipeline.inputs import params as inputs
+    from b4m_pipeline.inputs.encode import encode_training_set
+    from b4m_pipeline.method.params import FrameParams
+    from b4m_pipeline.training.params import BreakParams, MakeParams
+    from tests.test_startup import ROOT
+
+    monkeypatch.chdir(ROOT)
+    p = OmegaConfigLoader("conf", base_env="base", default_run_env="base")["parameters"]
+    base = BaseModelParams(**p["base_model"])
+    ingestion, captioning = inputs.IngestionParams(**p["ingestion"]), inputs.CaptioningParams(**p["captioning"])
+    pair = PairParams(content="data/01_raw/contents/crown", style="data/01_raw/styles/blueprint")
+    concepts = [inputs.ConceptParams(**p[kind]) for kind in ("content", "style")]
+    known = inputs.CounterpartParams(**p["counterparts"]), inputs.PreservationParams(**p["preservation"])
+    own = prepare_pair(pair, *concepts, known[0], ingestion, captioning, known[1], base.resolution, 0)
+    breaks = [BreakParams(**p[f"{kind}_break"] | {"steps": 250}) for kind in ("content", "style")]
+    task = Task(
+        encode_training_set(own.prepared.manifest, own.prepared.pictures, base, own.preserved),
+        *(base, FrameParams(**p["frame"]), own.content, own.style, *breaks, MakeParams(**p["make"])),
+        *(CompetitorParams(**p["benchmark"]["competitors"]), 0, Shelf(tmp_path)),
+        Sources(own.prepared, ingestion, captioning, EvaluationParams(**p["evaluation"])),
+    )
+    spoilt = break_for_make(task, Variant(make={"learning_rate": 10 * task.make.learning_rate}, rehearsal=False))
+    figures = json.loads(spoilt.metadata["kept_figures"])
+    assert spoilt.metadata["kept_step"] == "0", figures
+    assert figures["0"]["style_kept"] > figures[str(task.make.steps)]["style_kept"] + 0.2
+    joined = break_for_make(task, Variant(joined=True))
+    assert all(torch.equal(spoilt.tensors[key], joined.tensors[key]) for key in joined.tensors)

@@ -92,6 +92,16 @@ def test_a_merge_says_how_it_was_merged():
     assert 'pipeline("...")' in model_card(silent, URI).replace(", generator=generator", "")
 
 
+@pytest.mark.parametrize(("step", "said"), [("0", "the halves as they were joined"), ("150", "make's step 150")])
+def test_a_guarded_make_says_what_was_kept(step, said):
+    seen = {"0": {"kept": 0.5, "style_kept": 0.6}, "150": {"kept": 0.25, "style_kept": 0.3}}
+    card = model_card(MADE | {"kept_step": step, "kept_figures": json.dumps(seen)}, "models:/x/1")
+    assert f"- Kept: {said}, of what" in card
+    assert "(the halves as they were joined 0.50; make's step 150 0.25)" in card and "- Kept" not in model_card(
+        MADE, "models:/x/1"
+    )
+
+
 def test_it_is_never_longer_than_the_registry_keeps():
     many = {f"role{n}": {"number": 500, "licences": {"MIT": 500}, "sha256": ["0" * 12] * 500} for n in range(40)}
     card = model_card(MADE | {"pictures": json.dumps(many)}, URI)

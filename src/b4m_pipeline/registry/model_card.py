@@ -8,7 +8,7 @@ import math
 import re
 from typing import Any
 
-from b4m_pipeline.method.adapter import example_prompt
+from b4m_pipeline.method.adapter import KEPT_FIGURES, KEPT_STEP, example_prompt
 
 MAX_CHARACTERS = 5000
 EVALUATION = "## Evaluation"
@@ -67,12 +67,20 @@ def _card(about: dict[str, str], uri: str, inference: dict[str, Any], digests: i
         *([] if merged else [f"- Frame: `{about['frame']}` (adapters of one frame can be recombined)"]),
         f"- Code: b4m_pipeline {about['code_version']}",
     ]
+    if KEPT_STEP in about:
+        step, seen = about[KEPT_STEP], json.loads(about[KEPT_FIGURES])
+        told = "; ".join(f"{_stage(at)} {own['kept']:.2f}" for at, own in seen.items())
+        lines += [f"- Kept: {_stage(step)}, of what keeps most of both content and style ({told})"]
     if parents := json.loads(about.get("parents", "[]")):
         lines += [f"- Made of: {', '.join(f'`{parent}`' for parent in parents)}"]
     return "\n".join(
         [*lines, "", *_example(about, uri, inference), *_pictures(about, digests)]
         + ["", "## Merge" if merged else "## Training", "", *_table(["parameter", "value"], shown), ""]
     )
+
+
+def _stage(step: str) -> str:
+    return "the halves as they were joined" if step == "0" else f"make's step {step}"
 
 
 def _summary(about: dict[str, str]) -> str:
