@@ -18,6 +18,7 @@ from b4m_pipeline.training.params import BreakParams, MakeParams
 from tests.conftest import PLAIN_BREAK, PLAIN_EVALUATION, PLAIN_MAKE, TINY_FRAME
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "add_embedding.linear_2"]
+WORDS = {"template": "{article} {content} in {style} style", "contents": ["cat", "dog", "car"], "styles": ["ink", "oil"]}
 BREAK = {
     "steps": 3,
     "batch_size": 2,
@@ -44,7 +45,7 @@ def task(training_set, base, folder) -> Task:
     return Task(
         training_set,
         base,
-        FrameParams(**TINY_FRAME | {"targets": TARGETS}),
+        FrameParams(**TINY_FRAME | {"targets": TARGETS, "words": WORDS}),
         ConceptParams(name="cup", path="cup", token="snq"),
         ConceptParams(name="ink", path="ink", token="w@z"),
         BreakParams(**BREAK),

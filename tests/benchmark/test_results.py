@@ -23,7 +23,7 @@ def test_drawings_of_known_things_count_in_the_shares_and_have_no_rows(reference
     things = ["a disc toy", "a square toy"]
     style = [disc((0, 90, 0), 3), square((0, 90, 0), 3)]
     drawings = [disc((200, 0, 0)), disc((0, 0, 200)), square((200, 0, 0)), square((0, 0, 200))]
-    known = dict(zip(known_requests(things, 0), drawings, strict=True))
+    known = dict(zip(known_requests(things, 6, 0), drawings, strict=True))
     samples = pd.DataFrame([("x", "ours", "composition", "p", "p")], columns=["picture", "system", "kind", "prompt", "plain"])
 
     def measured(own: References) -> pd.DataFrame:

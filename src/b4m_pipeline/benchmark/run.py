@@ -111,7 +111,7 @@ def draw_known(
 ) -> dict[SampleRequest, Image.Image]:
     """The base model's drawings of what a style's pictures show (see `known_requests`), kept in `folder` by all that they are
     made of."""
-    requests = known_requests(things, seed)
+    requests = known_requests(things, evaluation.samples, seed)
     if not requests:
         return {}
     drawn_with = [base_model_id(base_model), *base_model.model_dump(include={"variant", "vae", "resolution"}).values()]

@@ -34,7 +34,7 @@ def plan(params: EvaluationParams, made: Adapter, things: Sequence[str | None], 
     about = made.metadata
     tokens = {"content": about["content_token"], "style": about["style_token"]}
     names = {kind: words_of(about[f"{kind}_name"]) for kind in ("content", "style")}
-    requests = known_requests(things, seed)
+    requests = known_requests(things, params.samples, seed)
     asked = [(CONTENT, "content", params.content_prompt), (STYLE, "style", params.style_prompt)]
     for index, template in enumerate(params.prompts):
         kind = "recontext" if index == 1 else f"recontext_{index}" if index else "composition"

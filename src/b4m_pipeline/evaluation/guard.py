@@ -46,7 +46,7 @@ class MakeGuard:
         words = {"content": about["content_token"], "style": about["style_token"]}
         prompt = fill_prompt(params.prompts[0], words, about["noun"])
         first = derive_seed(self.seed, "guard") % 2**31  # not the seeds that evaluation draws with
-        requests = known_requests(self.things, first)
+        requests = known_requests(self.things, params.samples, first)
         systems: dict[str, Adapter | None] = {BASE: None}
         for step, adapter in candidates.items():
             systems[str(step)] = adapter

@@ -17,7 +17,7 @@ from b4m_pipeline.method.adapter import Adapter
 BASE, CONTENT, STYLE, JOINED, MADE = "base", "content alone", "style alone", "halves joined", "made"
 KNOWN = "known"
 """Kind of the base model's drawings of what the style's pictures show: they tell what the style allows."""
-_KNOWN_THINGS, _KNOWN_DRAWINGS = 6, 2
+_KNOWN_DRAWINGS = 2  # of a thing: how alike they are is part of the measure
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class SampleRequest(ImageRequest):
         return {"picture": self.key, **asdict(self)}
 
 
-def known_requests(things: Sequence[str | None], seed: int) -> list[SampleRequest]:
-    """Drawings by the base model of the first few things that the style's pictures show (None: that is not said)."""
-    named = list(dict.fromkeys(thing for thing in things if thing))[:_KNOWN_THINGS]
+def known_requests(things: Sequence[str | None], number: int, seed: int) -> list[SampleRequest]:
+    """Drawings by the base model of the first `number` things that the style's pictures show (None: that is not said)."""
+    named = list(dict.fromkeys(thing for thing in things if thing))[:number]
     return [SampleRequest(thing, seed + index, BASE, KNOWN, thing) for thing in named for index in range(_KNOWN_DRAWINGS)]
 
 
