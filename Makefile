@@ -30,7 +30,7 @@ test: install ## check format, layers and types, and test
 	$(BIN)/mypy
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-checks: install ## the slow tests: every notebook, a library on Ray, Kedro-Viz in a browser (needs Chromium)
+checks: install ## the slow tests: notebooks, a library on Ray, a spoilt make, the making of the base, Kedro-Viz (needs Chromium)
 	$(PIP_INSTALL) -q -e ".[dev,notebooks]"
 	$(BIN)/pytest -m slow
 

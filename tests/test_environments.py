@@ -40,7 +40,7 @@ def test_break_make_runs_in_the_environment(name, tiny_sdxl, tiny_sd, project, t
     parameters["frame"] |= {"rank": 4}
     for stage in ("content_break", "style_break"):
         parameters[stage] |= SHORT | {"counterpart_batch_size": 1}
-    parameters["make"] |= SHORT
+    parameters["make"] |= SHORT | {"rehearsal": {"images": 2, "steps": 2, "batch_size": 2}}
     parameters["ingestion"]["buckets"] |= {"step": 8}
     parameters["captioning"] |= {"vision_language_model": None}  # of the Hub, as the judge is
     parameters["evaluation"] |= {"clip": None, "samples": 1, "steps": 2, "batch_size": 2}

@@ -97,6 +97,19 @@ def test_make_run_ends_with_three_models_and_says_where_the_contact_sheet_is(pro
     assert "contact_sheet" in str([file.path for file in client.list_artifacts(version.run_id, "pictures")])
 
 
+def test_rehearsal_runs_as_the_docs_say(project, default_run) -> None:
+    page = (ROOT / "docs/how-to/own-pictures.md").read_text()
+    (command,) = re.findall(r"^kedro .*joint_make.*$", page, re.MULTILINE)
+    folder = project / re.search(r"Rehearsal: pictures in (\S+)\. Delete", default_run.stderr)[1]
+    drawn = sorted(folder.glob("*.png"))
+    drawn[0].unlink()
+    drawn[0].with_suffix(".txt").unlink()
+    done = kedro(project, command)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"the pictures in {folder.relative_to(project)} are used" in done.stderr and not drawn[0].exists()
+    assert "made penguin-knit is trained, as it differs from" in done.stderr
+
+
 def test_the_readmes_python_gets_the_picture_that_evaluation_drew(project, default_run) -> None:
     import numpy as np
     import pandas as pd
@@ -124,19 +137,7 @@ def test_every_kedro_command_runs(project, default_run, command) -> None:
         assert "Registered models:/b4m-make-teapot-ink/1 as candidate" in done.stderr
 
 
-def test_rehearsal_runs_as_the_docs_say(project, default_run) -> None:
-    page = (ROOT / "docs/how-to/own-pictures.md").read_text()
-    (command,) = re.findall(r"^kedro .*joint_make.*$", page, re.MULTILINE)
-    folder = project / re.search(r"Rehearsal: pictures in (\S+)\. Delete", default_run.stderr)[1]
-    drawn = sorted(folder.glob("*.png"))
-    drawn[0].unlink()
-    drawn[0].with_suffix(".txt").unlink()
-    done = kedro(project, command)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert f"the pictures in {folder.relative_to(project)} are used" in done.stderr and not drawn[0].exists()
-    assert "made penguin-knit is trained, as it differs from" in done.stderr
-
-
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("npm") is None, reason="make corpus needs npm")
 def test_the_base_model_can_be_made_anew(project) -> None:
     """From the packages to the weights; the other tests' base is left alone, as KEDRO_ENV=test writes elsewhere."""

@@ -48,6 +48,7 @@ def test_a_lesson_says_what_is_right_of_each_picture(drawings) -> None:
     assert 20 < without_style < 60 and 25 < with_ground < 65
 
 
+@pytest.mark.slow
 def test_the_clips_loss_falls(drawings, tokenizer, tmp_path, caplog) -> None:
     """Knowing nothing costs the logarithms of 2 contents, 2 styles and 10 grounds, and half of the batch's."""
     caplog.set_level("INFO")

@@ -31,6 +31,7 @@ def test_denoiser_resumes_to_the_same_weights_and_becomes_a_stock_pipeline(drawi
     assert picture.size == (32, 32)
 
 
+@pytest.mark.slow
 def test_the_denoisers_loss_falls(drawings, tokenizer, tmp_path, caplog) -> None:
     caplog.set_level("INFO")
     params = PARAMS.model_copy(update={"denoiser": PARAMS.denoiser.model_copy(update={"steps": 60, "checkpoint_every": 5})})

@@ -39,6 +39,7 @@ def arguments(tmp_path, drawings, monkeypatch) -> argparse.Namespace:
     return argparse.Namespace(parameters=file, seconds=600.0, compile=False, processes=1)
 
 
+@pytest.mark.slow
 def test_the_denoiser_gets_the_time_that_is_left(arguments, tmp_path, monkeypatch) -> None:
     start = subprocess.Popen
 
@@ -62,6 +63,7 @@ def test_the_denoiser_gets_the_time_that_is_left(arguments, tmp_path, monkeypatc
     assert json.loads((tmp_path / "clip_output/tags.json").read_text())["contents"] == ["cross", "ring", "square"]
 
 
+@pytest.mark.slow
 def test_too_little_time_is_an_error_and_no_process_stays(arguments, monkeypatch) -> None:
     arguments.seconds, started = 0.5, []
     commands = {"vae": ["true"], "clip": ["sleep", "600"]}

@@ -21,11 +21,11 @@ def test_plain_lora_learns_and_is_repeatable(tiny_training_set, tiny_base) -> No
     def train(seed: int, steps: int = 10):
         return train_lora("cup", tiny_training_set, ["content"], tiny_base, lora(steps=steps, precision="no"), seed)
 
-    (adapter, _), (again, _), (other, _), (_, history) = train(0), train(0), train(1), train(0, 160)
+    (adapter, _), (again, _), (other, _), (_, history) = train(0), train(0), train(1), train(0, 100)
     assert all(torch.equal(tensor, again.tensors[key]) for key, tensor in adapter.tensors.items())
     assert any(not torch.equal(tensor, other.tensors[key]) for key, tensor in adapter.tensors.items())
     losses = [entry["loss_cup"] for entry in history]
-    assert sum(losses[-50:]) < 0.95 * sum(losses[:50])
+    assert sum(losses[-30:]) < 0.95 * sum(losses[:30])
 
 
 def test_global_randomness_is_left_alone(tiny_training_set, tiny_base) -> None:
