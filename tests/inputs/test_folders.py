@@ -285,3 +285,13 @@ def test_buckets_keep_pictures_shapes_and_masks(folder):
     assert alpha.getpixel((4, 12)) == 255 and alpha.getpixel((35, 12)) == 0
     with pytest.raises(PicturesError, match="step 24 does not divide base_model.resolution 32"):
         check_folders(own, 32, IngestionParams(**PLAIN_INGESTION | {"buckets": {"step": 24}}))
+
+
+@pytest.mark.parametrize(("resolution", "told"), [(128, True), (512, False)])
+def test_pictures_of_a_camera_are_told_of_where_the_base_knows_drawings_alone(tmp_path, caplog, resolution, told):
+    exif = Image.Exif()
+    exif[271] = "Some maker"
+    draw(0).save(tmp_path / "0.jpg", exif=exif)
+    draw(1).save(tmp_path / "1.jpg")
+    check_folders([content(tmp_path)], resolution, IngestionParams(**PLAIN_INGESTION))
+    assert ("1 photographs; a base model of 128 pixels draws icons of them" in caplog.text) == told

@@ -12,10 +12,13 @@ from b4m_pipeline.diffusion.loss import MaskError
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.inputs.encode import encode_training_set
 from b4m_pipeline.inputs.training_set import TrainingSetError
-from b4m_pipeline.method.frame import TargetError
-from b4m_pipeline.training.params import BreakParams
+from b4m_pipeline.method.combine import join_halves, scale_halves
+from b4m_pipeline.method.files import load_adapter, save_adapter
+from b4m_pipeline.method.frame import TargetError, frame_of
+from b4m_pipeline.training.params import BreakParams, MakeParams
 from b4m_pipeline.training.setup import check_targets, make_frame, set_up
-from tests.training.helpers import BREAK, frame, train_half
+from tests.conftest import train_make
+from tests.training.helpers import BREAK, MAKE, frame, train_half
 
 
 def test_another_resolution_or_vae_means_another_encoding(tiny_training_set, tiny_base):
@@ -130,3 +133,44 @@ def test_a_penalty_on_changed_prompts_has_its_weight(tiny_training_set, tiny_bas
                 parameter.add_(0.1)
         penalties.append(float(setup.preservation().detach()))
     assert penalties[1] == pytest.approx(2 * penalties[0], rel=1e-4) and penalties[0] > 1e-5
+
+
+KNOWN = {"template": "{article} {content} in {style} style", "contents": ["cat", "dog", "car"], "styles": ["ink", "oil"]}
+
+
+@pytest.mark.parametrize("family", ["sdxl", "sd15"])
+def test_a_frame_of_words_divides_what_reads_the_prompt_by_what_known_words_differ_in(
+    family, tiny_manifest, tiny_training_set, tiny_base, tiny_sd
+):
+    base, data, own = tiny_base, tiny_training_set, frame(basis="words", words=KNOWN)
+    if family == "sd15":
+        base = BaseModelParams(path=str(tiny_sd), resolution=32)
+        data = encode_training_set(*tiny_manifest, base)
+        own = frame(basis="words", words=KNOWN, targets=["to_q", "to_k", "to_v", "to_out.0"])
+    setup = set_up(data, base, own, BreakParams(**BREAK), "orthogonal", 0)
+    read = {name for name in setup.layers if ".attn2.to_k" in name or ".attn2.to_v" in name}
+    assert set(setup.frame.directions) == read | ({"add_embedding.linear_1"} if family == "sdxl" else set())
+    for layer in setup.layers.values():  # exact at step 0
+        lora_a, lora_b = layer.factors()
+        assert (lora_b @ lora_a).norm() <= 1e-6
+    again = set_up(data, base, own, BreakParams(**BREAK), "orthogonal", 0).frame
+    first = next(iter(read))
+    assert torch.equal(again.blocks(first).frozen_a, setup.frame.blocks(first).frozen_a)
+    assert again.fingerprint == setup.frame.fingerprint == make_frame(base, own).fingerprint  # known without weights
+    other_words = own.model_copy(update={"words": own.words.model_copy(update={"styles": ["ink", "wool"]})})
+    blocks = frame(targets=own.targets)
+    assert len({make_frame(base, each).fingerprint for each in (own, other_words, blocks)}) == 3
+
+
+def test_halves_of_a_frame_of_words_train_join_and_are_made(tiny_training_set, tiny_base, tmp_path):
+    own = frame(basis="words", words=KNOWN)
+    content, style = (train_half(kind, tiny_training_set, tiny_base, own)[0] for kind in ("content", "style"))
+    joined = load_adapter(save_adapter(join_halves(content, style, own.content_side), tmp_path))
+    made, _ = train_make(joined, tiny_training_set, tiny_base, own, MakeParams(**MAKE), 0)
+    drawn = frame_of(made)
+    for name in drawn.directions:
+        before, after = joined.tensors[f"{name}.lora_A.weight"], made.tensors[f"{name}.lora_A.weight"]
+        assert torch.allclose(after - drawn.learnt_columns(name, after), drawn.blocks(name).frozen_a, atol=1e-5)
+        assert not torch.equal(before, after)
+    style_gone, content_alone = scale_halves(joined, style=0.0), content
+    assert all(torch.allclose(style_gone.delta(n), content_alone.delta(n), atol=1e-5) for n in joined.modules())

@@ -25,6 +25,7 @@ ATTRIBUTION = "attribution.csv"
 MASK = ".mask.png"
 """Ending of the file that says where a picture counts: cat.mask.png beside cat.jpg."""
 _SIDECAR_BYTES = 65536
+_PHOTOGRAPHS_FROM = 256  # pixels a side; smaller base models, such as the embedded one, know drawings alone
 _ABOUT = ("readme", "license", "licence", "attribution", "notice", "credits")  # texts about a folder, no picture's
 
 MANIFEST_COLUMNS = (
@@ -169,6 +170,7 @@ def _check_folder(folder: Folder, resolution: int, params: IngestionParams) -> t
     rows: list[dict] = []
     quarantine: list[dict] = []
     keys: set[str] = set()
+    photographs = 0
 
     def put_aside(name: str, reason: str) -> None:
         quarantine.append({"role": folder.role, "concept": folder.name, "file": name, "reason": reason})
@@ -191,6 +193,7 @@ def _check_folder(folder: Folder, resolution: int, params: IngestionParams) -> t
         except UnusablePictureError as error:
             sidecar = ""
             put_aside(str(Path(name).with_suffix(".txt")), f"{error}; the picture itself is used")
+        photographs += square.camera
         licence, source = attribution.get(name, (folder.licence, folder.source))
         rows.append({
             "picture": _unique_key(f"{folder.role}/{folder.name}/", name, keys),
@@ -209,6 +212,8 @@ def _check_folder(folder: Folder, resolution: int, params: IngestionParams) -> t
         )
     _mark_near_duplicates(rows, params.near_duplicate_bits)
     logger.info("%s: %d pictures from %s, %d left out", folder, len(rows), folder.path, len(files) - len(rows))
+    if photographs and resolution < _PHOTOGRAPHS_FROM:
+        logger.warning("%s: %d photographs; a base model of %d pixels draws icons of them", folder, photographs, resolution)
     return rows, quarantine
 
 

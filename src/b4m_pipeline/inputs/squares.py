@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from b4m_pipeline.inputs.params import BucketParams
 
@@ -29,13 +29,15 @@ class UnusablePictureError(ValueError):
 @dataclass(frozen=True)
 class Square:
     """image: RGB, resolution x resolution, or a bucket's size; sha256: of the file's bytes; width, height: the original's,
-    upright; mask: L, its alpha channel, cut like the picture, None where all of it is opaque."""
+    upright; mask: L, its alpha channel, cut like the picture, None where all of it is opaque; camera: whether the file says
+    which camera it is from."""
 
     image: Image.Image = field(repr=False)
     sha256: str
     width: int
     height: int
     mask: Image.Image | None = field(default=None, repr=False)
+    camera: bool = False
 
 
 def read_square(
@@ -58,6 +60,7 @@ def read_square(
                 raise UnusablePictureError("empty file")
             handle.seek(0)
             image = _decode(handle, max_pixels)
+            camera = ExifTags.Base.Make in image.getexif()
         image = ImageOps.exif_transpose(image)
         size = bucket_size(*image.size, resolution, buckets) if buckets else (resolution, resolution)
         square = cut(image, size, background, crop)
@@ -70,7 +73,7 @@ def read_square(
         raise UnusablePictureError(f"too large to decode ({error})") from error
     except _DAMAGE as error:
         raise UnusablePictureError(f"unreadable: {error}") from error
-    return Square(square, sha256, *image.size, mask)
+    return Square(square, sha256, *image.size, mask, camera)
 
 
 def _decode(handle, max_pixels: int) -> Image.Image:
