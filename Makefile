@@ -28,7 +28,7 @@ test: install ## check format, layers and types, and test
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n $$($(BIN)/python -c "import os; print(min(4, os.cpu_count() + 1))") --dist loadfile --no-loadscope-reorder
 
 checks: install ## the slow tests: notebooks, a library on Ray, a spoilt make, the making of the base, Kedro-Viz (needs Chromium)
 	$(PIP_INSTALL) -q -e ".[dev,notebooks]"
