@@ -2,22 +2,13 @@
 
 import torch
 
-from b4m_pipeline.evaluation.params import EvaluationParams
 from b4m_pipeline.pipelines.joint_make import create_pipeline
 from b4m_pipeline.training.checkpoint_files import finished_checkpoints
 from b4m_pipeline.training.params import MakeParams
-from tests.conftest import PLAIN_EVALUATION, captioning_params, ingestion_params
+from tests.conftest import captioning_params, ingestion_params
+from tests.evaluation.helpers import PARAMS
 from tests.pipelines.helpers import run
 from tests.training.helpers import MAKE, frame
-
-EVALUATION = EvaluationParams(
-    prompts=["{article} {content} {noun} in {style} style"],
-    content_prompt="{article} {content} {noun}",
-    style_prompt="a house {noun} in {style} style",
-    samples=2,
-    steps=1,
-    **PLAIN_EVALUATION,
-)
 
 
 def test_a_joined_adapter_becomes_a_made_one_with_its_curve(tiny_joined, tiny_training_set, tiny_base, tmp_path):
@@ -33,7 +24,7 @@ def test_a_joined_adapter_becomes_a_made_one_with_its_curve(tiny_joined, tiny_tr
         params_encoding_cache=None,
         params_frame=frame(),
         params_make=MakeParams(**MAKE | {"steps": 2}),
-        params_evaluation=EVALUATION,
+        params_evaluation=PARAMS,
         params_seed=0,
         params_checkpoints=str(tmp_path),
         params_reuse=False,
