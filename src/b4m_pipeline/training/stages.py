@@ -256,7 +256,8 @@ def _recipe(
     seed: int,
     parents: tuple[str, ...] = (),
 ) -> Recipe:
-    recipe = {"frame": frame.model_dump(), "train": params.model_dump(), "seed": seed}
+    unused = {"words"} if frame.basis == "none" else None
+    recipe = {"frame": frame.model_dump(exclude=unused), "train": params.model_dump(), "seed": seed}
     growing = ("train.steps",) if params.schedule == "constant" else ()
     return Recipe(kind, name, make_frame(base_model, frame).fingerprint, data, recipe, parents, _IGNORED, growing)
 
