@@ -22,10 +22,10 @@ from b4m_pipeline.evaluation.measures import (
 from b4m_pipeline.evaluation.params import EvaluationParams
 from b4m_pipeline.evaluation.samples import KNOWN
 
-MEASURES = tuple(
-    "kept content_kept style_kept content style colour s_harm content_clip style_clip s_harm_clip prompt_clip truth "
-    "truth_distance truth_colour".split()
-)
+MEASURES = (
+    "kept", "content_kept", "style_kept", "content", "style", "colour", "s_harm", "content_clip", "style_clip", "s_harm_clip",
+    "prompt_clip", "truth", "truth_distance", "truth_colour",
+)  # fmt: skip
 
 
 def measure(
