@@ -1,5 +1,8 @@
 """Ours and its ablations: each leaves out what it says."""
 
+from collections.abc import Callable
+from functools import cache
+
 import pandas as pd
 import pytest
 import torch
@@ -9,6 +12,7 @@ from b4m_pipeline.benchmark.all_methods import METHODS
 from b4m_pipeline.benchmark.task import Sources
 from b4m_pipeline.inputs.params import ConceptParams
 from b4m_pipeline.inputs.prepare import Prepared
+from b4m_pipeline.method.adapter import Adapter
 from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.training import stages
 from b4m_pipeline.training.params import BreakParams, MakeParams
@@ -46,15 +50,21 @@ def test_equal_parameters_are_equal(shared) -> None:
 OURS = [name for name in METHODS if name.startswith("ours")]
 
 
+@pytest.fixture(scope="module")
+def made(shared) -> Callable[[str], Adapter]:
+    """A method's adapter, which is trained once."""
+    return cache(lambda name: METHODS[name](shared))
+
+
 @pytest.mark.parametrize("name", OURS)
-def test_every_method_gives_an_adapter_of_the_same_layers(shared, name, tmp_path) -> None:
-    require_whole(METHODS[name](shared), shared, tmp_path)
+def test_every_method_gives_an_adapter_of_the_same_layers(shared, made, name, tmp_path) -> None:
+    require_whole(made(name), shared, tmp_path)
 
 
-def test_ablations_differ_from_ours(shared) -> None:
-    plain = METHODS["ours"](shared)
+def test_ablations_differ_from_ours(made) -> None:
+    plain = made("ours")
     for name in OURS:
-        other = METHODS[name](shared)
+        other = made(name)
         same = name in ("ours", "ours, no rehearsal", "ours, make to its end")  # this task's make has neither
         assert same == all(torch.equal(tensor, plain.tensors[key]) for key, tensor in other.tensors.items()), name
 

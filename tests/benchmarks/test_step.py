@@ -94,6 +94,10 @@ def test_a_process_of_its_own_tells_time_and_memory(settings):
     figures = measure_alone(settings, "ours", steps=2)
     assert len(figures["seconds"]) == 2 and figures["pictures"] == settings.pictures
     assert 0.05 < figures["imports_gib"] < figures["peak_gib"]
+
+
+@pytest.mark.slow
+def test_what_cannot_be_measured_alone_says_why(settings):
     with pytest.raises(RuntimeError, match="released could not be measured alone: .*counterpart"):
         measure_alone(Settings(settings.size, 32, 2, 0, 4, TARGETS, "free", "float32", "cpu"), "released", steps=1)
 
