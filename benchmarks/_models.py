@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from b4m_pipeline.diffusion.families import Family, StableDiffusion, StableDiffusionXL, load_family
+from b4m_pipeline.diffusion.families.noise import DdpmSchedule
 from b4m_pipeline.diffusion.params import BaseModelParams
 
 ROOT = Path(__file__).parents[1]
@@ -53,8 +54,8 @@ class Settings:
 class _RandomWeights:
     """A family without a folder: Stable Diffusion's noise schedule."""
 
-    def load_noise_schedule(self) -> DDPMScheduler:
-        return DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    def load_noise_schedule(self) -> DdpmSchedule:
+        return DdpmSchedule({"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"})
 
 
 class RandomStableDiffusion(_RandomWeights, StableDiffusion):

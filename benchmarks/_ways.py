@@ -208,7 +208,7 @@ class Released:
             for group, rate in zip(self.groups, (RATE, COUNTERPART_RATE), strict=True)
         ]
         self.family = family(settings)
-        self.schedule = self.family.load_noise_schedule()
+        self.schedule = self.family.load_noise_schedule().scheduler
         self.pixels = pixels(settings, self.pictures)
         prompts = encoded(settings, self.unet, self.pictures)
         keys = [key for key in prompts if not key.startswith("latents")]

@@ -96,7 +96,9 @@ class PrerequisitesHook:
             frame = parameters["frame"] if "params:frame" in inputs else None
             prerequisites.check_base_model(parameters["base_model"], frame, preserving)
             prerequisites.check_devices(parameters)
-            prerequisites.check_optimizers(parameters, [name for name in (*breaks, "make") if f"params:{name}" in inputs])
+            trained = [name for name in (*breaks, "make") if f"params:{name}" in inputs]
+            prerequisites.check_optimizers(parameters, trained)
+            prerequisites.check_objectives(parameters, trained)
         if "params:compose" in inputs and any("reconstructed_adapter" in node.inputs for node in pipeline.nodes):
             prerequisites.check_halves(parameters["compose"].methods)
         for name in ("captioning", "evaluation"):

@@ -63,6 +63,14 @@ def check_optimizers(parameters: dict[str, Any], stages: list[str]) -> None:
         check_optimizer(parameters[name].optimizer.removeprefix("riemannian_"))
 
 
+def check_objectives(parameters: dict[str, Any], stages: list[str]) -> None:
+    """Raise ObjectiveError, naming the parameter, if one of these stages asks for what the base model's objective has not."""
+    from b4m_pipeline.training.setup import check_objective
+
+    for name in stages:
+        check_objective(parameters["base_model"], name, parameters[name])
+
+
 def check_clip(parameter: str, path: str | None) -> None:
     """Raise CaptioningError, naming the parameter, if a CLIP model is wanted that is not there."""
     if path:
@@ -103,7 +111,7 @@ def check_base_model(base_model: Any, frame: Any | None, preserving: bool = Fals
     if frame is None:
         from b4m_pipeline.diffusion.families import load_family
 
-        load_family(base_model)
+        load_family(base_model).check_parts()
     else:
         from b4m_pipeline.training.setup import check_targets
 

@@ -5,9 +5,10 @@ import math
 import pandas as pd
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from PIL import Image
 
-from b4m_pipeline.diffusion.families import BaseModelError, load_family
+from b4m_pipeline.diffusion.families import BaseModelError, TimestepSampling, load_family
 from b4m_pipeline.diffusion.loss import DiffusionLoss
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.inputs.encode import encode_training_set
@@ -31,7 +32,7 @@ def test_the_loss_is_the_schedules_own_target(family_name, tiny_base, tiny_sd):
     generator = torch.Generator().manual_seed(0)
     jitter, noise = (torch.randn(3, *mean.shape[1:], generator=generator) for _ in range(2))
     latents = mean[rows] + deviation[rows] * jitter
-    schedule = family.load_noise_schedule()
+    schedule = DDPMScheduler.from_pretrained(base.path, subfolder="scheduler")
     assert torch.equal(seen["noisy"], schedule.add_noise(latents, noise, seen["timesteps"]))
     velocity = schedule.config.prediction_type == "v_prediction"
     assert velocity == (family_name == "sdxl")
@@ -46,7 +47,7 @@ def test_noisy_bias_draws_more_of_the_noisy_steps(tiny_base, tiny_training_set):
     seen = []
     unet.register_forward_pre_hook(lambda module, args, kwargs: seen.append(args[1].float().mean()), with_kwargs=True)
     for bias in (1.0, 3.0):
-        loss = DiffusionLoss(family, unet, tiny_training_set.tensors, noisy_bias=bias)
+        loss = DiffusionLoss(family, unet, tiny_training_set.tensors, TimestepSampling(bias=bias))
         loss(torch.zeros(64, dtype=torch.long), torch.Generator().manual_seed(0))
     assert abs(seen[0] - 500) < 120 and seen[1] > seen[0] + 150
 
@@ -76,7 +77,7 @@ def test_min_snr_weighs_the_error_of_the_clean_picture(family_name, tiny_sd, tin
     unet, gamma, rows = family.load_denoiser(), 5.0, torch.arange(8)
     plain, weighed = (DiffusionLoss(family, unet, tensors, min_snr_gamma=value) for value in (None, gamma))
     prediction, target, timesteps = plain.predict(rows, torch.Generator().manual_seed(1))
-    alphas = family.load_noise_schedule().alphas_cumprod[timesteps]
+    alphas = family.load_noise_schedule().scheduler.alphas_cumprod[timesteps]
     snr = alphas / (1 - alphas)
     error = (prediction - target).square().mean((1, 2, 3))
     # x_0 = (x_t - sigma eps) / alpha = alpha x_t - sigma v, with alpha^2 + sigma^2 = 1

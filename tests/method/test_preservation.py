@@ -48,7 +48,7 @@ def setup(tiny_training_set, tiny_base):
 
 def test_it_is_the_share_of_change_that_the_unet_itself_shows(setup, tiny_base):
     """Brute force: pass the prompts through the UNet and look at what every adapted layer reads and writes."""
-    family, unet, read = load_family(tiny_base), setup.loss.unet, {}
+    family, unet, read = load_family(tiny_base), setup.loss.denoiser, {}
     hooks = [
         layer.module.register_forward_hook(lambda _, given, __, name=name: read.update({name: given[0].detach()}))
         for name, layer in setup.layers.items()

@@ -86,7 +86,7 @@ def test_a_masked_loss_counts_where_the_mask_is_white(tiny_training_set, tiny_ba
 def test_compiled_blocks_train_alike(tiny_training_set, tiny_base):
     plain, _ = train_half("content", tiny_training_set, tiny_base, steps=2)
     bench = set_up(tiny_training_set, tiny_base, frame(), BreakParams(**(BREAK | {"compile": "eager"})), "free", 0)
-    blocks = [module for module in bench.loss.unet.modules() if type(module).__name__ == "BasicTransformerBlock"]
+    blocks = [module for module in bench.loss.denoiser.modules() if type(module).__name__ == "BasicTransformerBlock"]
     assert blocks and all(block._compiled_call_impl is not None for block in blocks)
     compiled, _ = train_half("content", tiny_training_set, tiny_base, steps=2, compile="eager")
     assert all(torch.allclose(compiled.tensors[key], plain.tensors[key], atol=1e-5) for key in plain.tensors)
@@ -104,8 +104,8 @@ def test_nothing_of_the_base_model_is_trained_and_each_side_is_whole(tiny_traini
     sides = [setup.side(side) for side in ("lora_A", "lora_B")]
     assert [len(side) for side in sides] == [len(setup.layers)] * 2 and setup.preservation is None and setup.previews is None
     own = {id(parameter) for side in sides for parameter in side}
-    learnt = {id(parameter) for parameter in setup.loss.unet.parameters() if parameter.requires_grad}
-    assert learnt == own and not setup.loss.unet.training
+    learnt = {id(parameter) for parameter in setup.loss.denoiser.parameters() if parameter.requires_grad}
+    assert learnt == own and not setup.loss.denoiser.training
     assert setup.frame.fingerprint == make_frame(tiny_base, frame()).fingerprint  # known without weights
     assert make_frame(tiny_base, frame(seed=1)).fingerprint != setup.frame.fingerprint
 
@@ -119,7 +119,7 @@ def test_without_held_back_rows_nothing_is_measured_and_without_previews_nothing
 def test_precision_and_device_are_the_parameters(tiny_training_set, tiny_base):
     params = BreakParams(**BREAK | {"precision": "bf16"})
     setup = set_up(tiny_training_set, tiny_base, frame(), params, "free", 0)
-    assert setup.loss.unet.conv_in.weight.dtype == torch.bfloat16 and setup.device == "cpu"
+    assert setup.loss.denoiser.conv_in.weight.dtype == torch.bfloat16 and setup.device == "cpu"
     assert {parameter.dtype for side in ("lora_A", "lora_B") for parameter in setup.side(side)} == {torch.float32}
 
 

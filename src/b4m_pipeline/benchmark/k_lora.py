@@ -6,6 +6,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from b4m_pipeline.benchmark.task import Task
+from b4m_pipeline.diffusion.families import denoiser_of, family_of
 from b4m_pipeline.diffusion.sampling import put_on
 from b4m_pipeline.method.adapter import Adapter
 
@@ -39,15 +40,17 @@ class KLora:
         """Load both LoRAs, and choose anew whenever the denoiser is called."""
         for name, part in self.parts.items():
             put_on(pipeline, part, name)
-        layers = {module: pipeline.unet.get_submodule(module) for module in self.limits}
+        denoiser, family = denoiser_of(pipeline), family_of(pipeline)
+        layers = {module: denoiser.get_submodule(module) for module in self.limits}
 
-        def choose(denoiser: torch.nn.Module, given: tuple, named: dict[str, Any]) -> None:
-            timestep, steps = named["timestep"] if "timestep" in named else given[1], pipeline.scheduler.timesteps
-            done = int((steps == timestep).nonzero()[0]) / len(steps)
+        def choose(_: torch.nn.Module, given: tuple, named: dict[str, Any]) -> None:
+            told, steps = named["timestep"] if "timestep" in named else given[1], pipeline.scheduler.timesteps
+            timestep = family.timestep_of_call(told.flatten()[:1])
+            done = int((steps - timestep).abs().argmin()) / len(steps)
             for module, layer in layers.items():
                 layer.set_adapter(self.choice(module, done))
 
-        pipeline.unet.register_forward_pre_hook(choose, with_kwargs=True)
+        denoiser.register_forward_pre_hook(choose, with_kwargs=True)
 
 
 def k_lora(task: Task) -> KLora:

@@ -45,7 +45,8 @@ def orthogonal_adaptation(task: Task) -> Adapter:
     """Orthogonal Adaptation (Po et al. 2024, arXiv 2312.02432): each concept's lora_A is frozen to its own rows of one
     orthogonal matrix that all share, lora_B is trained; the sum. The rank is the frame's, or half of the narrowest layer's
     inputs where that is less: two concepts have no more room there."""
-    layers = find_layers(load_family(task.base_model).empty_denoiser(), task.frame.targets)
+    family = load_family(task.base_model)
+    layers = family.find_layers(family.empty_denoiser(), task.frame.targets)
     rank = min(task.frame.rank, min(inputs for _, inputs in layers.values()) // 2)
 
     def shared(layer: str, inputs: int) -> torch.Tensor:

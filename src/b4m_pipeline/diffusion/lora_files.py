@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from diffusers.utils import convert_unet_state_dict_to_peft
 from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
@@ -67,34 +66,40 @@ def read_lora(file: Path, base_model: BaseModelParams) -> Adapter:
     if other := next((key for key in keys if "dora_scale" in key or "magnitude" in key), None):
         raise AdapterError(f"{file} holds {other!r}: it is a DoRA, and only plain LoRAs can be merged")
     family = load_family(base_model)
-    unet = family.empty_denoiser()
+    denoiser = family.empty_denoiser()
+    of_unet = family.denoiser_name == "unet"
+    what = "UNet" if of_unet else "transformer"
+    further = {"unet_config": denoiser.config} if of_unet else {"return_alphas": True}  # FLUX.1 alone has any
     try:
-        state, alphas, config = family.pipeline_class.lora_state_dict(
-            str(file.parent), weight_name=file.name, use_safetensors=True, local_files_only=True, unet_config=unet.config,
-            return_lora_metadata=True,
+        state, *alphas_and_config = family.pipeline_class.lora_state_dict(
+            str(file.parent), weight_name=file.name, use_safetensors=True, local_files_only=True, return_lora_metadata=True,
+            **further,
         )  # fmt: skip
         about = json.loads(header.get("b4m", "{}"))
-        state, alphas, config = _of_unet(state), _of_unet(alphas or {}), _of_unet(config or {})
+        state, config = (_plain(part or {}, of_unet) for part in (state, alphas_and_config[-1]))
+        # Most loaders of transformers have multiplied alphas into the weights.
+        alphas = _plain(alphas_and_config[0] or {}, of_unet) if len(alphas_and_config) == 2 else {}
         alphas = {key.split(".lora_A.")[0].removesuffix(".alpha"): value for key, value in alphas.items()}
         alphas = {module: _alpha(module, alphas, config) for module in {key.rsplit(".lora_", 1)[0] for key in state}}
     except Exception as error:  # diffusers' converters raise whatever a stranger's file makes them
         raise AdapterError(f"{file} cannot be read as a LoRA: {' '.join(str(error).split())[:300]}") from error
     if text := [key for key in state if key.startswith("text_encoder")]:
         logger.warning(
-            "%s also changes the text encoders (%d tensors). These are not taken over: only the UNet's layers are merged, and "
-            "its words may work less well than with the whole file", file, len(text),
+            "%s also changes the text encoders (%d tensors). These are not taken over: only the %s's layers are merged, and "
+            "its words may work less well than with the whole file", file, len(text), what,
         )  # fmt: skip
     tensors = {key: tensor.float() for key, tensor in state.items() if key not in text}
     if other := next((key for key in tensors if not key.endswith(tuple(f".{side}.weight" for side in _SIDES))), None):
-        raise AdapterError(f"{file} holds {other!r}, which is no part of a plain LoRA for a UNet")
+        raise AdapterError(f"{file} holds {other!r}, which is no part of a plain LoRA for a {what}")
     if not tensors:
-        raise AdapterError(f"{file} holds no LoRA for a UNet" + (", only for text encoders" if text else ""))
+        raise AdapterError(f"{file} holds no LoRA for a {what}" + (", only for text encoders" if text else ""))
     name = file_words(file.parent.resolve().name if file.name == WEIGHTS_NAME else file.stem)
     metadata = {"kind": "lora", "name": name or "lora", "base_model": base_model.path, "frame": "none", "frame_config": "{}"}
+    metadata |= family.metadata()
     metadata |= {"data_digest": file_digest(file)[:16], "params": "{}", "code_version": code_version()}
     metadata |= {key: about[key] for key in _WORDS if isinstance(about, dict) and isinstance(about.get(key), str)}
     raw = Adapter(tensors, metadata, {})
-    require_layers(raw, unet, base_model.path, str(file))
+    require_layers(raw, denoiser, base_model.path, str(file))
     factors = {}
     for module in raw.modules():
         lora_a, lora_b = (tensors[f"{module}.{side}.weight"] for side in _SIDES)
@@ -104,8 +109,10 @@ def read_lora(file: Path, base_model: BaseModelParams) -> Adapter:
     return from_factors(factors, metadata)
 
 
-def _of_unet(state: dict[str, Any]) -> dict[str, Any]:
-    """With PEFT's names of layers, and without the prefix for the UNet."""
+def _plain(state: dict[str, Any], of_unet: bool) -> dict[str, Any]:
+    """With PEFT's names of layers, and without the prefix for the denoiser."""
+    if not of_unet:
+        return {key.removeprefix("transformer."): value for key, value in state.items()}
     return {key.removeprefix("unet."): value for key, value in convert_unet_state_dict_to_peft(state).items()}
 
 
@@ -119,10 +126,10 @@ def _alpha(module: str, alphas: dict[str, Any], config: dict[str, Any]) -> float
     return found
 
 
-def require_layers(adapter: Adapter, unet: UNet2DConditionModel, base: str, source: str) -> None:
-    """Raise AdapterError if the adapter has a layer that this UNet has not, one of another shape, half a layer, or values that
-    are no numbers. base, source: how the message calls the two."""
-    layers = dict(unet.named_modules())
+def require_layers(adapter: Adapter, denoiser: nn.Module, base: str, source: str) -> None:
+    """Raise AdapterError if the adapter has a layer that this denoiser has not, one of another shape, half a layer, or values
+    that are no numbers. base, source: how the message calls the two."""
+    layers = dict(denoiser.named_modules())
     faults = {}
     for module in adapter.modules():
         lora_a, lora_b = (adapter.tensors.get(f"{module}.{side}.weight") for side in _SIDES)
@@ -132,7 +139,7 @@ def require_layers(adapter: Adapter, unet: UNet2DConditionModel, base: str, sour
         module, fault = next(iter(faults.items()))
         raise AdapterError(
             f"{source} does not fit the base model {base}: {len(faults)} of {len(adapter.modules())} layers, the first: "
-            f"{module} {fault}. Name the base model that it was trained on (base_model.path, or --env=sdxl or sd15)"
+            f"{module} {fault}. Name the base model that it was trained on (base_model.path, or --env=sdxl, sd15, ...)"
         )
 
 

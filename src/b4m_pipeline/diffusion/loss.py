@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
 
-from b4m_pipeline.diffusion.families import BaseModelError, Family
+from b4m_pipeline.diffusion.families import Family
+from b4m_pipeline.diffusion.families.noise import TimestepSampling
 
 
 class MaskError(ValueError):
@@ -20,7 +21,7 @@ Batch = tuple[torch.Tensor, torch.Generator]
 
 @dataclass
 class NoisyLatents:
-    """Pictures of one size as the UNet gets them: rows (B,), noisy latents and what the UNet should say of them (B, C, h, w)
+    """Pictures of one size as the denoiser gets them: rows (B,), noisy latents and what it should say of them (B, C, h, w)
     each, timesteps (B,), and the pictures' height and width, None where all have the base model's."""
 
     rows: torch.Tensor
@@ -40,25 +41,27 @@ class NoisyLatents:
 class DiffusionLoss:
     """The denoising loss on an encoded training set: callable on rows, every image with its own noise and timestep.
 
-    tensors: those of a TrainingSet, moved to the UNet's device once. Pictures of different sizes in a batch go through the UNet
-    one size after another.
+    tensors: those of a TrainingSet, moved to the denoiser's device once. Pictures of different sizes in a batch go through the
+    denoiser one size after another. Raises ObjectiveError for a parameter that means nothing for the base model.
     """
 
     def __init__(
         self,
         family: Family,
-        unet: UNet2DConditionModel,
+        denoiser: Any,
         tensors: dict[str, torch.Tensor],
-        noisy_bias: float = 1.0,
+        sampling: TimestepSampling | None = None,
         min_snr_gamma: float | None = None,
         noise_offset: float = 0.0,
         mask_floor: float | None = None,
     ):
-        self.family, self.unet, self.noisy_bias, self.noise_offset = family, unet, noisy_bias, noise_offset
+        self.family, self.denoiser, self.noise_offset = family, denoiser, noise_offset
+        self.sampling = sampling or TimestepSampling()
         self.schedule = family.load_noise_schedule()
-        self.device = unet.device
+        self.schedule.require(min_snr_gamma, noise_offset, self.sampling)
+        self.device = denoiser.device
         self.tensors = {key: value.to(self.device) for key, value in tensors.items()}
-        mask = self.tensors.pop("mask", None)  # (N, 1, h, w), no input of the UNet
+        mask = self.tensors.pop("mask", None)  # (N, 1, h, w), no input of the denoiser
         sizes = self.tensors.pop("latents_size", None)
         self.sizes: list[tuple[int, int]] | None = None  # height and width of each row's latents, where they differ
         if sizes is not None:
@@ -71,16 +74,7 @@ class DiffusionLoss:
                     "beside them, or set it to false"
                 )
             self.masks = mask_floor + (1 - mask_floor) * mask
-        if (kind := self.schedule.config.prediction_type) not in ("epsilon", "v_prediction"):
-            raise BaseModelError(f"prediction type {kind} is not supported: epsilon and v_prediction are")
-        self.weights = torch.ones(self.schedule.config.num_train_timesteps)
-        if min_snr_gamma is not None:
-            alphas = self.schedule.alphas_cumprod.double()
-            snr = (alphas / (1 - alphas)).clamp(min=1e-8)
-            # What the error of x_0 is divided by when it is said as one of noise, or of velocity.
-            own = snr + 1 if kind == "v_prediction" else snr
-            self.weights = (snr.clamp(max=min_snr_gamma) / own).float()
-        self.weights = self.weights.to(self.device)
+        self.weigh = self.schedule.weigh(min_snr_gamma, self.device)
 
     def __call__(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Rows (B,) of the training set -> mean squared error of each image, weighed by its mask, where masks are used, and by
@@ -90,7 +84,7 @@ class DiffusionLoss:
         return torch.cat(parts)[torch.cat(groups).argsort().to(self.device)]
 
     def joint_loss(self, batches: list[Batch], before: Callable[[list[int]], None] | None = None) -> list[torch.Tensor]:
-        """The same for several batches, (B_i,) each, of pictures of one size, in one pass of the UNet. Every batch has the
+        """The same for several batches, (B_i,) each, of pictures of one size, in one pass of the denoiser. Every batch has the
         noise that it would have by itself. before: called before the pass with all B_i."""
         noisy = NoisyLatents.join([self.add_noise(rows, generator) for rows, generator in batches])
         counts = [len(rows) for rows, _ in batches]
@@ -99,7 +93,7 @@ class DiffusionLoss:
         return list(self._measure(noisy, self._through(noisy)).split(counts))
 
     def group_by_size(self, rows: torch.Tensor) -> list[torch.Tensor]:
-        """Places in `rows` (B,) of pictures of one size, size by size: what can go through the UNet together."""
+        """Places in `rows` (B,) of pictures of one size, size by size: what can go through the denoiser together."""
         if self.sizes is None:
             return [torch.arange(len(rows))]
         groups: dict[tuple[int, int], list[int]] = {}
@@ -110,8 +104,7 @@ class DiffusionLoss:
     @torch.no_grad()
     def validation(self, rows: torch.Tensor, timesteps: int, generator: torch.Generator, batch_size: int = 8) -> float:
         """Mean loss of rows (M,) at so many evenly spaced timesteps each: with the same generator, the same noise."""
-        total = self.schedule.config.num_train_timesteps
-        spaced = ((torch.arange(timesteps) + 0.5) * total / timesteps).long()
+        spaced = self.schedule.timesteps((torch.arange(timesteps) + 0.5) / timesteps)
         parts = []
         for group in self.group_by_size(rows):
             each, times = rows[group].repeat_interleave(timesteps), spaced.repeat(len(group))
@@ -126,13 +119,13 @@ class DiffusionLoss:
             height, width = error.shape[-2:]
             mask = self.masks[noisy.rows, :, :height, :width]
             error = error * mask / mask.mean((1, 2, 3), keepdim=True).clamp(min=1e-8)  # a mask may be black where it is cut
-        return error.flatten(1).mean(1) * self.weights[noisy.timesteps]
+        return error.flatten(1).mean(1) * self.weigh(noisy.timesteps)
 
     def predict(
         self, rows: torch.Tensor, generator: torch.Generator, timesteps: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The UNet's output for noisy latents of `rows`, all of one size (see `group_by_size`), and what it should have been,
-        (B, C, h, w) each, float32, and the timesteps (B,)."""
+        """The denoiser's output for noisy latents of `rows`, all of one size (see `group_by_size`), and what it should have
+        been, (B, C, h, w) each, float32, and the timesteps (B,)."""
         noisy = self.add_noise(rows, generator, timesteps)
         return self._through(noisy), noisy.target, noisy.timesteps
 
@@ -149,21 +142,23 @@ class DiffusionLoss:
             mean, deviation = mean[..., :high, :wide], deviation[..., :high, :wide]
         jitter, noise = (torch.randn(mean.shape, generator=generator).to(self.device) for _ in range(2))
         uniform = torch.rand(len(rows), generator=generator)
-        total = self.schedule.config.num_train_timesteps
         if timesteps is None:
-            timesteps = (total * uniform ** (1 / self.noisy_bias)).long().clamp(max=total - 1)
+            timesteps = self.schedule.timesteps(self.sampling.draw(uniform, self._shift(size)))
         timesteps = timesteps.to(self.device)
         if self.noise_offset:
             noise = noise + self.noise_offset * torch.randn((*mean.shape[:2], 1, 1), generator=generator).to(self.device)
         latents = mean + deviation * jitter  # a fresh draw from the VAE's posterior (B, C, h, w)
-        noisy_latents = self.schedule.add_noise(latents, noise, timesteps)
-        velocity = self.schedule.config.prediction_type == "v_prediction"
-        target = self.schedule.get_velocity(latents, noise, timesteps) if velocity else noise
+        noisy_latents, target = self.schedule.add_noise(latents, noise, timesteps)
         return NoisyLatents(rows, noisy_latents, target, timesteps, size)
 
+    def _shift(self, size: tuple[int, int] | None) -> float:
+        if self.sampling.shift == "auto":
+            return self.family.timestep_shift(size)
+        return self.sampling.shift or 1.0
+
     def _through(self, noisy: NoisyLatents) -> torch.Tensor:
-        """The UNet's output (B, C, h, w), float32."""
-        dtype = self.unet.dtype
+        """The denoiser's output (B, C, h, w), float32."""
+        dtype = self.denoiser.dtype
         prompts = {key: value for key, value in self.tensors.items() if not key.startswith("latents_")}
-        conditions = self.family.conditions({key: value[noisy.rows].to(dtype) for key, value in prompts.items()}, noisy.size)
-        return self.unet(noisy.latents.to(dtype), noisy.timesteps, **conditions).sample.float()
+        prompts = {key: value[noisy.rows].to(dtype) for key, value in prompts.items()}
+        return self.family.predict(self.denoiser, noisy.latents.to(dtype), noisy.timesteps, prompts, noisy.size).float()

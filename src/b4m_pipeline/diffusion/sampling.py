@@ -3,7 +3,7 @@
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from b4m_pipeline.common.devices import pick_device
 from b4m_pipeline.common.words import file_words
-from b4m_pipeline.diffusion.families import base_model_id, load_family
+from b4m_pipeline.diffusion.families import base_model_id, family_of, load_family
 from b4m_pipeline.diffusion.params import BaseModelParams, GenerateParams
 from b4m_pipeline.method.adapter import PEFT_NAME, URI_KEY, Adapter, example_prompt
 from b4m_pipeline.method.combine import with_strengths
@@ -54,39 +54,44 @@ def draw(
     batch_size: int,
     size: tuple[int, int],
     negative_prompt: str | None = None,
-    encoded: dict[str, torch.Tensor] | None = None,
-    decode: Callable[[torch.Tensor], list[Image.Image]] | None = None,
+    encoded: dict[str, Any] | None = None,
 ) -> Iterator[tuple[Request, Image.Image]]:
     """Draw the requests in batches, as RGB images of `size` = (height, width) pixels.
 
-    encoded: what the pipeline takes in place of prompts, (N, ...) each, a row a request; decode: latents (B, C, h, w) ->
-    images, in place of the pipeline's own decoding."""
+    encoded: what the pipeline takes in place of prompts (see `Family.encode_guided`), a row a request. Raises GenerationError
+    for a negative prompt where the base model's pipeline takes none."""
     height, width = size
+    family = family_of(pipeline)
+    if negative_prompt and not family.negative_prompts:
+        raise GenerationError(
+            f"negative_prompt is {negative_prompt!r}, and {type(pipeline).__name__} takes none: set it to null"
+        )
     if not encoded:
         _warn_of_cut(pipeline, [request.prompt for request in requests] + [negative_prompt or ""])
     for start in range(0, len(requests), batch_size):
         batch = requests[start : start + batch_size]
         inputs: dict[str, Any] = {"prompt": [request.prompt for request in batch]}
-        if negative_prompt:
-            inputs["negative_prompt"] = [negative_prompt] * len(batch)
         if encoded:
             inputs = {key: value[start : start + batch_size] for key, value in encoded.items()}
+        elif negative := negative_prompt or family.empty_prompt:
+            inputs["negative_prompt"] = [negative] * len(batch)
         images = pipeline(
             **inputs,
             num_inference_steps=steps,
-            guidance_scale=guidance_scale,
+            **family.guidance(guidance_scale),
             height=height,
             width=width,
             generator=[torch.Generator().manual_seed(request.seed) for request in batch],
-            output_type="latent" if decode else "pil",
         ).images
-        yield from zip(batch, decode(images) if decode else images, strict=True)
+        yield from zip(batch, images, strict=True)
 
 
 def _warn_of_cut(pipeline: DiffusionPipeline, prompts: list[str]) -> None:
+    family = family_of(pipeline)
+    tokenizer = getattr(pipeline, family.reader)
+    limit = family.token_limit(tokenizer)
     for prompt in dict.fromkeys(prompts):
-        limit = pipeline.tokenizer.model_max_length
-        if len(pipeline.tokenizer(prompt).input_ids) > limit:
+        if family.prompt_tokens(tokenizer, prompt) > limit:
             logger.warning("The text encoder reads %d tokens, so the end of this prompt does not count: %s", limit, prompt)
 
 

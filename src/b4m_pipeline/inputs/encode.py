@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from b4m_pipeline.common.devices import pick_device
-from b4m_pipeline.diffusion.families import encoder_id, load_family
+from b4m_pipeline.diffusion.families import Family, encoder_id, load_family
+from b4m_pipeline.diffusion.families.prompts import split_prompts, stack_prompts
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.inputs.encoding_cache import EncodingCache, picture_key, prompt_key
 from b4m_pipeline.inputs.folders import Picture
@@ -34,7 +35,7 @@ def encode_training_set(
     caption's token would not be read."""
     family, device = load_family(base_model), pick_device()
     table = manifest.reset_index(drop=True)
-    _require_tokens_read(table, family.load_tokenizer())
+    _require_tokens_read(table, family)
     images = [
         picture if isinstance(picture, Image.Image) else picture() for picture in (pictures[key] for key in table["picture"])
     ]
@@ -45,8 +46,7 @@ def encode_training_set(
         return [{"mean": mean, "std": deviation} for mean, deviation in family.encode_pictures(wanted, device)]
 
     def encode_prompts(wanted: list[str]) -> list[dict[str, torch.Tensor]]:
-        encoded = family.encode_prompts(wanted, device)
-        return [{key: value[index] for key, value in encoded.items()} for index in range(len(wanted))]
+        return split_prompts(family.encode_prompts(wanted, device))
 
     latents = _recall(store, images, picture_key, encode_latents)
     mean, deviation = (_stack_padded([entry[key] for entry in latents]) for key in ("mean", "std"))
@@ -55,7 +55,7 @@ def encode_training_set(
     captions = list(dict.fromkeys(table["caption"]))
     place = torch.tensor([captions.index(caption) for caption in table["caption"]])
     entries = _recall(store, [*captions, *others], prompt_key, encode_prompts)
-    encoded = {key: torch.stack([entry[key] for entry in entries]) for key in entries[0]}
+    encoded = stack_prompts(entries)
     prompts = {key: value[place] for key, value in encoded.items()}
     other_tensors = {key: value[len(captions) :].clone() for key, value in encoded.items()} if others else {}
     logger.info("Encoded %d pictures and %d distinct captions", len(images), len(captions))
@@ -99,20 +99,18 @@ def _stack_padded(maps: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.stack([F.pad(one, (0, width - one.shape[-1], 0, height - one.shape[-2])) for one in maps])
 
 
-def _require_tokens_read(table: pd.DataFrame, tokenizer) -> None:
-    """Text encoders stop reading after `model_max_length` tokens. A caption that is longer is cut, with a warning; one whose
-    concept's token is cut off would teach nothing: TrainingSetError."""
-
-    def length(text: str) -> int:
-        return len(tokenizer(text, truncation=False, verbose=False)["input_ids"])  # start and end included
-
+def _require_tokens_read(table: pd.DataFrame, family: Family) -> None:
+    """Text encoders stop reading after a number of tokens. A caption that is longer is cut, with a warning; one whose concept's
+    token is cut off would teach nothing: TrainingSetError."""
+    tokenizer = family.load_tokenizer()
+    limit = family.token_limit(tokenizer)
     for row in table.drop_duplicates("caption").itertuples():
-        if length(row.caption) <= tokenizer.model_max_length:
+        if family.prompt_tokens(tokenizer, row.caption) <= limit:
             continue
         upto = row.caption.lower().rfind(row.token.lower()) + len(row.token)
-        if length(row.caption[:upto]) > tokenizer.model_max_length:
+        if family.prompt_tokens(tokenizer, row.caption[:upto]) > limit:
             raise TrainingSetError(
-                f"{row.picture}: the text encoder reads {tokenizer.model_max_length} tokens, and {row.token!r} comes after "
-                f"them in {row.caption[:80]!r}...: shorten the text beside the picture, or set captioning.max_words lower"
+                f"{row.picture}: the text encoder reads {limit} tokens, and {row.token!r} comes after them in "
+                f"{row.caption[:80]!r}...: shorten the text beside the picture, or set captioning.max_words lower"
             )
         logger.warning("%s: the end of its caption is not read, it is too long: %s", row.picture, row.caption[:80])

@@ -145,11 +145,11 @@ def require_one_base(content: Part, style: Part, base_model: BaseModelParams) ->
             f"{content.source} is a LoRA of the base model {bases[0]}, {style.source} one of {bases[1]}: only LoRAs of one "
             "base model can be put together"
         )
-    base, unet = base_model_id(base_model), load_family(base_model).empty_denoiser()
+    base, denoiser = base_model_id(base_model), load_family(base_model).empty_denoiser()
     for part, known in zip((content, style), bases, strict=True):
         if known:
             require_base(part.adapter, base)
-        require_layers(part.adapter, unet, base_model.path, part.source)
+        require_layers(part.adapter, denoiser, base_model.path, part.source)
     return base
 
 
@@ -193,7 +193,7 @@ def _about(content: Part, style: Part, base_model: BaseModelParams, base: str) -
         "content_name": first["name"],
         "style_name": second["name"],
     }
-    about |= {f"base_{key}": value for key, value in further.items()}
+    about |= {f"base_{key}": value for key, value in further.items()} | load_family(base_model).metadata()
     words = {"content_token": content.word("content"), "style_token": style.word("style")}
     words |= {"noun": first.get("noun"), "style_noun": second.get("style_noun") or second.get("noun")}
     known = {key: word for key, word in words.items() if word}

@@ -25,6 +25,10 @@ KEPT_STEP, KEPT_FIGURES = "kept_step", "kept_figures"
 """Metadata of a made adapter: which step of make was kept ("0": the joined halves), and what was measured, as JSON."""
 
 
+PIPELINE_KEY = "base_pipeline"
+"""Metadata of an adapter for a transformer: diffusers' class of the base model's pipeline. Those for a UNet have none."""
+
+
 class AdapterError(ValueError):
     """An adapter's file is missing, damaged or not one of ours."""
 
@@ -39,7 +43,7 @@ def example_prompt(about: dict[str, str]) -> str | None:
 
 @dataclass
 class Adapter:
-    """A LoRA for a diffusers UNet.
+    """A LoRA for a diffusers UNet or transformer.
 
     tensors: "<module>.lora_A.weight" (r, in) and "<module>.lora_B.weight" (out, r), float32 on the CPU.
     metadata: flat text fields; see `REQUIRED` for those that every adapter carries.
@@ -51,6 +55,11 @@ class Adapter:
     lora_config: dict
 
     REQUIRED = ("kind", "name", "base_model", "frame", "frame_config", "data_digest", "params", "code_version")
+
+    @property
+    def prefix(self) -> str:
+        """What a pipeline calls the part that the adapter is for, before the names in a file."""
+        return "transformer." if PIPELINE_KEY in self.metadata else "unet."
 
     @property
     def rank(self) -> int:

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from b4m_pipeline.method.adapter import URI_KEY, WEIGHTS_NAME, Adapter, AdapterError
 
-_PREFIX = "unet."
+_PREFIXES = ("unet.", "transformer.")
 
 
 def save_adapter(adapter: Adapter, folder: Path) -> Path:
@@ -18,11 +18,11 @@ def save_adapter(adapter: Adapter, folder: Path) -> Path:
         raise AdapterError(f"adapter {adapter.metadata.get('name', '?')} lacks the metadata {missing}")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / WEIGHTS_NAME
-    config = {f"{_PREFIX}{key}": value for key, value in adapter.lora_config.items()}
+    config = {f"{adapter.prefix}{key}": value for key, value in adapter.lora_config.items()}
     metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(config, sort_keys=True)}
     own = {key: value for key, value in adapter.metadata.items() if key != URI_KEY}  # where it lies is no part of it
     metadata["b4m"] = json.dumps(own, sort_keys=True)
-    tensors = {_PREFIX + key: tensor.detach().cpu().float().contiguous() for key, tensor in adapter.tensors.items()}
+    tensors = {adapter.prefix + key: tensor.detach().cpu().float().contiguous() for key, tensor in adapter.tensors.items()}
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")  # its own: two processes may write the same adapter
     save_file(tensors, partial, metadata=metadata)
     partial.replace(path)
@@ -39,10 +39,15 @@ def load_adapter(path: Path) -> Adapter:
     try:
         with safe_open(path, framework="pt") as handle:
             stored = handle.metadata() or {}
-            tensors = {key.removeprefix(_PREFIX): handle.get_tensor(key) for key in handle.keys()}
+            tensors = {_plain(key): handle.get_tensor(key) for key in handle.keys()}
         if "b4m" not in stored:
             raise AdapterError(f"{path} carries no frame: it was not written by this project and has no halves to combine.")
-        config = {k.removeprefix(_PREFIX): v for k, v in json.loads(stored["lora_adapter_metadata"]).items()}
+        config = {_plain(k): v for k, v in json.loads(stored["lora_adapter_metadata"]).items()}
         return Adapter(tensors, json.loads(stored["b4m"]), config)
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise AdapterError(f"{path} is damaged ({error}): train it again or fetch another version.") from error
+
+
+def _plain(key: str) -> str:
+    """A key without the prefix for the denoiser."""
+    return next((key.removeprefix(prefix) for prefix in _PREFIXES if key.startswith(prefix)), key)

@@ -3,7 +3,7 @@
 The break's loss says what a half has to do for prompts with its concept's token, and nothing about all other prompts. A half
 that answers to these too speaks over the other concept when both are put together. So each half is also asked to leave the
 outputs of the layers that read the prompt as they are, for prompts of known words and of others' tokens. This is our own step
-beyond the paper; it needs no pictures and no pass through the UNet.
+beyond the paper; it needs no pictures and no pass through the denoiser.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,8 @@ from b4m_pipeline.method.frame import TargetError
 from b4m_pipeline.method.layers import PlpLayer
 
 PromptInputs = dict[str, torch.Tensor]
-"""Name of a layer that reads nothing but the prompt -> its inputs (N, n) for some prompts, a row a token or a prompt."""
+"""Name of a layer that reads nothing but the prompt -> its inputs (N, T, n) for N prompts, a row a token (T = 1: a prompt).
+Rows of zeros are places that a shorter prompt does not have."""
 
 
 @dataclass
@@ -45,7 +46,8 @@ class Preservation:
         second: dict[int, torch.Tensor] = {}
         self.moments = []
         for layer in self.layers:
-            x, key = inputs[layer.name].float(), id(inputs[layer.name])
+            rows, key = inputs[layer.name].flatten(0, -2), id(inputs[layer.name])
+            x = rows[rows.any(1)].float()
             if key not in second:  # most layers read the same
                 second[key] = (weight * x.T @ x / len(x)).contiguous()
             with torch.no_grad():

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from b4m_pipeline.common.devices import DTYPES
-from b4m_pipeline.method.adapter import Adapter
+from b4m_pipeline.method.adapter import PIPELINE_KEY, Adapter
 
 # What the original SDXL code calls layers outside its blocks; inside them the readers know diffusers' names.
 _ORIGINAL_NAMES = {
@@ -29,7 +29,13 @@ def kohya_name(module: str) -> str:
 
 
 def to_kohya(adapter: Adapter, dtype: torch.dtype = torch.float16) -> dict[str, torch.Tensor]:
-    """lora_down (r, in), lora_up (out, r) and alpha of every layer. Raises ExportError if a weight overflows in `dtype`."""
+    """lora_down (r, in), lora_up (out, r) and alpha of every layer. Raises ExportError if a weight overflows in `dtype`, and
+    for an adapter of a transformer, whose names that format has not."""
+    if PIPELINE_KEY in adapter.metadata:
+        raise ExportError(
+            f"{adapter.metadata['name']} is an adapter for {adapter.metadata[PIPELINE_KEY]}, and kohya's format is written for "
+            "UNets alone. Its own file is in diffusers' format, which ComfyUI and diffusers read: copy that"
+        )
     tensors = {}
     for module in adapter.modules():
         name = kohya_name(module)

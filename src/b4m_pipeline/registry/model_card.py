@@ -8,7 +8,7 @@ import math
 import re
 from typing import Any
 
-from b4m_pipeline.method.adapter import KEPT_FIGURES, KEPT_STEP, example_prompt
+from b4m_pipeline.method.adapter import KEPT_FIGURES, KEPT_STEP, PIPELINE_KEY, example_prompt
 
 MAX_CHARACTERS = 5000
 EVALUATION = "## Evaluation"
@@ -98,7 +98,7 @@ def _summary(about: dict[str, str]) -> str:
 
 
 def _example(about: dict[str, str], uri: str, inference: dict[str, Any]) -> list[str]:
-    settings = "".join(f", {key}={inference[key]}" for key in ("num_inference_steps", "guidance_scale") if key in inference)
+    settings = "".join(f", {key}={json.dumps(value)}" for key, value in _arguments(about, inference).items())
     prompt = example_prompt(about) or "..."
     return [
         "## Use",
@@ -117,6 +117,18 @@ def _example(about: dict[str, str], uri: str, inference: dict[str, Any]) -> list
         f"As a service: `mlflow models serve -m {uri} --env-manager local`",
         "",
     ]
+
+
+def _arguments(about: dict[str, str], inference: dict[str, Any]) -> dict[str, Any]:
+    """What the base model's pipeline calls steps and guidance."""
+    known: dict[str, Any] = {key: inference[key] for key in ("num_inference_steps", "guidance_scale") if key in inference}
+    if PIPELINE_KEY not in about or "guidance_scale" not in known:
+        return known
+    from b4m_pipeline.diffusion.families import FAMILIES
+
+    family = FAMILIES[about[PIPELINE_KEY]]
+    negative = {"negative_prompt": family.empty_prompt} if family.empty_prompt else {}
+    return known | family.guidance(known.pop("guidance_scale")) | negative
 
 
 def _base_options(about: dict[str, str]) -> str:

@@ -25,7 +25,7 @@ from pydantic import Field, ValidationError
 from b4m_pipeline.common.config import Strict
 from b4m_pipeline.common.devices import pick_device
 from b4m_pipeline.common.provenance import file_digest
-from b4m_pipeline.diffusion.families import base_model_id, load_family
+from b4m_pipeline.diffusion.families import base_model_id, denoiser_of, load_family
 from b4m_pipeline.diffusion.params import BaseModelParams, GenerateParams
 from b4m_pipeline.diffusion.sampling import ImageRequest, describe, draw, origin, png_info, put_on, require_base, settings_of
 from b4m_pipeline.method.adapter import PEFT_NAME, URI_KEY, WEIGHTS_NAME, Adapter
@@ -212,10 +212,10 @@ class ServedAdapter:
         if self._scales == (content, style):
             return
         self._scales = None  # of what is half written, should this be interrupted
-        scaled = with_strengths(self.adapter, content, style)
+        scaled, denoiser = with_strengths(self.adapter, content, style), denoiser_of(self.pipeline)
         for key, tensor in scaled.tensors.items():
             module, side, _ = key.rsplit(".", 2)
-            getattr(self.pipeline.unet.get_submodule(module), side)[PEFT_NAME].weight.copy_(tensor)
+            getattr(denoiser.get_submodule(module), side)[PEFT_NAME].weight.copy_(tensor)
         self._scales = (content, style)
 
 

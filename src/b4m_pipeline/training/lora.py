@@ -12,7 +12,6 @@ from b4m_pipeline.diffusion.families import load_family
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.inputs.training_set import TrainingSet
 from b4m_pipeline.method.adapter import PEFT_NAME, Adapter
-from b4m_pipeline.method.layers import find_layers
 from b4m_pipeline.training.objectives import Objective
 from b4m_pipeline.training.params import LoraParams
 from b4m_pipeline.training.setup import make_loss
@@ -36,26 +35,26 @@ def train_lora(
     role without pictures.
     """
     family, device = load_family(base_model), pick_device(params.device)
-    unet = family.load_denoiser(device, DTYPES[resolve_precision(params.precision, device)])
-    layers = find_layers(unet, params.targets)
+    denoiser = family.load_denoiser(device, DTYPES[resolve_precision(params.precision, device)])
+    layers = family.find_layers(denoiser, params.targets)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        unet.add_adapter(
+        denoiser.add_adapter(
             LoraConfig(r=params.rank, lora_alpha=params.alpha, target_modules=list(layers)), adapter_name=PEFT_NAME
         )
     factors = {}
     for layer, (_, inputs) in layers.items():
-        module = unet.get_submodule(layer)
+        module = denoiser.get_submodule(layer)
         for side, linear in (("lora_A", module.lora_A[PEFT_NAME]), ("lora_B", module.lora_B[PEFT_NAME])):
             weight = linear.float().weight.requires_grad_(side == "lora_B" or frozen_a is None)
             if side == "lora_A" and frozen_a:
                 weight.data.copy_(frozen_a(layer, inputs))
             factors[f"{layer}.{side}.weight"] = weight
-    unet.to(device).eval()
+    denoiser.to(device).eval()
     learnt = [weight for weight in factors.values() if weight.requires_grad]
     strata = [training_set.rows(role) for role in roles]
     objective = Objective(name, learnt, strata, params.batch_size, params.learning_rate)
-    loss = make_loss(family, unet, training_set.tensors, params)
+    loss = make_loss(family, denoiser, training_set.tensors, params)
     history = fit(loss, [objective], params, seed=seed, device=device, description=name)
     tensors = {key: weight.detach().float().cpu().clone() for key, weight in factors.items()}
     about = {
@@ -70,7 +69,8 @@ def lora_adapter(
 ) -> Adapter:
     """An adapter without frame and halves from "<module>.lora_A.weight" (r, in) and "<module>.lora_B.weight" (out, r). about:
     further metadata, data_digest and params among it."""
-    metadata = {"kind": "lora", "name": name, "base_model": base_model.path, "frame": "none", "frame_config": "{}"}
+    metadata = {"kind": "lora", "name": name, "frame": "none", "frame_config": "{}"}
+    metadata |= {"base_model": base_model.path} | load_family(base_model).metadata()
     modules = sorted({key.rsplit(".lora_", 1)[0] for key in tensors})
     config = {"r": rank, "lora_alpha": alpha, "target_modules": modules}
     return Adapter(tensors, metadata | {"code_version": code_version()} | about, config)

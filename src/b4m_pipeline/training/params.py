@@ -65,14 +65,21 @@ class TrainParams(Strict):
     """How the learning rate goes on: as it is, or down to zero along a cosine."""
     noisy_bias: float = Field(ge=0.1)
     """t = T u^(1/bias): 1 draws timesteps evenly, more draws more of the noisy ones."""
+    timestep_sampling: Literal["uniform", "logit_normal"] = "uniform"
+    """How timesteps are drawn before `noisy_bias` and the shift: evenly, or most in the middle, as SD 3 was trained."""
+    timestep_shift: Annotated[float, Field(gt=0)] | Literal["auto"] | None = None
+    """Draw more of the noisy timesteps, t -> a t / (1 + (a - 1) t): a number (other trainers' flow or timestep shift), auto: as
+    the scheduler of a base model of rectified flow does for the resolution. Null: not shifted."""
     min_snr_gamma: float | None = Field(None, gt=0)
-    """Weigh timesteps by min(SNR, gamma) (Hang et al. 2023, arXiv 2303.09556), 5 as a rule. Null: all alike."""
+    """Weigh timesteps by min(SNR, gamma) (Hang et al. 2023, arXiv 2303.09556), 5 as a rule. Null: all alike. Not
+    for rectified flow."""
     noise_offset: float = Field(0.0, ge=0)
-    """Noise that is constant over a channel, so that dark and bright pictures can be learned; 0.05 to 0.1 as a rule."""
+    """Noise that is constant over a channel, so that dark and bright pictures can be learned; 0.05 to 0.1 as a rule. Not for
+    rectified flow, which needs none."""
     gradient_checkpointing: bool = False
     """Compute activations twice and keep few: less memory, about a third more time."""
     compile: str | None = None
-    """torch.compile's backend (inductor) for the UNet's repeated blocks: minutes at the start, faster steps on a GPU. Null:
+    """torch.compile's backend (inductor) for the denoiser's repeated blocks: minutes at the start, faster steps on a GPU. Null:
     not compiled."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """The adapter is the exponential moving average of the weights over the steps. Null: the weights themselves."""

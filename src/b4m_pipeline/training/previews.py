@@ -1,7 +1,8 @@
-"""Images drawn while a stage is trained, with the UNet that is being trained."""
+"""Images drawn while a stage is trained, with the denoiser that is being trained."""
+
+from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from PIL import Image
 
 from b4m_pipeline.diffusion.families import Family
@@ -19,24 +20,23 @@ class Previews:
         self.encoded = family.encode_guided(prompts, device)
 
     @torch.no_grad()
-    def draw(self, unet: UNet2DConditionModel) -> list[Image.Image]:
+    def draw(self, denoiser: Any) -> list[Image.Image]:
         """RGB images, one a prompt. The VAE is in memory meanwhile, in float32."""
         side = self.family.params.resolution
-        pipeline = self.family.drawing_pipeline(unet).to(self.device)
-
-        def decode(latents: torch.Tensor) -> list[Image.Image]:
-            with torch.autocast(self.device, enabled=False):
-                decoded = pipeline.vae.decode(latents.float() / pipeline.vae.config.scaling_factor).sample
-            return pipeline.image_processor.postprocess(decoded.cpu(), output_type="pil")
-
         drawn = draw(
-            pipeline,
+            self.family.drawing_pipeline(denoiser).to(self.device),
             self.requests,
             steps=self.params.steps,
             guidance_scale=self.params.guidance_scale,
             batch_size=len(self.requests),
             size=(side, side),
-            encoded={key: value.to(self.device, unet.dtype) for key, value in self.encoded.items()},
-            decode=decode,
+            encoded={key: _moved(value, self.device, denoiser.dtype) for key, value in self.encoded.items()},
         )
         return [image for _, image in drawn]
+
+
+def _moved(value: Any, device: str, dtype: torch.dtype) -> Any:
+    """A tensor, or a list of tensors of different lengths; whole numbers stay whole."""
+    if isinstance(value, list):
+        return [_moved(each, device, dtype) for each in value]
+    return value.to(device, dtype if value.is_floating_point() else None)

@@ -15,6 +15,7 @@ import torch
 
 from b4m_pipeline.common.provenance import GUARD_CODE, Recipe, digest_of, recipe_modules
 from b4m_pipeline.common.words import article
+from b4m_pipeline.diffusion.families import load_family
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.inputs.params import ConceptParams
 from b4m_pipeline.inputs.training_set import TrainingSet
@@ -134,8 +135,9 @@ class BreakStage:
         return found
 
     def _joint_loss(self, setup: TrainingSetup, own: Side) -> JointLoss | None:
-        """Both losses in one pass of the UNet, each routed to its own half."""
-        if not self.params.one_pass or setup.loss.sizes is not None:
+        """Both losses in one pass of the denoiser, each routed to its own half."""
+        unbatched = setup.loss.family.unbatched_layers(setup.loss.denoiser) & setup.layers.keys()
+        if not self.params.one_pass or setup.loss.sizes is not None or unbatched:
             return None
         return partial(setup.loss.joint_loss, before=partial(route_gradients, setup.layers, (own, _other(own))))
 
@@ -263,6 +265,6 @@ def _recipe(
 
 
 def _metadata(recipe: Recipe, base_model: BaseModelParams) -> dict[str, str]:
-    own = {"base_model": base_model.path, "resolution": str(base_model.resolution)}
+    own = {"base_model": base_model.path, "resolution": str(base_model.resolution)} | load_family(base_model).metadata()
     further = base_model.model_dump(include={"revision", "vae", "variant"}, exclude_none=True)
     return recipe.metadata() | own | {f"base_{key}": value for key, value in further.items()}

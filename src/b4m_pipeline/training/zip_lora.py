@@ -58,13 +58,13 @@ def zip_lora(
     family, device = load_family(base_model), pick_device(train.device)
     pictures = training_set.without_variants()
     rows = {kind: pictures.rows(kind) for kind in ("content", "style")}
-    unet = family.load_denoiser(device).eval()
+    denoiser = family.load_denoiser(device).eval()
     zipped = {}
     for module in sorted({*content.modules(), *style.modules()}):
         held = [delta(part, module) if f"{module}.lora_A.weight" in part.tensors else None for part in (content, style)]
         zipped[module] = _Zipped(*held).to(device)
-        parametrize.register_parametrization(unet.get_submodule(module), "weight", zipped[module], unsafe=True)
-    denoise = make_loss(family, unet, pictures.tensors, train)
+        parametrize.register_parametrization(denoiser.get_submodule(module), "weight", zipped[module], unsafe=True)
+    denoise = make_loss(family, denoiser, pictures.tensors, train)
     kind_of = {int(row): kind for kind, indices in rows.items() for row in indices}
 
     def switch(mode: str) -> None:

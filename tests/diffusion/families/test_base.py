@@ -26,8 +26,8 @@ def test_what_is_not_there_is_named(tmp_path, monkeypatch, tiny_sdxl):
         load_family(BaseModelParams(path=str(tmp_path)))
     with pytest.raises(BaseModelError, match="'nobody/nothing'"):
         load_family(BaseModelParams(path="nobody/nothing"))
-    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
-    with pytest.raises(BaseModelError, match="is a FluxPipeline; supported are"):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "LuminaPipeline"}')
+    with pytest.raises(BaseModelError, match="is a LuminaPipeline; supported are"):
         load_family(BaseModelParams(path=str(tmp_path)))
 
 
@@ -45,7 +45,8 @@ def test_pickled_weights_are_not_read(tiny_sdxl, tmp_path):
 
 def test_a_vae_of_the_hub_can_be_pinned(tiny_base, monkeypatch):
     asked = []
-    monkeypatch.setattr(AutoencoderKL, "load_config", lambda source, **options: asked.append((source, options)))
+    config = AutoencoderKL.load_config(tiny_base.path, subfolder="vae")
+    monkeypatch.setattr(AutoencoderKL, "load_config", lambda source, **options: asked.append((source, options)) or config)
     for vae in ("some/vae", "some/vae@0123abc"):
         load_family(tiny_base.model_copy(update={"vae": vae})).check_parts()
     assert asked == [("some/vae", {}), ("some/vae", {"revision": "0123abc"})]

@@ -1,6 +1,7 @@
 """Base-model families, one file each: what they do differently when prompts and pictures are encoded and when they train."""
 
 from pathlib import Path
+from typing import Any
 
 from diffusers import DiffusionPipeline
 
@@ -8,6 +9,8 @@ from b4m_pipeline.diffusion.families.base import Family as Family
 from b4m_pipeline.diffusion.families.identity import BaseModelError as BaseModelError
 from b4m_pipeline.diffusion.families.identity import base_model_id as base_model_id
 from b4m_pipeline.diffusion.families.identity import weights_digest as weights_digest
+from b4m_pipeline.diffusion.families.noise import ObjectiveError as ObjectiveError
+from b4m_pipeline.diffusion.families.noise import TimestepSampling as TimestepSampling
 from b4m_pipeline.diffusion.families.stable_diffusion import StableDiffusion as StableDiffusion
 from b4m_pipeline.diffusion.families.stable_diffusion_xl import StableDiffusionXL as StableDiffusionXL
 from b4m_pipeline.diffusion.params import BaseModelParams
@@ -31,6 +34,16 @@ def load_family(params: BaseModelParams) -> Family:
     if name not in FAMILIES:
         raise BaseModelError(f"base_model.path {params.path!r} is a {name}; supported are {sorted(FAMILIES)}")
     return FAMILIES[name](params)
+
+
+def family_of(pipeline: DiffusionPipeline) -> type[Family]:
+    """The family of a pipeline that is loaded."""
+    return FAMILIES[type(pipeline).__name__]
+
+
+def denoiser_of(pipeline: DiffusionPipeline) -> Any:
+    """The UNet or transformer of a pipeline that is loaded."""
+    return getattr(pipeline, family_of(pipeline).denoiser_name)
 
 
 def encoder_id(params: BaseModelParams) -> str:

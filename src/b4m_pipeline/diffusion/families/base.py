@@ -1,6 +1,6 @@
 """What is common to all base-model families: how a model is loaded, by parts, and how its pictures are encoded.
 
-A family loads only the parts that a step needs: prompts need text encoders, pictures the VAE, training the UNet.
+A family loads only the parts that a step needs: prompts need text encoders, pictures the VAE, training the denoiser.
 """
 
 import hashlib
@@ -10,20 +10,43 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
+from diffusers import AutoencoderKL, DiffusionPipeline
 from PIL import Image
-from transformers import CLIPTokenizer
+from transformers import AutoTokenizer
 
 from b4m_pipeline.common.provenance import recipe_code
 from b4m_pipeline.diffusion.families.identity import BaseModelError, required, sample_file
+from b4m_pipeline.diffusion.families.noise import NoiseSchedule
+from b4m_pipeline.diffusion.families.prompts import Prompts, join_prompts
 from b4m_pipeline.diffusion.params import BaseModelParams
+from b4m_pipeline.method.adapter import PIPELINE_KEY
+from b4m_pipeline.method.layers import find_layers
+
+Latents = tuple[torch.Tensor, torch.Tensor]
+"""Mean and standard deviation of a picture's latents, (C, h, w) each, float32."""
 
 
 class Family(ABC):
-    """One family of base models: how it is loaded, how prompts are encoded, what the UNet is conditioned on."""
+    """One family of base models: how it is loaded, how prompts and pictures are encoded, what its denoiser is conditioned on
+    and learns. "transformer" and "unet" are diffusers' names of the part that denoises."""
 
     pipeline_class: type[DiffusionPipeline]
+    denoiser_name: str
+    denoiser_class: Any
+    vae_class: Any = AutoencoderKL
+    tokenizer_class: Any = AutoTokenizer
+    text_parts: tuple[str, ...] = ("text_encoder", "tokenizer")
+    unused_parts: tuple[str, ...] = ()
+    gpu_dtype: torch.dtype
+    """Number format that images are drawn in on a GPU."""
+    reader: str = "tokenizer"
+    """The tokenizer of the text encoder that reads the longest prompts."""
+    max_tokens: int | None = None
+    """How many tokens that reads; None: the tokenizer says."""
+    negative_prompts: bool = True
+    """Whether the pipeline takes negative prompts."""
+    empty_prompt: str | None = None
+    """The negative prompt without which the pipeline does not guide; None: it does."""
 
     def __init__(self, params: BaseModelParams):
         self.params = params
@@ -35,41 +58,54 @@ class Family(ABC):
                 p.path, subfolder=subfolder, revision=p.revision, variant=p.variant, use_safetensors=True, **extra
             )
 
-    def load_denoiser(self, device: str = "cpu", dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
-        """The UNet alone, frozen."""
-        unet = self._load(UNet2DConditionModel, "unet", dtype=dtype).requires_grad_(False)
-        if device == "cpu":
-            unet.set_attn_processor(AttnProcessor())  # its backward is faster than the flash kernel's there
-        return unet.to(device)
+    def metadata(self) -> dict[str, str]:
+        """What adapters keep of the family, see `method.adapter.PIPELINE_KEY`."""
+        return {} if self.denoiser_name == "unet" else {PIPELINE_KEY: self.pipeline_class.__name__}
 
-    def empty_denoiser(self) -> UNet2DConditionModel:
-        """The UNet's layers without weights, from its configuration alone."""
-        p = self.params
-        with required(f"base_model.path {p.path!r} has no usable unet"):
-            config = UNet2DConditionModel.load_config(p.path, subfolder="unet", revision=p.revision)
+    def load_denoiser(self, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
+        """The denoiser alone, frozen."""
+        return self._load(self.denoiser_class, self.denoiser_name, dtype=dtype).requires_grad_(False).to(device)
+
+    def empty_denoiser(self) -> Any:
+        """The denoiser's layers without weights, from its configuration alone."""
         with torch.device("meta"):
-            return UNet2DConditionModel.from_config(config)
+            return self.denoiser_class.from_config(self.denoiser_config())
 
-    def load_noise_schedule(self) -> DDPMScheduler:
-        """add_noise and get_velocity with the base model's betas and prediction type."""
+    def denoiser_config(self) -> dict[str, Any]:
+        return self._config(self.denoiser_class, self.denoiser_name)
+
+    def _config(self, model_class: Any, subfolder: str) -> dict[str, Any]:
         p = self.params
-        with required(f"base_model.path {p.path!r} has no usable scheduler"):
-            return DDPMScheduler.from_config(DDPMScheduler.load_config(p.path, subfolder="scheduler", revision=p.revision))
+        with required(f"base_model.path {p.path!r} has no usable {subfolder}"):
+            return model_class.load_config(p.path, subfolder=subfolder, revision=p.revision)
 
-    def load_tokenizer(self) -> CLIPTokenizer:
-        """The (first) tokenizer."""
+    @abstractmethod
+    def load_noise_schedule(self) -> NoiseSchedule:
+        """How noise is added, and what the denoiser learns to say of it."""
+
+    def load_tokenizer(self) -> Any:
+        """The one that `reader` names."""
         p = self.params
-        with required(f"base_model.path {p.path!r} has no usable tokenizer"):
-            return CLIPTokenizer.from_pretrained(p.path, subfolder="tokenizer", revision=p.revision)
+        with required(f"base_model.path {p.path!r} has no usable {self.reader}"):
+            return self.tokenizer_class.from_pretrained(p.path, subfolder=self.reader, revision=p.revision)
 
-    def load_vae(self, dtype: torch.dtype = torch.float32) -> AutoencoderKL:
+    @classmethod
+    def prompt_tokens(cls, tokenizer: Any, prompt: str) -> int:
+        """How many tokens of `max_tokens` a prompt is, with all that stands around it."""
+        return len(tokenizer(prompt, truncation=False, verbose=False)["input_ids"])
+
+    @classmethod
+    def token_limit(cls, tokenizer: Any) -> int:
+        return cls.max_tokens or tokenizer.model_max_length
+
+    def load_vae(self, dtype: torch.dtype = torch.float32) -> Any:
         """base_model.vae where it is set, else the base model's own."""
         p = self.params
         if not p.vae:
-            return self._load(AutoencoderKL, "vae", dtype=dtype)
+            return self._load(self.vae_class, "vae", dtype=dtype)
         source, options = self._vae_source()
         with required(f"base_model.vae {p.vae!r} cannot be loaded"):
-            return AutoencoderKL.from_pretrained(source, use_safetensors=True, dtype=dtype, **options)
+            return self.vae_class.from_pretrained(source, use_safetensors=True, dtype=dtype, **options)
 
     def _vae_source(self) -> tuple[str, dict]:
         """Where the VAE lies, as diffusers is told."""
@@ -79,69 +115,94 @@ class Family(ABC):
         name, _, revision = p.vae.partition("@")
         return (name, {"revision": revision}) if revision and not Path(p.vae).exists() else (p.vae, {})
 
+    def _vae_config(self) -> dict[str, Any]:
+        source, options = self._vae_source()
+        with required(
+            f"base_model.vae {self.params.vae!r} is not there" if self.params.vae else f"{source!r} has no usable VAE"
+        ):
+            return self.vae_class.load_config(source, **options)
+
     def check_parts(self) -> None:
-        """Raise BaseModelError if a part that is read from somewhere else, or late, is not there."""
+        """Raise BaseModelError if a part that is read from somewhere else, or late, is not there, or if it does not go with the
+        resolution."""
         self.load_noise_schedule()
-        if self.params.vae:
-            source, options = self._vae_source()
-            try:
-                AutoencoderKL.load_config(source, **options)
-            except OSError as error:
-                first = str(error).splitlines()[0]
-                raise BaseModelError(f"base_model.vae {self.params.vae!r} is not there: {first}") from error
+        if rest := self.params.resolution % self.side_multiple():
+            raise BaseModelError(
+                f"base_model.resolution is {self.params.resolution}, and this base model's pictures have sides of multiples of "
+                f"{self.side_multiple()} pixels: use {self.params.resolution - rest or self.side_multiple()}"
+            )
 
     @torch.no_grad()
-    def encode_pictures(
-        self, pictures: list[Image.Image], device: str = "cpu", batch_size: int = 16
-    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """RGB pictures -> mean and standard deviation of the scaled latents of each, (C, h, w), float32. Pictures of one size
-        are encoded together. Raises BaseModelError for a size that the VAE does not divide evenly."""
-        factor = self.vae_factor()
+    def encode_pictures(self, pictures: list[Image.Image], device: str = "cpu", batch_size: int = 16) -> list[Latents]:
+        """RGB pictures -> mean and standard deviation of the latents of each as the denoiser takes them, (C, h, w), float32.
+        Pictures of one size are encoded together. Raises BaseModelError for a size that the base model cannot have."""
+        multiple = self.side_multiple()
         by_size: dict[tuple[int, int], list[int]] = {}
         for index, picture in enumerate(pictures):
             width, height = picture.size
-            if width % factor or height % factor:
+            if width % multiple or height % multiple:
                 raise BaseModelError(
-                    f"a picture of {width} x {height} pixels: this base model's VAE needs multiples of {factor}, see "
+                    f"a picture of {width} x {height} pixels: this base model needs multiples of {multiple}, see "
                     "base_model.resolution and ingestion.buckets.step"
                 )
             by_size.setdefault(picture.size, []).append(index)
         vae = self.load_vae().to(device)
-        encoded: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        encoded: dict[int, Latents] = {}
         for places in by_size.values():
             for start in range(0, len(places), batch_size):
                 part = places[start : start + batch_size]
                 batch = np.stack([np.asarray(pictures[index].convert("RGB")) for index in part])
                 images = torch.from_numpy(batch).permute(0, 3, 1, 2).float().div(127.5).sub(1).to(device)  # (B, 3, H, W)
-                posterior = vae.encode(images).latent_dist
-                scaled = [value.cpu() * vae.config.scaling_factor for value in (posterior.mean, posterior.std)]
-                encoded |= dict(zip(part, zip(*scaled, strict=True), strict=True))
+                encoded |= dict(zip(part, zip(*self._encode_images(vae, images), strict=True), strict=True))
         return [encoded[index] for index in range(len(pictures))]
+
+    def _encode_images(self, vae: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images (B, 3, H, W) in [-1, 1] -> means and standard deviations of their latents, (B, C, h, w) each, on the CPU."""
+        posterior = vae.encode(images).latent_dist
+        shift = vae.config.get("shift_factor") or 0.0
+        return (posterior.mean.cpu() - shift) * vae.config.scaling_factor, posterior.std.cpu() * vae.config.scaling_factor
 
     def vae_factor(self) -> int:
         """Pixels per latent along a side."""
-        source, options = self._vae_source()
-        with required(f"base model {source!r} has no usable VAE"):
-            config = AutoencoderKL.load_config(source, **options)
-        return 2 ** (len(config["block_out_channels"]) - 1)
+        return 2 ** (len(self._vae_config()["block_out_channels"]) - 1)
+
+    def side_multiple(self) -> int:
+        """What the pixels of a picture's side must be a multiple of: the VAE's factor, times the denoiser's patches."""
+        return self.vae_factor()
 
     def _text_pipeline(self, device: str) -> DiffusionPipeline:
-        """The family's pipeline with its text encoders and nothing else."""
+        """The family's pipeline with its text encoders and nothing else. Raises BaseModelError if one is missing."""
         with required(f"base_model.path {self.params.path!r} has no usable text encoder"):
-            return self._pipeline(dtype=torch.float32, unet=None, vae=None).to(device)
-
-    _unused_parts: tuple[str, ...] = ()
+            pipeline = self._pipeline(dtype=torch.float32, **{self.denoiser_name: None}, vae=None)
+        if missing := [part for part in self.text_parts if getattr(pipeline, part, None) is None]:
+            raise BaseModelError(
+                f"base_model.path {self.params.path!r} has no {', '.join(missing)}, without which no prompt is read"
+            )
+        return pipeline.to(device)
 
     def load_pipeline(self, device: str = "cpu") -> DiffusionPipeline:
-        """The whole model to draw with: float32 on a CPU, float16 on a GPU."""
-        dtype = torch.float16 if device == "cuda" else torch.float32
+        """The whole model to draw with: float32 on a CPU, half precision on a GPU."""
+        dtype = self.gpu_dtype if device == "cuda" else torch.float32
         own_vae = {"vae": self.load_vae(dtype)} if self.params.vae else {}
         with required(f"base_model.path {self.params.path!r} cannot be drawn with"):
             return self._pipeline(dtype=dtype, **own_vae).to(device)
 
+    def drawing_pipeline(self, denoiser: Any) -> DiffusionPipeline:
+        """What draws from encoded prompts with this denoiser: the family's pipeline without text encoders; the VAE decodes in
+        float32, also under autocast."""
+        vae = self.load_vae()
+        plain = vae.decode
+
+        def decode(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            with torch.autocast(latents.device.type, enabled=False):
+                return plain(latents.float(), *args, **kwargs)
+
+        vae.decode = decode
+        return self._pipeline(**{self.denoiser_name: denoiser}, vae=vae, **dict.fromkeys(self.text_parts))
+
     def _pipeline(self, **parts: Any) -> DiffusionPipeline:
         """The family's pipeline, with these parts in place of the model's own (None: without)."""
-        p, unused = self.params, dict.fromkeys(self._unused_parts)
+        p, unused = self.params, dict.fromkeys(self.unused_parts)
         options = {"revision": p.revision, "variant": p.variant, "use_safetensors": True}
         pipeline = self.pipeline_class.from_pretrained(p.path, **options, **unused | parts)
         pipeline.set_progress_bar_config(disable=True)
@@ -150,11 +211,12 @@ class Family(ABC):
     def encoder_digest(self) -> str:
         """Digest of all that encodes pictures and prompts: VAE, text encoders, tokenizers, code (of Hub ids and revision where
         they are not local)."""
-        return self._digest(self._encoders(), hashlib.sha256(recipe_code("diffusion/families").encode()))
+        return self._digest(["vae", *self.text_parts], hashlib.sha256(recipe_code("diffusion/families").encode()))
 
     def parts_digest(self) -> str:
-        """Digest of all of the base model but its UNet, whose digest is `base_model_id`'s: what encodes, and the scheduler."""
-        return self._digest([*self._encoders(), "scheduler"], hashlib.sha256())
+        """Digest of all of the base model but its denoiser, whose digest is `base_model_id`'s: what encodes, and the
+        scheduler."""
+        return self._digest(["vae", *self.text_parts, "scheduler"], hashlib.sha256())
 
     def _digest(self, parts: list[str], digest: "hashlib._Hash") -> str:
         p = self.params
@@ -170,47 +232,73 @@ class Family(ABC):
                     sample_file(file, digest)
         return digest.hexdigest()[:16]
 
-    def _encoders(self) -> list[str]:
-        return ["vae", *self._text_parts]
-
-    def drawing_pipeline(self, unet: UNet2DConditionModel) -> DiffusionPipeline:
-        """What draws from encoded prompts with this UNet: the family's pipeline without text encoders; the VAE is float32."""
-        return self._pipeline(unet=unet, vae=self.load_vae(), **dict.fromkeys(self._text_parts))
-
-    _text_parts: tuple[str, ...] = ("text_encoder", "tokenizer")
-
-    @abstractmethod
-    def encode_guided(self, prompts: list[str], device: str = "cpu") -> dict[str, torch.Tensor]:
-        """Prompts -> arguments of the family's pipeline, those of the empty prompt for guidance among them, (N, ...) each,
-        float32 on the CPU."""
-
     @torch.no_grad()
-    def encode_prompts(self, prompts: list[str], device: str = "cpu", batch_size: int = 128) -> dict[str, torch.Tensor]:
-        """Prompts -> prompt_embeds (N, T, D) and what else the UNet needs of them, float32 on the CPU. batch_size: so many go
-        through the text encoders at once. Raises BaseModelError if these cannot be loaded."""
+    def encode_prompts(self, prompts: list[str], device: str = "cpu", batch_size: int = 128) -> Prompts:
+        """Prompts -> prompt_embeds (N, T, D) and what else the denoiser needs of them, float32 on the CPU; see `Prompts`.
+        batch_size: so many go through the text encoders at once. Raises BaseModelError if these cannot be loaded."""
         pipeline = self._text_pipeline(device)
         starts = range(0, len(prompts), batch_size)
-        parts = [self._encode(pipeline, prompts[start : start + batch_size], device) for start in starts]
-        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        return join_prompts([self._encode(pipeline, prompts[start : start + batch_size], device) for start in starts])
+
+    @torch.no_grad()
+    def encode_guided(self, prompts: list[str], device: str = "cpu") -> dict[str, Any]:
+        """Prompts -> arguments of the family's pipeline, those of the empty prompt among them where it guides, a row a prompt,
+        float32 on the CPU."""
+        return self._encode_guided(self._text_pipeline(device), prompts, device)
 
     @abstractmethod
-    def _encode(self, pipeline: DiffusionPipeline, prompts: list[str], device: str) -> dict[str, torch.Tensor]:
+    def _encode(self, pipeline: DiffusionPipeline, prompts: list[str], device: str) -> Prompts:
         """`encode_prompts` with a pipeline of text encoders that is at hand."""
 
     @abstractmethod
-    def prompt_layers(self, unet: UNet2DConditionModel) -> list[str]:
+    def _encode_guided(self, pipeline: DiffusionPipeline, prompts: list[str], device: str) -> dict[str, Any]:
+        """`encode_guided` with a pipeline of text encoders that is at hand."""
+
+    @classmethod
+    def guidance(cls, scale: float) -> dict[str, Any]:
+        """Arguments of the pipeline for a strength of guidance."""
+        return {"guidance_scale": scale}
+
+    @classmethod
+    def timestep_of_call(cls, given: torch.Tensor) -> torch.Tensor:
+        """What the pipeline tells the denoiser as the timestep -> the scheduler's timestep."""
+        return given
+
+    def find_layers(self, denoiser: torch.nn.Module, targets: list[str]) -> dict[str, tuple[int, int]]:
+        """Linear layers whose names end in one of `targets` -> (out, in), without those that change nothing. Raises
+        TargetError for a target that names none."""
+        idle = self.idle_layers(denoiser)
+        return {name: size for name, size in find_layers(denoiser, targets).items() if name not in idle}
+
+    def idle_layers(self, denoiser: torch.nn.Module) -> set[str]:
+        """Layers whose output the denoiser does not use."""
+        return set()
+
+    def unbatched_layers(self, denoiser: torch.nn.Module) -> set[str]:
+        """Layers that read the tokens of all images of a batch as one row of tokens."""
+        return set()
+
+    @abstractmethod
+    def prompt_layers(self, denoiser: torch.nn.Module) -> list[str]:
         """Names of the linear layers that read nothing but the prompt."""
 
     @abstractmethod
-    def prompt_inputs(self, unet: UNet2DConditionModel, prompts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """What these layers are given for encoded prompts: name -> (N, n), a row a token or a prompt."""
+    def prompt_inputs(self, denoiser: Any, prompts: Prompts) -> dict[str, torch.Tensor]:
+        """What these layers are given for encoded prompts: name -> (N, T, n), T being 1 for what is pooled. Rows of zeros are
+        places that a shorter prompt does not have."""
 
     @abstractmethod
-    def conditions(self, batch: dict[str, torch.Tensor], size: tuple[int, int] | None = None) -> dict:
-        """Keyword arguments of the UNet for a batch of encoded prompts. size: height and width of the pictures in pixels, if
-        they are no squares of the base's resolution."""
+    def predict(
+        self,
+        denoiser: Any,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        prompts: Prompts,
+        size: tuple[int, int] | None = None,
+    ) -> torch.Tensor:
+        """What the denoiser says of noisy latents (B, C, h, w) at timesteps (B,), in the noise schedule's own terms,
+        (B, C, h, w). size: height and width of the pictures in pixels, if they are no squares of the base's resolution."""
 
-
-def cross_attention_layers(unet: UNet2DConditionModel) -> list[str]:
-    """Keys and values of cross-attention. All read one and the same: the encoded tokens."""
-    return [name for name, _ in unet.named_modules() if name.endswith((".attn2.to_k", ".attn2.to_v"))]
+    def timestep_shift(self, size: tuple[int, int] | None = None) -> float:
+        """By how much the scheduler shifts the timesteps of pictures of this size (see `TimestepSampling`)."""
+        return 1.0

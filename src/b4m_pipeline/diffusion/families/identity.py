@@ -22,16 +22,16 @@ def required(what: str) -> Iterator[None]:
 
 
 def base_model_id(params: BaseModelParams) -> str:
-    """Which base model this is, wherever it lies: name and a digest of the UNet's weights (of the Hub id and revision where
+    """Which base model this is, wherever it lies: name and a digest of the denoiser's weights (of the Hub id and revision where
     the model is not local). Large files are sampled: header, size and 64 evenly spaced blocks of 64 KiB."""
     folder = Path(params.path)
     digest = hashlib.sha256()
     if not folder.is_dir():
         digest.update(f"{params.path}@{params.revision}".encode())
         return f"{params.path.rsplit('/', 1)[-1]}@{digest.hexdigest()[:12]}"
-    files = sorted((folder / "unet").glob("*.safetensors"))
+    files = sorted(file for part in ("unet", "transformer") for file in (folder / part).glob("*.safetensors"))
     if not files:
-        raise BaseModelError(f"base_model.path {params.path!r} has no unet/*.safetensors")
+        raise BaseModelError(f"base_model.path {params.path!r} has neither unet/*.safetensors nor transformer/*.safetensors")
     for file in files:
         sample_file(file, digest)
     return f"{folder.resolve().name}@{digest.hexdigest()[:12]}"
