@@ -56,6 +56,14 @@ def test_the_example_loads_what_it_was_trained_with():
     assert ".load_pipeline()" in model_card(plain, URI) and "AutoencoderKL" not in model_card(plain, URI)
 
 
+def test_the_example_of_a_single_file_is_served():
+    card = model_card(MADE | {"base_model": "/models/fine tune.safetensors", "base_config": "some/model"}, URI)
+    assert "config `some/model`" in card and ".load_pipeline(" not in card
+    code = card.split("```python\n")[1].split("```")[0]
+    compile(code, "card", "exec")
+    assert f'mlflow.pyfunc.load_model("{URI}").predict({{"prompt": ["a snq toy in w@z style"]}}' in code
+
+
 def test_the_example_is_python():
     code = model_card(MADE | {"example_prompt": 'a "snq" toy'}, URI).split("```python\n")[1].split("```")[0]
     compile(code, "card", "exec")

@@ -1,17 +1,22 @@
 """Parameters of the base model and of drawing. Values stand in `conf/<env>/parameters*.yml`, bounds and meaning here."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from b4m_pipeline.common.config import Strict
+from b4m_pipeline.method.adapter import BASE_DETAILS
 
 
 class BaseModelParams(Strict):
     """The text-to-image model that is customised."""
 
     path: str
-    """Local folder in diffusers' format, or a Hugging Face Hub id."""
+    """Local folder in diffusers' format, a Hugging Face Hub id, or one .safetensors file as model sites share it."""
+    config: str | None = None
+    """Where a single file's configuration comes from, and what it lacks: a folder in diffusers' format, or a Hub id. Null: the
+    model of the Hub that the file is a version of."""
     revision: str | None = None
     """Revision of the Hub id: a commit, a tag or a branch. Null: the newest, or a local folder."""
     vae: str | None = None
@@ -20,6 +25,11 @@ class BaseModelParams(Strict):
     """Variant of the weights' files, e.g. fp16. Null: the plain ones."""
     resolution: int = Field(128, ge=8, multiple_of=8)
     """Pixels a side of training pictures and of images."""
+
+    def details(self) -> dict[str, str]:
+        """What names the model beside its path, as adapters keep it (see `method.adapter.BASE_DETAILS`); folders in full."""
+        given = self.model_dump(include=set(BASE_DETAILS), exclude_none=True)
+        return {f"base_{key}": str(Path(value).resolve()) if Path(value).is_dir() else value for key, value in given.items()}
 
 
 class GenerateParams(Strict):

@@ -179,7 +179,6 @@ def _about(content: Part, style: Part, base_model: BaseModelParams, base: str) -
     """Metadata of a merged adapter, apart from what the method adds. It has no frame; what is known of its base stands where a
     frame would say it."""
     first, second = content.adapter.metadata, style.adapter.metadata
-    further = base_model.model_dump(include={"revision", "vae", "variant"}, exclude_none=True)
     about = {
         "kind": "merged",
         "name": f"{first['name']}-{second['name']}",
@@ -193,7 +192,7 @@ def _about(content: Part, style: Part, base_model: BaseModelParams, base: str) -
         "content_name": first["name"],
         "style_name": second["name"],
     }
-    about |= {f"base_{key}": value for key, value in further.items()} | load_family(base_model).metadata()
+    about |= base_model.details() | load_family(base_model).metadata()
     words = {"content_token": content.word("content"), "style_token": style.word("style")}
     words |= {"noun": first.get("noun"), "style_noun": second.get("style_noun") or second.get("noun")}
     known = {key: word for key, word in words.items() if word}

@@ -3,12 +3,12 @@
 import json
 
 from b4m_pipeline.common.provenance import code_version, digest_of, recipe_code
-from b4m_pipeline.method.adapter import DIRECTIONS_KEY, PIPELINE_KEY, RECIPE_KEY, URI_KEY, Adapter
+from b4m_pipeline.method.adapter import BASE_DETAILS, DIRECTIONS_KEY, PIPELINE_KEY, RECIPE_KEY, URI_KEY, Adapter
 from b4m_pipeline.method.directions import unpack_directions
 from b4m_pipeline.method.frame import FrameMismatchError, frame_of, require_same_frame
 from b4m_pipeline.method.params import Side
 
-_OF_BASE = ("base_model", "resolution", "base_revision", "base_vae", "base_variant", PIPELINE_KEY)
+_OF_BASE = ("base_model", "resolution", *(f"base_{key}" for key in BASE_DETAILS), PIPELINE_KEY)
 _OF_CONTENT = (*_OF_BASE, "params", "code_version", "noun")
 
 _STRENGTH = 1 / 3

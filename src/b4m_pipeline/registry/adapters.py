@@ -192,7 +192,7 @@ def _log(adapter: Adapter, weights: Path, name: str, inference: dict[str, Any]):
         artifact_path=None,
         flavor=serving,
         adapter_path=str(weights),
-        base_model=str(Path(base).resolve()) if Path(base).is_dir() else base,
+        base_model=str(Path(base).resolve()) if Path(base).exists() else base,
         name=name,
         signature=serving.predict_signature(adapter.metadata, inference),
         pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in _REQUIREMENTS],

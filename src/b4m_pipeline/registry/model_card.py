@@ -8,7 +8,7 @@ import math
 import re
 from typing import Any
 
-from b4m_pipeline.method.adapter import KEPT_FIGURES, KEPT_STEP, PIPELINE_KEY, example_prompt
+from b4m_pipeline.method.adapter import BASE_DETAILS, KEPT_FIGURES, KEPT_STEP, PIPELINE_KEY, example_prompt
 
 MAX_CHARACTERS = 5000
 EVALUATION = "## Evaluation"
@@ -56,7 +56,7 @@ def _card(about: dict[str, str], uri: str, inference: dict[str, Any], digests: i
     shown = [[key, _value(settings[key])] for key in _SHOWN if settings.get(key) is not None]
     resolution = about.get("resolution")
     size = f", {resolution} x {resolution} pixels" if resolution else ""
-    further = "".join(f", {key} `{about[f'base_{key}']}`" for key in ("revision", "vae", "variant") if f"base_{key}" in about)
+    further = "".join(f", {key} `{about[f'base_{key}']}`" for key in BASE_DETAILS if f"base_{key}" in about)
     weights, merged = json.loads(about["frame_config"]).get("base_model", ""), about["kind"] == "merged"
     lines = [
         f"# {about['name']}",
@@ -98,6 +98,10 @@ def _summary(about: dict[str, str]) -> str:
 
 
 def _example(about: dict[str, str], uri: str, inference: dict[str, Any]) -> list[str]:
+    if about["base_model"].endswith(".safetensors"):  # MLflow's own flavor loads folders and Hub ids alone
+        asked, given = json.dumps({"prompt": [example_prompt(about) or "..."]}), json.dumps(inference)
+        code = f"images = mlflow.pyfunc.load_model({json.dumps(uri)}).predict({asked}, params={given})  # PNGs"
+        return ["## Use", "", "```python", "import mlflow", "", code, "```", ""]
     settings = "".join(f", {key}={json.dumps(value)}" for key, value in _arguments(about, inference).items())
     prompt = example_prompt(about) or "..."
     return [

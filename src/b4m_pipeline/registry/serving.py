@@ -28,7 +28,7 @@ from b4m_pipeline.common.provenance import file_digest
 from b4m_pipeline.diffusion.families import base_model_id, denoiser_of, load_family
 from b4m_pipeline.diffusion.params import BaseModelParams, GenerateParams
 from b4m_pipeline.diffusion.sampling import ImageRequest, describe, draw, origin, png_info, put_on, require_base, settings_of
-from b4m_pipeline.method.adapter import PEFT_NAME, URI_KEY, WEIGHTS_NAME, Adapter
+from b4m_pipeline.method.adapter import BASE_DETAILS, PEFT_NAME, URI_KEY, WEIGHTS_NAME, Adapter
 from b4m_pipeline.method.combine import scale_halves, with_strengths
 from b4m_pipeline.method.files import load_adapter
 
@@ -128,16 +128,16 @@ class ServedAdapter:
     a pipeline can be used by two threads at once, and a picture keeps all cores busy as it is."""
 
     def __init__(self, adapter: Adapter, base_model: str, device: str):
-        """base_model: a folder, or a Hub id. Raises as `_load_pyfunc` does."""
+        """base_model: a folder, a single file, or a Hub id. Raises as `_load_pyfunc` does."""
         about = adapter.metadata
-        if Path(base_model).is_absolute() and not Path(base_model).is_dir():
+        if Path(base_model).is_absolute() and not Path(base_model).exists():
             raise ServingError(
                 f"The base model of {about['name']} was at {base_model} and is not there any more. Put it back, or say where "
                 """it is: MLFLOW_PYFUNC_INFERENCE_CONFIG='{"base_model": "/its/folder"}' mlflow models serve ..., or """
                 "mlflow.pyfunc.load_model(uri, model_config={'base_model': '/its/folder'})"
             )
         self.resolution = int(about.get("resolution", PredictParams.model_fields["height"].default))
-        further = {key: about[f"base_{key}"] for key in ("revision", "vae", "variant") if about.get(f"base_{key}")}
+        further = {key: about[f"base_{key}"] for key in BASE_DETAILS if about.get(f"base_{key}")}
         base = BaseModelParams(path=base_model, resolution=self.resolution, **further)
         try:
             self.base = base_model_id(base)

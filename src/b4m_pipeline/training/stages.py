@@ -266,5 +266,4 @@ def _recipe(
 
 def _metadata(recipe: Recipe, base_model: BaseModelParams) -> dict[str, str]:
     own = {"base_model": base_model.path, "resolution": str(base_model.resolution)} | load_family(base_model).metadata()
-    further = base_model.model_dump(include={"revision", "vae", "variant"}, exclude_none=True)
-    return recipe.metadata() | own | {f"base_{key}": value for key, value in further.items()}
+    return recipe.metadata() | own | base_model.details()

@@ -8,9 +8,11 @@ from diffusers import DiffusionPipeline
 from b4m_pipeline.diffusion.families.base import Family as Family
 from b4m_pipeline.diffusion.families.identity import BaseModelError as BaseModelError
 from b4m_pipeline.diffusion.families.identity import base_model_id as base_model_id
+from b4m_pipeline.diffusion.families.identity import is_single_file
 from b4m_pipeline.diffusion.families.identity import weights_digest as weights_digest
 from b4m_pipeline.diffusion.families.noise import ObjectiveError as ObjectiveError
 from b4m_pipeline.diffusion.families.noise import TimestepSampling as TimestepSampling
+from b4m_pipeline.diffusion.families.source import SingleFile, tensor_names
 from b4m_pipeline.diffusion.families.stable_diffusion import StableDiffusion as StableDiffusion
 from b4m_pipeline.diffusion.families.stable_diffusion_xl import StableDiffusionXL as StableDiffusionXL
 from b4m_pipeline.diffusion.params import BaseModelParams
@@ -19,21 +21,52 @@ FAMILIES: dict[str, type[Family]] = {"StableDiffusionPipeline": StableDiffusion,
 
 
 def load_family(params: BaseModelParams) -> Family:
-    """Read model_index.json and pick the family. Raises BaseModelError, naming the parameter, if there is no such model."""
-    local = Path(params.path)
+    """Read model_index.json, or what a single file holds, and pick the family. Raises BaseModelError, naming the parameter, if
+    there is no such model."""
+    if is_single_file(params):
+        found = _family_of_file(params)
+        config = params.config or found[1]
+        family = _family_of_folder("base_model.config", config, params.revision)
+        if family is not found[0]:
+            raise BaseModelError(
+                f"base_model.path {params.path!r} is a file of {found[0].__name__}, and base_model.config {config!r} is of "
+                f"{family.__name__}: choose the environment of the file's family (--env), or another config"
+            )
+        return family(params, SingleFile(params, config))
+    if params.config is not None:
+        raise BaseModelError(f"base_model.config is for a single file, which base_model.path {params.path!r} is not: use null")
+    return _family_of_folder("base_model.path", params.path, params.revision)(params)
+
+
+def _family_of_folder(parameter: str, path: str, revision: str | None) -> type[Family]:
+    local = Path(path)
     if local.exists() and not (local / "model_index.json").is_file():
-        raise BaseModelError(f"base_model.path {params.path!r} is not a diffusers model: it has no model_index.json")
+        raise BaseModelError(f"{parameter} {path!r} is not a diffusers model: it has no model_index.json")
     try:
-        index = DiffusionPipeline.load_config(params.path, revision=params.revision)
+        index = DiffusionPipeline.load_config(path, revision=revision)
     except OSError as error:
         raise BaseModelError(
-            f"base_model.path {params.path!r} is neither a local folder nor a model that can be had from the "
+            f"{parameter} {path!r} is neither a local folder nor a model that can be had from the "
             f"Hugging Face Hub now: {str(error).splitlines()[0]}"
         ) from error
     name = index.get("_class_name")
     if name not in FAMILIES:
-        raise BaseModelError(f"base_model.path {params.path!r} is a {name}; supported are {sorted(FAMILIES)}")
-    return FAMILIES[name](params)
+        raise BaseModelError(f"{parameter} {path!r} is a {name}; supported are {sorted(FAMILIES)}")
+    return FAMILIES[name]
+
+
+def _family_of_file(params: BaseModelParams) -> tuple[type[Family], str]:
+    """Family of a single file, and where its configuration is on the Hub."""
+    names = tensor_names(params)
+    for family in FAMILIES.values():
+        for name, config in family.single_files.items():
+            if names & {name, f"model.diffusion_model.{name}"}:
+                return family, config
+    kind = "It looks like a LoRA. " if any("lora" in name for name in names) else ""
+    raise BaseModelError(
+        f"base_model.path {params.path!r} is no model of a family that is supported ({', '.join(sorted(FAMILIES))}). {kind}"
+        "A single file must hold a whole denoiser under the names that its authors gave its tensors"
+    )
 
 
 def family_of(pipeline: DiffusionPipeline) -> type[Family]:

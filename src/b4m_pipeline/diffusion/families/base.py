@@ -15,9 +15,10 @@ from PIL import Image
 from transformers import AutoTokenizer
 
 from b4m_pipeline.common.provenance import recipe_code
-from b4m_pipeline.diffusion.families.identity import BaseModelError, required, sample_file
+from b4m_pipeline.diffusion.families.identity import BaseModelError, required
 from b4m_pipeline.diffusion.families.noise import NoiseSchedule
 from b4m_pipeline.diffusion.families.prompts import Prompts, join_prompts
+from b4m_pipeline.diffusion.families.source import Source, feed_folder
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.method.adapter import PIPELINE_KEY
 from b4m_pipeline.method.layers import find_layers
@@ -48,15 +49,11 @@ class Family(ABC):
     empty_prompt: str | None = None
     """The negative prompt without which the pipeline does not guide; None: it does."""
 
-    def __init__(self, params: BaseModelParams):
-        self.params = params
+    single_files: dict[str, str] = {}
+    """Names of tensors by which a single file of this family is known -> the model of the Hub with its configuration."""
 
-    def _load(self, model_class: Any, subfolder: str, **extra):
-        p = self.params
-        with required(f"base_model.path {p.path!r} has no usable {subfolder}"):
-            return model_class.from_pretrained(
-                p.path, subfolder=subfolder, revision=p.revision, variant=p.variant, use_safetensors=True, **extra
-            )
+    def __init__(self, params: BaseModelParams, source: Source | None = None):
+        self.params, self.source = params, source or Source(params)
 
     def metadata(self) -> dict[str, str]:
         """What adapters keep of the family, see `method.adapter.PIPELINE_KEY`."""
@@ -64,7 +61,7 @@ class Family(ABC):
 
     def load_denoiser(self, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
         """The denoiser alone, frozen."""
-        return self._load(self.denoiser_class, self.denoiser_name, dtype=dtype).requires_grad_(False).to(device)
+        return self.source.load(self.denoiser_class, self.denoiser_name, dtype=dtype).requires_grad_(False).to(device)
 
     def empty_denoiser(self) -> Any:
         """The denoiser's layers without weights, from its configuration alone."""
@@ -72,12 +69,7 @@ class Family(ABC):
             return self.denoiser_class.from_config(self.denoiser_config())
 
     def denoiser_config(self) -> dict[str, Any]:
-        return self._config(self.denoiser_class, self.denoiser_name)
-
-    def _config(self, model_class: Any, subfolder: str) -> dict[str, Any]:
-        p = self.params
-        with required(f"base_model.path {p.path!r} has no usable {subfolder}"):
-            return model_class.load_config(p.path, subfolder=subfolder, revision=p.revision)
+        return self.source.config(self.denoiser_class, self.denoiser_name)
 
     @abstractmethod
     def load_noise_schedule(self) -> NoiseSchedule:
@@ -85,9 +77,7 @@ class Family(ABC):
 
     def load_tokenizer(self) -> Any:
         """The one that `reader` names."""
-        p = self.params
-        with required(f"base_model.path {p.path!r} has no usable {self.reader}"):
-            return self.tokenizer_class.from_pretrained(p.path, subfolder=self.reader, revision=p.revision)
+        return self.source.tokenizer(self.tokenizer_class, self.reader)
 
     @classmethod
     def prompt_tokens(cls, tokenizer: Any, prompt: str) -> int:
@@ -102,7 +92,7 @@ class Family(ABC):
         """base_model.vae where it is set, else the base model's own."""
         p = self.params
         if not p.vae:
-            return self._load(self.vae_class, "vae", dtype=dtype)
+            return self.source.load(self.vae_class, "vae", dtype=dtype)
         source, options = self._vae_source()
         with required(f"base_model.vae {p.vae!r} cannot be loaded"):
             return self.vae_class.from_pretrained(source, use_safetensors=True, dtype=dtype, **options)
@@ -111,7 +101,7 @@ class Family(ABC):
         """Where the VAE lies, as diffusers is told."""
         p = self.params
         if not p.vae:
-            return p.path, {"subfolder": "vae", "revision": p.revision}
+            return self.source.place, {"subfolder": "vae", "revision": p.revision}
         name, _, revision = p.vae.partition("@")
         return (name, {"revision": revision}) if revision and not Path(p.vae).exists() else (p.vae, {})
 
@@ -202,11 +192,7 @@ class Family(ABC):
 
     def _pipeline(self, **parts: Any) -> DiffusionPipeline:
         """The family's pipeline, with these parts in place of the model's own (None: without)."""
-        p, unused = self.params, dict.fromkeys(self.unused_parts)
-        options = {"revision": p.revision, "variant": p.variant, "use_safetensors": True}
-        pipeline = self.pipeline_class.from_pretrained(p.path, **options, **unused | parts)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
+        return self.source.pipeline(self.pipeline_class, self.text_parts, **dict.fromkeys(self.unused_parts) | parts)
 
     def encoder_digest(self) -> str:
         """Digest of all that encodes pictures and prompts: VAE, text encoders, tokenizers, code (of Hub ids and revision where
@@ -221,15 +207,8 @@ class Family(ABC):
     def _digest(self, parts: list[str], digest: "hashlib._Hash") -> str:
         p = self.params
         digest.update(f"{p.variant} {p.revision}".encode())
-        for source, own in ((p.path, parts), (p.vae, [""])):
-            folder = Path(source or "")
-            if source is None or not folder.is_dir():
-                digest.update(str(source).encode())
-                continue
-            for part in own:
-                for file in sorted(path for path in (folder / part).rglob("*") if path.is_file()):
-                    digest.update(file.relative_to(folder).as_posix().encode())
-                    sample_file(file, digest)
+        self.source.feed(parts, digest)
+        feed_folder(p.vae, [""], digest)
         return digest.hexdigest()[:16]
 
     @torch.no_grad()

@@ -21,11 +21,26 @@ def required(what: str) -> Iterator[None]:
         raise BaseModelError(f"{what}: {error}") from error
 
 
+def is_single_file(params: BaseModelParams) -> bool:
+    """Whether the base model is one file. Raises BaseModelError if that is no safetensors file."""
+    path = Path(params.path)
+    if path.suffix.lower() in (".ckpt", ".pt", ".pth", ".bin"):
+        raise BaseModelError(f"base_model.path {params.path!r}: weights are read from .safetensors alone, so convert it")
+    if path.suffix.lower() != ".safetensors":
+        return False
+    if not path.is_file():
+        raise BaseModelError(f"base_model.path {params.path!r}: there is no such file")
+    return True
+
+
 def base_model_id(params: BaseModelParams) -> str:
     """Which base model this is, wherever it lies: name and a digest of the denoiser's weights (of the Hub id and revision where
     the model is not local). Large files are sampled: header, size and 64 evenly spaced blocks of 64 KiB."""
     folder = Path(params.path)
     digest = hashlib.sha256()
+    if is_single_file(params):
+        sample_file(folder, digest)
+        return f"{folder.stem}@{digest.hexdigest()[:12]}"
     if not folder.is_dir():
         digest.update(f"{params.path}@{params.revision}".encode())
         return f"{params.path.rsplit('/', 1)[-1]}@{digest.hexdigest()[:12]}"

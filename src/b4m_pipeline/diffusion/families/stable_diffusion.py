@@ -14,6 +14,10 @@ class StableDiffusion(UNetFamily):
 
     pipeline_class = StableDiffusionPipeline
     unused_parts = ("safety_checker", "feature_extractor")
+    single_files = {
+        "cond_stage_model.transformer.text_model.final_layer_norm.weight": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "cond_stage_model.model.positional_embedding": "stabilityai/stable-diffusion-2-1",
+    }
 
     def _encode(self, pipeline: DiffusionPipeline, prompts: list[str], device: str) -> Prompts:
         embeds, _ = pipeline.encode_prompt(prompts, device, 1, False)

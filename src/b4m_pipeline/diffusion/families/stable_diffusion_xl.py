@@ -14,6 +14,7 @@ class StableDiffusionXL(UNetFamily):
 
     pipeline_class = StableDiffusionXLPipeline
     text_parts = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+    single_files = {"conditioner.embedders.1.model.positional_embedding": "stabilityai/stable-diffusion-xl-base-1.0"}
 
     def _encode(self, pipeline: DiffusionPipeline, prompts: list[str], device: str) -> Prompts:
         embeds, _, pooled, _ = pipeline.encode_prompt(prompts, device=device, do_classifier_free_guidance=False)

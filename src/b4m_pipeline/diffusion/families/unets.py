@@ -30,7 +30,7 @@ class UNetFamily(Family):
 
     def load_noise_schedule(self) -> DdpmSchedule:
         """With the base model's betas and prediction type."""
-        return DdpmSchedule(self._config(DDPMScheduler, "scheduler"))
+        return DdpmSchedule(self.source.config(DDPMScheduler, "scheduler"))
 
     def predict(
         self,

@@ -1,0 +1,121 @@
+"""Where the parts of a base model lie: in a folder of diffusers' format, on the Hub, or in one file as model sites share it."""
+
+import hashlib
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from diffusers import DiffusionPipeline
+from safetensors import SafetensorError, safe_open
+
+from b4m_pipeline.diffusion.families.identity import BaseModelError, required, sample_file
+from b4m_pipeline.diffusion.params import BaseModelParams
+
+Names = frozenset[str]
+"""Of the tensors in a file."""
+
+
+class Source:
+    """A folder of diffusers' format, or a model of the Hub: every part has its own folder."""
+
+    def __init__(self, params: BaseModelParams):
+        self.params, self.place = params, params.path
+        self._where: dict[str, Any] = {"revision": params.revision}
+        self._weights = self._where | {"variant": params.variant, "use_safetensors": True}
+
+    def load(self, part_class: Any, part: str, **extra: Any) -> Any:
+        """A part with its weights. Raises BaseModelError if it is not there."""
+        with required(f"base_model.path {self.params.path!r} has no usable {part}"):
+            return part_class.from_pretrained(self.place, subfolder=part, **self._weights, **extra)
+
+    def config(self, part_class: Any, part: str) -> dict[str, Any]:
+        """A part's configuration. Raises BaseModelError if it is not there."""
+        with required(f"base_model.path {self.params.path!r} has no usable {part}"):
+            return part_class.load_config(self.place, subfolder=part, **self._where)
+
+    def tokenizer(self, tokenizer_class: Any, part: str) -> Any:
+        """Raises BaseModelError if it is not there."""
+        with required(f"base_model.path {self.params.path!r} has no usable {part}"):
+            return tokenizer_class.from_pretrained(self.place, subfolder=part, **self._where)
+
+    def pipeline(self, pipeline_class: type[DiffusionPipeline], text_parts: Iterable[str], **parts: Any) -> DiffusionPipeline:
+        """All parts as a pipeline, these in place of the model's own (None: without). text_parts: encoders and tokenizers."""
+        pipeline = pipeline_class.from_pretrained(self.place, **self._weights, **parts)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def feed(self, parts: Iterable[str], digest: "hashlib._Hash") -> None:
+        """Feed what these parts are (a Hub id where they are not local)."""
+        feed_folder(self.place, parts, digest)
+
+
+class SingleFile(Source):
+    """One .safetensors file: a whole checkpoint of Stable Diffusion, or the transformer alone. Diffusers' converters read it.
+    Configurations, tokenizers, the scheduler and what the file lacks come from base_model.config."""
+
+    def __init__(self, params: BaseModelParams, config: str):
+        super().__init__(params)
+        self.place = config
+        self._weights = self._where | {"use_safetensors": True}
+
+    @cached_property
+    def names(self) -> Names:
+        return tensor_names(self.params)
+
+    def _holds(self, part: str) -> bool:
+        if part in ("unet", "transformer"):
+            return True
+        prefixes = ("first_stage_model.", "vae.") if part == "vae" else ("cond_stage_model.", "conditioner.", "text_encoders.")
+        return any(name.startswith(prefixes) for name in self.names)
+
+    def load(self, part_class: Any, part: str, **extra: Any) -> Any:
+        if not self._holds(part):
+            return super().load(part_class, part, **extra)
+        with required(f"base_model.path {self.params.path!r} has no usable {part}"):
+            return part_class.from_single_file(self.params.path, config=self.place, subfolder=part, **self._where, **extra)
+
+    def pipeline(self, pipeline_class: type[DiffusionPipeline], text_parts: Iterable[str], **parts: Any) -> DiffusionPipeline:
+        dtype = {key: value for key, value in parts.items() if key == "dtype"}
+        index = pipeline_class.load_config(self.place, **self._where)
+        for part in ("unet", "transformer", "vae"):
+            if part in index and part not in parts:
+                parts[part] = self.load(_class_of(index[part]), part, **dtype)
+        encoders = [part for part in text_parts if part.startswith("text_encoder") and part not in parts]
+        if encoders and self._holds("text_encoder"):
+            others = {key: None for key, entry in index.items() if isinstance(entry, list) and key not in encoders}
+            read = pipeline_class.from_single_file(self.params.path, config=self.place, **self._where, **dtype, **others)
+            parts |= {part: getattr(read, part) for part in encoders}
+        return super().pipeline(pipeline_class, text_parts, **parts)
+
+    def feed(self, parts: Iterable[str], digest: "hashlib._Hash") -> None:
+        sample_file(Path(self.params.path), digest)
+        super().feed(parts, digest)
+
+
+def _class_of(entry: list[str]) -> Any:
+    """What model_index.json names: [library, class]."""
+    import importlib
+
+    return getattr(importlib.import_module(entry[0]), entry[1])
+
+
+def feed_folder(place: str | None, parts: Iterable[str], digest: "hashlib._Hash") -> None:
+    """Feed the files of these subfolders, or the name of what is no local folder."""
+    folder = Path(place or "")
+    if place is None or not folder.is_dir():
+        digest.update(str(place).encode())
+        return
+    for part in parts:
+        for file in sorted(path for path in (folder / part).rglob("*") if path.is_file()):
+            digest.update(file.relative_to(folder).as_posix().encode())
+            sample_file(file, digest)
+
+
+def tensor_names(params: BaseModelParams) -> Names:
+    """What a single file holds. Raises BaseModelError if it cannot be read."""
+    try:
+        with safe_open(params.path, framework="pt") as file:
+            return frozenset(file.keys())
+    except (OSError, SafetensorError) as error:
+        raise BaseModelError(f"base_model.path {params.path!r} cannot be read as safetensors: {error}") from error
