@@ -62,12 +62,25 @@ def tracking(store: str, tmp_path: Path):
 @pytest.fixture(scope="session")
 def tiny_tokenizer():
     """A CLIPTokenizer that knows every byte and no word."""
-    from tokenizers import pre_tokenizers
-    from transformers import CLIPTokenizer
+    from tests.tiny_models import clip_tokenizer
 
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = ["<|startoftext|>", "<|endoftext|>", *alphabet, *(byte + "</w>" for byte in alphabet)]
-    return CLIPTokenizer(vocab={word: index for index, word in enumerate(words)}, merges=[], model_max_length=24)
+    return clip_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def tiny_flow(tmp_path_factory: pytest.TempPathFactory):
+    """Name in `tiny_models.FLOWS` -> BaseModelParams of such a model."""
+    from b4m_pipeline.diffusion.params import BaseModelParams
+    from tests.tiny_models import SIDE, save_tiny
+
+    made: dict[str, BaseModelParams] = {}
+
+    def base(name: str) -> BaseModelParams:
+        if name not in made:
+            made[name] = BaseModelParams(path=str(save_tiny(name, tmp_path_factory.mktemp(name))), resolution=SIDE)
+        return made[name]
+
+    return base
 
 
 @pytest.fixture(scope="session")

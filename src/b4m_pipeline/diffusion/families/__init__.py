@@ -6,18 +6,27 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from b4m_pipeline.diffusion.families.base import Family as Family
+from b4m_pipeline.diffusion.families.flux import Flux as Flux
+from b4m_pipeline.diffusion.families.flux2 import Flux2Klein as Flux2Klein
 from b4m_pipeline.diffusion.families.identity import BaseModelError as BaseModelError
 from b4m_pipeline.diffusion.families.identity import base_model_id as base_model_id
 from b4m_pipeline.diffusion.families.identity import is_single_file
 from b4m_pipeline.diffusion.families.identity import weights_digest as weights_digest
 from b4m_pipeline.diffusion.families.noise import ObjectiveError as ObjectiveError
 from b4m_pipeline.diffusion.families.noise import TimestepSampling as TimestepSampling
+from b4m_pipeline.diffusion.families.qwen_image import QwenImage as QwenImage
 from b4m_pipeline.diffusion.families.source import SingleFile, tensor_names
 from b4m_pipeline.diffusion.families.stable_diffusion import StableDiffusion as StableDiffusion
+from b4m_pipeline.diffusion.families.stable_diffusion_3 import StableDiffusion3 as StableDiffusion3
 from b4m_pipeline.diffusion.families.stable_diffusion_xl import StableDiffusionXL as StableDiffusionXL
+from b4m_pipeline.diffusion.families.z_image import ZImage as ZImage
 from b4m_pipeline.diffusion.params import BaseModelParams
 
-FAMILIES: dict[str, type[Family]] = {"StableDiffusionPipeline": StableDiffusion, "StableDiffusionXLPipeline": StableDiffusionXL}
+FAMILIES: dict[str, type[Family]] = {
+    family.pipeline_class.__name__: family
+    for family in (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux2Klein, Flux, ZImage, QwenImage)
+}
+"""By diffusers' class of the pipeline, as `model_index.json` names it."""
 
 
 def load_family(params: BaseModelParams) -> Family:

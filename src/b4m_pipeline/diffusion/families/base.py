@@ -116,6 +116,7 @@ class Family(ABC):
         """Raise BaseModelError if a part that is read from somewhere else, or late, is not there, or if it does not go with the
         resolution."""
         self.load_noise_schedule()
+        self._require_text_parts()
         if rest := self.params.resolution % self.side_multiple():
             raise BaseModelError(
                 f"base_model.resolution is {self.params.resolution}, and this base model's pictures have sides of multiples of "
@@ -162,13 +163,13 @@ class Family(ABC):
 
     def _text_pipeline(self, device: str) -> DiffusionPipeline:
         """The family's pipeline with its text encoders and nothing else. Raises BaseModelError if one is missing."""
+        self._require_text_parts()
         with required(f"base_model.path {self.params.path!r} has no usable text encoder"):
-            pipeline = self._pipeline(dtype=torch.float32, **{self.denoiser_name: None}, vae=None)
-        if missing := [part for part in self.text_parts if getattr(pipeline, part, None) is None]:
-            raise BaseModelError(
-                f"base_model.path {self.params.path!r} has no {', '.join(missing)}, without which no prompt is read"
-            )
-        return pipeline.to(device)
+            return self._pipeline(dtype=torch.float32, **{self.denoiser_name: None}, vae=None).to(device)
+
+    def _require_text_parts(self) -> None:
+        if missing := [part for part in self.text_parts if not self.source.names_part(part)]:
+            raise BaseModelError(f"base_model.path {self.params.path!r} has no {', '.join(missing)} to read prompts with")
 
     def load_pipeline(self, device: str = "cpu") -> DiffusionPipeline:
         """The whole model to draw with: float32 on a CPU, half precision on a GPU."""

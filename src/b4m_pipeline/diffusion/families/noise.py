@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 from b4m_pipeline.diffusion.families.identity import BaseModelError
 
@@ -105,6 +105,9 @@ class DdpmSchedule(NoiseSchedule):
 class FlowSchedule(NoiseSchedule):
     """Rectified flow (Liu et al. 2022, arXiv 2209.03003): x_t = (1 - s) x_0 + s noise, learnt is noise - x_0. Timesteps are
     1000 s, and need not be whole."""
+
+    def __init__(self, config: dict[str, Any]):
+        super().__init__(FlowMatchEulerDiscreteScheduler.from_config(config).config)
 
     def timesteps(self, times: torch.Tensor) -> torch.Tensor:
         return self.steps * times

@@ -45,6 +45,16 @@ class Source:
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
+    @cached_property
+    def index(self) -> dict[str, Any]:
+        """model_index.json: the library and the class of each part."""
+        return dict(DiffusionPipeline.load_config(self.place, **self._where))
+
+    def names_part(self, part: str) -> bool:
+        """Whether the model has this part, as far as its folders tell."""
+        folder = Path(self.place)
+        return bool((self.index.get(part) or [None])[0]) and (not folder.is_dir() or (folder / part).is_dir())
+
     def feed(self, parts: Iterable[str], digest: "hashlib._Hash") -> None:
         """Feed what these parts are (a Hub id where they are not local)."""
         feed_folder(self.place, parts, digest)
@@ -77,13 +87,12 @@ class SingleFile(Source):
 
     def pipeline(self, pipeline_class: type[DiffusionPipeline], text_parts: Iterable[str], **parts: Any) -> DiffusionPipeline:
         dtype = {key: value for key, value in parts.items() if key == "dtype"}
-        index = pipeline_class.load_config(self.place, **self._where)
         for part in ("unet", "transformer", "vae"):
-            if part in index and part not in parts:
-                parts[part] = self.load(_class_of(index[part]), part, **dtype)
+            if part in self.index and part not in parts:
+                parts[part] = self.load(_class_of(self.index[part]), part, **dtype)
         encoders = [part for part in text_parts if part.startswith("text_encoder") and part not in parts]
         if encoders and self._holds("text_encoder"):
-            others = {key: None for key, entry in index.items() if isinstance(entry, list) and key not in encoders}
+            others = {key: None for key, entry in self.index.items() if isinstance(entry, list) and key not in encoders}
             read = pipeline_class.from_single_file(self.params.path, config=self.place, **self._where, **dtype, **others)
             parts |= {part: getattr(read, part) for part in encoders}
         return super().pipeline(pipeline_class, text_parts, **parts)
