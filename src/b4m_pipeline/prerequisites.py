@@ -63,13 +63,22 @@ def check_optimizers(parameters: dict[str, Any], stages: list[str]) -> None:
         check_optimizer(parameters[name].optimizer.removeprefix("riemannian_"))
 
 
+def check_hub(parameter: str, path: str | None) -> None:
+    """Raise HubError, naming the parameter, if a model of transformers is wanted, a Hub id, that cannot be had."""
+    from b4m_pipeline.common.hub import CONFIG, WEIGHTS, require_model
+
+    for files in (CONFIG, WEIGHTS) if path else ():
+        require_model(parameter, path, files)
+
+
 def check_clip(parameter: str, path: str | None) -> None:
-    """Raise CaptioningError, naming the parameter, if a CLIP model is wanted that is not there."""
+    """Raise CaptioningError or HubError, naming the parameter, if a CLIP model is wanted that is not there."""
     if path:
         from transformers import CLIPConfig
 
         from b4m_pipeline.inputs.captioners import CaptioningError
 
+        check_hub(parameter, path)
         try:
             CLIPConfig.from_pretrained(path)
         except (OSError, ValueError) as error:
@@ -99,7 +108,7 @@ def check_halves(methods: list[str]) -> None:
 
 def check_base_model(base_model: Any, frame: Any | None, preserving: bool = False) -> None:
     """Look for the base model and, given a frame, for its targets in it; preserving: also for ones that read the prompt. Raises
-    BaseModelError, TargetError."""
+    BaseModelError, HubError, TargetError."""
     if frame is None:
         from b4m_pipeline.diffusion.families import load_family
 
