@@ -25,6 +25,11 @@ OUT_OF_MEMORY = (
 )
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU's memory was full: torch's own error, which is not imported for this, or what it says of Apple's GPUs."""
+    return type(error).__name__ == "OutOfMemoryError" or str(error).startswith("MPS backend out of memory")
+
+
 def is_users_error(error: BaseException) -> bool:
     """Whether an error is about input, configuration, services or the disk: a ValueError that this package or Kedro raises, a
     subclass of ours, the file system's, or MLflow's. A ValueError out of another library is a defect, and keeps its
@@ -55,7 +60,7 @@ class OneLineErrors(click.Command):
         except click.ClickException:
             raise
         except Exception as error:
-            if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported for this
+            if is_out_of_memory(error):
                 raise click.ClickException(f"{OUT_OF_MEMORY}\n{error}") from error
             if not is_users_error(error):
                 raise

@@ -44,15 +44,12 @@ def check_parameters(parameters: dict[str, Any], pipelines: dict[str, "Pipeline"
 
 
 def check_devices(parameters: dict[str, Any]) -> None:
-    """Raise WrongParameterError if a stage is to run on a GPU and there is none, or on a CPU in the format of GPUs."""
-    import torch
+    """Raise DeviceError if a stage is to run on a device that is not there, or in a format that its device does not know."""
+    from b4m_pipeline.common.devices import check_precision, pick_device
 
     for name, stage in parameters.items():
-        on_cpu = getattr(stage, "device", None) == "cpu" or not torch.cuda.is_available()
-        if getattr(stage, "precision", None) == "fp16" and on_cpu:
-            raise WrongParameterError(f"{name}.precision is fp16, which needs a GPU: use auto, bf16 or no on a CPU")
-        if getattr(stage, "device", None) == "cuda" and not torch.cuda.is_available():
-            raise WrongParameterError(f"{name}.device is cuda, and torch finds no such device here: use auto or cpu")
+        device = pick_device(getattr(stage, "device", "auto"), f"{name}.device")
+        check_precision(getattr(stage, "precision", "auto"), device, f"{name}.precision")
 
 
 def check_optimizers(parameters: dict[str, Any], stages: list[str]) -> None:

@@ -124,7 +124,7 @@ def test_weights_of_another_name_are_left_to_the_library(hub):
 
 
 def test_what_can_be_no_id_is_a_path_that_is_not_there(no_network):
-    with pytest.raises(HubError, match="there is no file or folder '/nowhere/at/all', and it is no id"):
+    with pytest.raises(HubError, match="base_model.path '/nowhere/at/all': there is no such file or folder, nor can it be"):
         require_model("base_model.path", "/nowhere/at/all", CONFIG)
 
 

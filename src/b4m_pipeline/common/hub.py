@@ -31,7 +31,9 @@ def require_model(parameter: str, path: str, files: tuple[str, ...], revision: s
             return
         get_hf_file_metadata(hf_hub_url(path, files[0], revision=revision), timeout=TIMEOUT)  # which does not try again
     except HFValidationError as error:
-        raise HubError(f"{parameter}: there is no file or folder {path!r}, and it is no id of the Hugging Face Hub") from error
+        raise HubError(
+            f"{parameter} {path!r}: there is no such file or folder, nor can it be an id of the Hugging Face Hub"
+        ) from error
     except EntryNotFoundError as error:
         if len(files) == 1:
             raise HubError(

@@ -42,7 +42,7 @@ def code_version() -> str:
     """Package version and a digest of all its source, so that an edited copy does not pass for the release."""
     digest = hashlib.sha256()
     for file in sorted(ROOT.rglob("*.py")):
-        digest.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes())
+        digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes())
     return f"{__version__}+{digest.hexdigest()[:8]}"
 
 

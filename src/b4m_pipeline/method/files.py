@@ -37,9 +37,10 @@ def load_adapter(path: Path) -> Adapter:
     if not path.is_file():
         raise AdapterError(f"No adapter at {path}: run the pipeline that trains it first.")
     try:
+        # Tensors are copied: as parts of the mapped file they would keep Windows from replacing or removing it.
         with safe_open(path, framework="pt") as handle:
             stored = handle.metadata() or {}
-            tensors = {key.removeprefix(_PREFIX): handle.get_tensor(key) for key in handle.keys()}
+            tensors = {key.removeprefix(_PREFIX): handle.get_tensor(key).clone() for key in handle.keys()}
         if "b4m" not in stored:
             raise AdapterError(f"{path} carries no frame: it was not written by this project and has no halves to combine.")
         config = {k.removeprefix(_PREFIX): v for k, v in json.loads(stored["lora_adapter_metadata"]).items()}

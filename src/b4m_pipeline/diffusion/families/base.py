@@ -15,6 +15,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from transformers import CLIPTokenizer
 
+from b4m_pipeline.common.devices import drawing_dtype
 from b4m_pipeline.common.hub import CONFIG, require_model
 from b4m_pipeline.common.provenance import recipe_code
 from b4m_pipeline.diffusion.families.identity import BaseModelError, required, sample_file
@@ -133,7 +134,7 @@ class Family(ABC):
 
     def load_pipeline(self, device: str = "cpu") -> DiffusionPipeline:
         """The whole model to draw with: float32 on a CPU, float16 on a GPU."""
-        dtype = torch.float16 if device == "cuda" else torch.float32
+        dtype = drawing_dtype(device)
         own_vae = {"vae": self.load_vae(dtype)} if self.params.vae else {}
         with required(f"base_model.path {self.params.path!r} cannot be drawn with"):
             return self._pipeline(dtype=dtype, **own_vae).to(device)
