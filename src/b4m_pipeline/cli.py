@@ -100,13 +100,35 @@ def register(context: KedroContext, folder: Path, alias: str, prefix: str) -> No
 @click.argument("adapter")
 @click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--dtype", type=click.Choice(["fp16", "bf16", "fp32"]), default="fp16", show_default=True)
+@click.option("--author", default=None, help="Who made it, for the file's header.")
+@click.option("--license", default=None, help="Its licence, for the file's header.")
+@click.option(
+    "--thumbnail",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=None,
+    help="Picture for the file's header.  [default: the first of the evaluation, where there was one]",
+)
 @in_project
-def export(context: KedroContext, adapter: str, output: Path, dtype: str) -> None:
+def export(
+    context: KedroContext,
+    adapter: str,
+    output: Path,
+    dtype: str,
+    author: str | None,
+    license: str | None,
+    thumbnail: Path | None,
+) -> None:
     """Write ADAPTER (a folder, or models:/NAME@ALIAS) to OUTPUT (.safetensors) for ComfyUI, A1111 and kohya's scripts."""
+    from b4m_pipeline.method.adapter import URI_KEY
     from b4m_pipeline.registry.adapters import fetch_adapter
     from b4m_pipeline.registry.exports import export_adapter
+    from b4m_pipeline.registry.modelspec import About, read_thumbnail
+    from b4m_pipeline.registry.tracking import evaluated_picture
 
-    click.echo(export_adapter(fetch_adapter(adapter), output, dtype))
+    fetched = fetch_adapter(adapter)
+    uri = fetched.metadata.get(URI_KEY)
+    shown = read_thumbnail(thumbnail) if thumbnail else evaluated_picture(uri) if uri else None
+    click.echo(export_adapter(fetched, output, dtype, About(author, license, shown)))
 
 
 @click.command(cls=OneLineErrors)
