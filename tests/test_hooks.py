@@ -124,6 +124,7 @@ def test_sessions_of_one_process_are_runs_of_their_own(project) -> None:
         ("make.stepz=3", "stepz"),
         ("make.steps=0", "greater than or equal to 1"),
         ("base_model.path=nowhere/at/all", "base_model.path 'nowhere/at/all': there is no such file"),
+        ("base_model.path=some/model", "'some/model' is not in this machine's cache"),
         ("frame.targets=[to_x]", "to_x"),
         ("frame.rank=4096,frame.alpha=4096", "4096"),
         ("base_model.vae=nowhere/at/all", "base_model.vae 'nowhere/at/all': there is no such file"),
@@ -137,7 +138,7 @@ def test_bad_input_is_one_error_before_anything_is_trained_or_logged(project, pa
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     result = kedro("run", f"--params={params}")
     assert result.exit_code == 1
-    assert "Error: " in result.output
+    assert result.output.count("Error: ") == 1
     assert message in result.output
     assert "Traceback" not in result.output
     assert not (project / "data").exists()
