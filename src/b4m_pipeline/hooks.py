@@ -101,6 +101,9 @@ class PrerequisitesHook:
             prerequisites.check_objectives(parameters, trained)
         if "params:compose" in inputs and any("reconstructed_adapter" in node.inputs for node in pipeline.nodes):
             prerequisites.check_halves(parameters["compose"].methods)
+        if "params:captioning" in inputs:
+            captioner = parameters["captioning"].vision_language_model
+            prerequisites.check_hub("captioning.vision_language_model", captioner)
         for name in ("captioning", "evaluation"):
             if f"params:{name}" in inputs:
                 prerequisites.check_clip(f"{name}.clip", parameters[name].clip)

@@ -3,12 +3,14 @@
 import json
 
 from b4m_pipeline.common.provenance import code_version, digest_of, recipe_code
-from b4m_pipeline.method.adapter import BASE_DETAILS, DIRECTIONS_KEY, PIPELINE_KEY, RECIPE_KEY, URI_KEY, Adapter
+from b4m_pipeline.method.adapter import BASE_DETAILS, CREATED, DIRECTIONS_KEY, PIPELINE_KEY, RECIPE_KEY, URI_KEY, Adapter
 from b4m_pipeline.method.directions import unpack_directions
 from b4m_pipeline.method.frame import FrameMismatchError, frame_of, require_same_frame
 from b4m_pipeline.method.params import Side
 
-_OF_BASE = ("base_model", "resolution", *(f"base_{key}" for key in BASE_DETAILS), PIPELINE_KEY)
+_OF_BASE = (
+    "base_model", "resolution", "architecture", "prediction_type", *(f"base_{key}" for key in BASE_DETAILS), PIPELINE_KEY,
+)  # fmt: skip
 _OF_CONTENT = (*_OF_BASE, "params", "code_version", "noun")
 
 _STRENGTH = 1 / 3
@@ -73,6 +75,8 @@ def join_halves(content: Adapter, style: Adapter, content_side: Side) -> Adapter
         "style_noun": style.metadata["noun"],
         "parents": json.dumps([half.metadata[URI_KEY] for half in (content, style) if URI_KEY in half.metadata]),
     }
+    if dates := [half.metadata[CREATED] for half in (content, style) if CREATED in half.metadata]:
+        metadata[CREATED] = max(dates)
     recipes = [half.metadata[RECIPE_KEY] for half in (content, style)]
     metadata[RECIPE_KEY] = digest_of("reconstructed", recipes, recipe_code("method/combine"))
     for kind, half in (("content", content), ("style", style)):

@@ -15,6 +15,7 @@ import torch
 
 from b4m_pipeline.common.provenance import GUARD_CODE, Recipe, digest_of, recipe_modules
 from b4m_pipeline.common.words import article
+from b4m_pipeline.diffusion.architectures import architecture_of
 from b4m_pipeline.diffusion.families import load_family
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.inputs.params import ConceptParams
@@ -265,5 +266,6 @@ def _recipe(
 
 
 def _metadata(recipe: Recipe, base_model: BaseModelParams) -> dict[str, str]:
-    own = {"base_model": base_model.path, "resolution": str(base_model.resolution)} | load_family(base_model).metadata()
-    return recipe.metadata() | own | base_model.details()
+    family = load_family(base_model)
+    own = {"base_model": base_model.path, "resolution": str(base_model.resolution)} | base_model.details()
+    return recipe.metadata() | own | family.metadata() | architecture_of(family)

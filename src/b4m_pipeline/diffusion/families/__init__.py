@@ -5,12 +5,13 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 
+from b4m_pipeline.common.hub import require_model
 from b4m_pipeline.diffusion.families.base import Family as Family
 from b4m_pipeline.diffusion.families.flux import Flux as Flux
 from b4m_pipeline.diffusion.families.flux2 import Flux2Klein as Flux2Klein
 from b4m_pipeline.diffusion.families.identity import BaseModelError as BaseModelError
 from b4m_pipeline.diffusion.families.identity import base_model_id as base_model_id
-from b4m_pipeline.diffusion.families.identity import is_single_file
+from b4m_pipeline.diffusion.families.identity import is_single_file, required
 from b4m_pipeline.diffusion.families.identity import weights_digest as weights_digest
 from b4m_pipeline.diffusion.families.noise import ObjectiveError as ObjectiveError
 from b4m_pipeline.diffusion.families.noise import TimestepSampling as TimestepSampling
@@ -30,8 +31,8 @@ FAMILIES: dict[str, type[Family]] = {
 
 
 def load_family(params: BaseModelParams) -> Family:
-    """Read model_index.json, or what a single file holds, and pick the family. Raises BaseModelError, naming the parameter, if
-    there is no such model."""
+    """Read model_index.json, or what a single file holds, and pick the family. Raises BaseModelError or HubError, naming
+    the parameter, if there is no such model."""
     if is_single_file(params):
         found = _family_of_file(params)
         config = params.config or found[1]
@@ -51,13 +52,9 @@ def _family_of_folder(parameter: str, path: str, revision: str | None) -> type[F
     local = Path(path)
     if local.exists() and not (local / "model_index.json").is_file():
         raise BaseModelError(f"{parameter} {path!r} is not a diffusers model: it has no model_index.json")
-    try:
+    require_model(parameter, path, ("model_index.json",), revision)
+    with required(f"{parameter} {path!r} cannot be read"):
         index = DiffusionPipeline.load_config(path, revision=revision)
-    except OSError as error:
-        raise BaseModelError(
-            f"{parameter} {path!r} is neither a local folder nor a model that can be had from the "
-            f"Hugging Face Hub now: {str(error).splitlines()[0]}"
-        ) from error
     name = index.get("_class_name")
     if name not in FAMILIES:
         raise BaseModelError(f"{parameter} {path!r} is a {name}; supported are {sorted(FAMILIES)}")

@@ -14,6 +14,8 @@ from diffusers import AutoencoderKL, DiffusionPipeline
 from PIL import Image
 from transformers import AutoTokenizer
 
+from b4m_pipeline.common.devices import drawing_dtype
+from b4m_pipeline.common.hub import CONFIG, require_model
 from b4m_pipeline.common.provenance import recipe_code
 from b4m_pipeline.diffusion.families.identity import BaseModelError, required
 from b4m_pipeline.diffusion.families.noise import NoiseSchedule
@@ -113,10 +115,13 @@ class Family(ABC):
             return self.vae_class.load_config(source, **options)
 
     def check_parts(self) -> None:
-        """Raise BaseModelError if a part that is read from somewhere else, or late, is not there, or if it does not go with the
-        resolution."""
+        """Raise BaseModelError or HubError if a part that is read from somewhere else, or late, is not there, or if it does not
+        go with the resolution."""
         self.load_noise_schedule()
         self._require_text_parts()
+        if self.params.vae:
+            source, options = self._vae_source()
+            require_model("base_model.vae", source, CONFIG, options.get("revision"))
         if rest := self.params.resolution % self.side_multiple():
             raise BaseModelError(
                 f"base_model.resolution is {self.params.resolution}, and this base model's pictures have sides of multiples of "
@@ -173,7 +178,7 @@ class Family(ABC):
 
     def load_pipeline(self, device: str = "cpu") -> DiffusionPipeline:
         """The whole model to draw with: float32 on a CPU, half precision on a GPU."""
-        dtype = self.gpu_dtype if device == "cuda" else torch.float32
+        dtype = drawing_dtype(device, self.gpu_dtype)
         own_vae = {"vae": self.load_vae(dtype)} if self.params.vae else {}
         with required(f"base_model.path {self.params.path!r} cannot be drawn with"):
             return self._pipeline(dtype=dtype, **own_vae).to(device)
