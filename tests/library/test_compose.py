@@ -70,6 +70,7 @@ def test_a_merge_is_registered_with_its_parents_and_drawn_with(halves, tiny_base
         "style_weight": 1.0,
         "density": 0.7,
     }
+    assert merged.metadata["architecture"] == "other" and "created" in merged.metadata  # as of its content
     first, second = json.loads(merged.metadata["parents"])
     assert first == content and second.startswith("foreign.safetensors, sha256 ")
     save_adapter(merged, halves / "merged")
