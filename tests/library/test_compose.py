@@ -6,6 +6,7 @@ import json
 import mlflow
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from b4m_pipeline.datasets.training_set import TrainingSetDataset
 from b4m_pipeline.diffusion.params import GenerateParams
@@ -19,7 +20,7 @@ from b4m_pipeline.method.files import save_adapter
 from b4m_pipeline.method.frame import FrameMismatchError
 from b4m_pipeline.method.merge import delta
 from b4m_pipeline.registry.adapters import register_adapter
-from b4m_pipeline.registry.exports import export_adapter
+from b4m_pipeline.registry.exports import to_kohya
 from b4m_pipeline.registry.serving import predict_signature
 from b4m_pipeline.training.params import MakeParams
 from tests.training.helpers import MAKE
@@ -32,8 +33,7 @@ def halves(tiny_halves, tmp_path):
     """Their folders, and a file of another program."""
     for half in tiny_halves:
         save_adapter(half, tmp_path / half.metadata["kind"])
-    plain = dataclasses.replace(tiny_halves[1], metadata=dict.fromkeys(Adapter.REQUIRED, "x"))
-    export_adapter(plain, tmp_path / "foreign.safetensors", "fp32")
+    save_file(to_kohya(tiny_halves[1], torch.float32), tmp_path / "foreign.safetensors")
     return tmp_path
 
 
@@ -70,6 +70,7 @@ def test_a_merge_is_registered_with_its_parents_and_drawn_with(halves, tiny_base
         "style_weight": 1.0,
         "density": 0.7,
     }
+    assert merged.metadata["architecture"] == "other" and "created" in merged.metadata  # as of its content
     first, second = json.loads(merged.metadata["parents"])
     assert first == content and second.startswith("foreign.safetensors, sha256 ")
     save_adapter(merged, halves / "merged")

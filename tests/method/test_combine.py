@@ -1,6 +1,7 @@
 """Halves put together, and what is refused."""
 
 import json
+from datetime import datetime, timedelta
 
 import pytest
 import torch
@@ -42,6 +43,9 @@ def test_joining_keeps_lineage(tiny_halves, tiny_joined):
     assert json.loads(again.metadata["parents"]) == ["models:/b4m-content-cup/3"]
     assert again.metadata["name"] == "cup-ink" and again.metadata["content_token"] == "snq"
     assert tiny_joined.metadata["frame"] == content.metadata["frame"]
+    assert again.metadata["architecture"] == "other" and again.metadata["prediction_type"] == "v_prediction"
+    assert again.metadata["created"] == max(half.metadata["created"] for half in tiny_halves)
+    assert datetime.fromisoformat(again.metadata["created"]).utcoffset() == timedelta(0)
 
 
 def test_joining_refuses_other_frames_and_swapped_halves(tiny_halves, tiny_training_set, tiny_base):
