@@ -17,6 +17,9 @@ from b4m_pipeline.settings import CONFIG_LOADER_ARGS
 from b4m_pipeline.training.params import SampleParams
 from tests.test_startup import ROOT
 
+FLOWS = ("sd35", "flux", "flux2", "zimage", "qwen")
+"""Environments of base models of rectified flow."""
+
 
 def config(environment: str, **runtime_params) -> OmegaConfigLoader:
     return OmegaConfigLoader(str(ROOT / "conf"), env=environment, runtime_params=runtime_params, **CONFIG_LOADER_ARGS)
@@ -64,8 +67,10 @@ def test_a_disagreement_is_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "steps", "guidance"), [("base", 20, 2.0), ("test", 2, 2.0), ("sdxl", 25, 5.0), ("sd15", 25, 7.5)]
-)
+    ("environment", "steps", "guidance"),
+    [("base", 20, 2.0), ("test", 2, 2.0), ("sdxl", 25, 5.0), ("sd15", 25, 7.5), ("sd35", 40, 4.5), ("flux", 28, 3.5),
+     ("flux2", 50, 4.0), ("zimage", 50, 4.0), ("qwen", 50, 4.0)],
+)  # fmt: skip
 def test_adapters_are_registered_with_the_settings_that_they_are_evaluated_with(environment, steps, guidance) -> None:
     loader = config(environment)
     catalog, parameters = loader["catalog"], loader["parameters"]
@@ -83,12 +88,12 @@ def test_one_of_them_can_be_set_alone() -> None:
     assert parameters["generate"]["guidance_scale"] == 5.0
 
 
-@pytest.mark.parametrize("environment", ["local", "test", "sdxl", "sd15", "icons"])
+@pytest.mark.parametrize("environment", ["local", "test", "icons", "sdxl", "sd15", *FLOWS])
 def test_parameters_of_every_environment_are_valid(environment) -> None:
     checked = check_parameters(load(environment), register_pipelines())
     assert checked["content"].name == "penguin" and checked["style"].name == "knit"
-    assert checked["frame"].rank == (64 if environment.startswith("sd") else 128)
-    if environment in ("sdxl", "sd15"):
+    assert checked["frame"].rank == {"sdxl": 64, "sd15": 64}.get(environment, 32 if environment in FLOWS else 128)
+    if environment in ("sdxl", "sd15", *FLOWS):
         assert checked["content_break"].steps == 1000 and checked["base_model"].resolution == 512
 
 

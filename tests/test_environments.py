@@ -1,4 +1,4 @@
-"""`--env=sdxl` and `--env=sd15` from end to end, on tiny random models that are saved and loaded as the real ones are."""
+"""Environments of real base models from end to end, on tiny random models that are saved and loaded as the real ones are."""
 
 import shutil
 from pathlib import Path
@@ -40,12 +40,20 @@ def tiny(name: str, folder: Path, root: Path) -> dict:
     return given | own
 
 
-@pytest.mark.parametrize("name", ["sdxl", "sd15"])
-def test_break_make_runs_in_the_environment(name, tiny_sdxl, tiny_sd, project, tmp_path):  # noqa: F811
+MODELS = {"sd35": "sd3", "flux": "flux", "flux2": "flux2", "zimage": "z_image", "qwen": "qwen_image"}
+"""Environments of base models of rectified flow, and their tiny ones."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sdxl", "sd15", "zimage", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sd35", "flux", "flux2", "qwen"))],
+)
+def test_break_make_runs_in_the_environment(name, tiny_sdxl, tiny_sd, tiny_flow, project, tmp_path):  # noqa: F811
+    folder = tiny_flow(MODELS[name]).path if name in MODELS else {"sdxl": tiny_sdxl, "sd15": tiny_sd}[name]
     conf = project / f"conf/{name}/parameters.yml"
     before = conf.read_text()
     parameters = yaml.safe_load(before)
-    parameters["base_model"] = tiny(name, {"sdxl": tiny_sdxl, "sd15": tiny_sd}[name], tmp_path)
+    parameters["base_model"] = tiny(name, Path(folder), tmp_path)
     parameters["frame"] |= {"rank": 4}
     for stage in ("content_break", "style_break"):
         parameters[stage] |= SHORT | {"counterpart_batch_size": 1}
@@ -71,4 +79,5 @@ def test_break_make_runs_in_the_environment(name, tiny_sdxl, tiny_sd, project, t
     assert version.tags.get("base_config") == parameters["base_model"].get("config")
     assert version.tags.get("base_vae") == parameters["base_model"].get("vae")
     assert version.tags.get("base_variant") == parameters["base_model"].get("variant")
+    assert ("base_pipeline" in version.tags) == (name in MODELS)
     assert Image.open(project / "data/08_reporting/contact_sheet.png").width > 400

@@ -146,7 +146,8 @@ class ServedAdapter:
         except (KeyError, TypeError) as error:
             raise ServingError(f"{about['name']} does not say what its frame is, so it cannot be scaled: {error!r}") from error
         self.adapter = adapter
-        self.pipeline = load_family(base).load_pipeline(device)
+        self.family = load_family(base)
+        self.pipeline = self.family.load_pipeline(device)
         put_on(self.pipeline, adapter)
         self._scales: tuple[float, float] | None = (1.0, 1.0)
         self._lock = threading.Lock()
@@ -204,6 +205,10 @@ class ServedAdapter:
                 raise _refused(
                     f"{name} must be at most {most}, {MAX_ENLARGEMENT} times what the adapter was trained at, got {given}"
                 )
+            if given % (multiple := self.family.side_multiple()):
+                raise _refused(f"{name} must be a multiple of {multiple} with this base model, got {given}")
+        if wanted.negative_prompt and not self.family.negative_prompts:
+            raise _refused("negative_prompt: this base model takes none")
         return wanted
 
     @torch.no_grad()
