@@ -392,6 +392,13 @@ def preservation_params(**changes):
     )
 
 
+def drawn_counterparts(folder: Path, **changes):
+    """CounterpartParams of one content and one style that the base model draws, an image each."""
+    own = {"contents": [{"word": "dog", "token": "ohwx"}], "styles": [{"word": "neon", "token": "qrv"}]}
+    own |= {"images": 1, "steps": 1, "folder": str(folder)}
+    return counterpart_params(source="drawn", drawn=own | changes)
+
+
 def counterpart_params(**changes):
     """CounterpartParams without concepts."""
     from b4m_pipeline.inputs.params import CounterpartParams

@@ -19,6 +19,8 @@ RECIPE_CODE = ("common/devices", "common/seeding", "common/words", "method", "di
 NOT_RECIPE = (
     "diffusion/lora_files",
     "diffusion/sampling",
+    "inputs/counterparts",
+    "inputs/drawings",
     "inputs/encoding_cache",
     "method/combine",
     "method/files",
