@@ -276,6 +276,8 @@ PLAIN_INGESTION = {
 }
 PLAIN_CAPTIONING = {
     "vision_language_model": None,
+    "content_instruction": "What is around {article} {noun}?",
+    "style_instruction": "Name it.",
     "clip": None,
     "content_words": [],
     "style_words": [],

@@ -102,6 +102,8 @@ class PrerequisitesHook:
         for name in ("captioning", "evaluation"):
             if f"params:{name}" in inputs:
                 prerequisites.check_clip(f"{name}.clip", parameters[name].clip)
+        if "params:captioning" in inputs:
+            prerequisites.check_captioner(parameters["captioning"].vision_language_model)
         self._checkpoints = parameters.get("checkpoints")
         stages = {"content_break": "content_break", "style_break": "style_break", "make": "joint_make"}
         trains = any("training" in node.tags for node in pipeline.nodes)

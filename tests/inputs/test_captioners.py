@@ -7,7 +7,8 @@ from transformers import CLIPModel, CLIPProcessor
 
 from b4m_pipeline.common.words import article
 from b4m_pipeline.inputs import captioners
-from b4m_pipeline.inputs.captioners import CaptioningError, classify
+from b4m_pipeline.inputs.captioners import classify
+from b4m_pipeline.inputs.captions import CaptioningError
 from b4m_pipeline.inputs.prepare import caption_manifest
 from tests.conftest import captioning_params
 from tests.inputs.helpers import MIXED, WORDS, squares

@@ -137,7 +137,13 @@ class CaptioningParams(Strict):
     """Where captions come from, in this order: text beside the picture, vision-language model, zero-shot tags, template."""
 
     vision_language_model: str | None
-    """Path or Hub id of a BLIP captioner. Null: none."""
+    """Folder, Hub id or id@revision of a captioner: one with a chat template (Qwen-VL, SmolVLM, ...), Florence-2 or BLIP. Null:
+    none."""
+    content_instruction: Annotated[str, with_fields("", "article noun")]
+    """What a captioner with a chat template is asked about a content's picture: all but the content itself, for which the token
+    stands. {noun} and {article} are those of the class."""
+    style_instruction: Annotated[str, with_fields("", "article noun")]
+    """What it is asked about a style's picture, likewise: the thing, and nothing of the style."""
     clip: str | None
     """Path or Hub id of a CLIP model for zero-shot tags. Null: none."""
     content_words: list[str]

@@ -18,8 +18,8 @@ from b4m_pipeline.training.params import MakeParams
 def draw_counterparts(
     counterparts: CounterpartParams, base_model: BaseModelParams, content: ConceptParams, style: ConceptParams
 ) -> dict[str, list[dict[str, Any]]]:
-    """The counterparts as folders of pictures: fields of CounterpartParams. The base model draws those that are words, unless it
-    did so before."""
+    """The counterparts as folders of pictures: fields of CounterpartParams. Those that are words are drawn by the base
+    model, unless it did so before."""
     if counterparts.source == "drawn":
         from b4m_pipeline.inputs.counterparts import counterpart_folders
 
