@@ -1,6 +1,7 @@
 """What a measurement was made on: its names, and what the machine's matrix units can do."""
 
 import os
+import platform
 import time
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import torch
 def describe(device: str, dtype: torch.dtype) -> dict[str, str | int]:
     """Processor or GPU, cores and threads, library version and number format."""
     cpuinfo = Path("/proc/cpuinfo")
-    models = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    models = [line for line in lines if line.startswith("model name")]
     machine = {
-        "processor": models[0].split(":", 1)[1].strip() if models else os.uname().machine,
+        "processor": models[0].split(":", 1)[1].strip() if models else platform.machine(),
         "cores": os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -23,13 +25,13 @@ def describe(device: str, dtype: torch.dtype) -> dict[str, str | int]:
 
 def synchronize(device: str) -> None:
     """Wait until the GPU has done what it was given."""
-    if device == "cuda":
-        torch.cuda.synchronize()
+    if device != "cpu":
+        torch.accelerator.synchronize()
 
 
 def matmul_peak(device: str, dtype: torch.dtype, seconds: float = 1.0) -> float:
     """FLOP/s of one large square matrix product, the best of what fits in `seconds`."""
-    side = 8192 if device == "cuda" else 1536
+    side = 1536 if device == "cpu" else 8192
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     left @ right
     best, end = float("inf"), time.perf_counter() + seconds

@@ -43,7 +43,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--halves", choices=["orthogonal", "free"], default="orthogonal")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="left out: what training takes on this machine")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, in all ways")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
     parser.add_argument("--force", action="store_true", help="full size on a CPU, too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
 
@@ -71,7 +71,7 @@ def describe_run(settings: Settings) -> str:
 
 def write_json(file: Path | None, figures: dict) -> None:
     if file:
-        file.write_text(json.dumps(figures, indent=1, default=dataclasses.asdict) + "\n")
+        file.write_text(json.dumps(figures, indent=1, default=dataclasses.asdict) + "\n", encoding="utf-8")
 
 
 def compare_ways(settings: Settings, names: list[str], rounds: int, steps: int, warm_up: int) -> tuple[str, dict]:

@@ -203,6 +203,9 @@ def lora_of(tiny_sdxl: Path):
         "parents": "[]",
         "params": '{"train": {"steps": 2}, "seed": 0}',
         "code_version": "0",
+        "created": "2026-11-28T12:00:00+00:00",
+        "architecture": "other",
+        "prediction_type": "v_prediction",
         "resolution": str(PIXELS),
         "example_prompt": "a snq cup in w@z style",
     }

@@ -10,8 +10,9 @@ from pydantic import BaseModel
 from tools.reference import entry_model, nested_model, schemas
 
 from b4m_pipeline.common.config import RunParams
+from b4m_pipeline.common.devices import DeviceError
 from b4m_pipeline.pipeline_registry import register_pipelines
-from b4m_pipeline.prerequisites import WrongParameterError, check_devices, check_parameters
+from b4m_pipeline.prerequisites import check_devices, check_parameters
 from b4m_pipeline.pretrain.text import alias_of
 from b4m_pipeline.settings import CONFIG_LOADER_ARGS
 from b4m_pipeline.training.params import SampleParams
@@ -108,7 +109,7 @@ def test_invented_words_of_the_bases_contents_are_nearly_all_theirs_alone() -> N
 def test_half_precision_of_gpus_is_refused_on_a_cpu() -> None:
     parameters = load("local")
     parameters["make"] |= {"device": "cpu", "precision": "fp16"}
-    with pytest.raises(WrongParameterError, match=r"make\.precision is fp16, which needs a GPU"):
+    with pytest.raises(DeviceError, match=r"make\.precision is fp16, which needs a GPU"):
         check_devices(check_parameters(parameters, register_pipelines()))
 
 

@@ -32,7 +32,7 @@ from b4m_pipeline.training.trainer import DivergenceError
 from tests.conftest import PLAIN_MAKE, TINY_FRAME
 
 ROOT = Path(__file__).parents[1]
-HAS_GPU = torch.cuda.is_available()
+HAS_GPU, HAS_MPS = torch.cuda.is_available(), torch.backends.mps.is_available()
 PARAMETERS = {
     "frame": TINY_FRAME | {"targets": ["to_k", "to_v"]},
     "make": {"steps": 1, "batch_size": 2, "learning_rate": 1e-3} | PLAIN_MAKE,
@@ -123,10 +123,14 @@ def test_sessions_of_one_process_are_runs_of_their_own(project) -> None:
         ("mkae.steps=3", "Unknown parameter 'mkae': did you mean 'make'?"),
         ("make.stepz=3", "stepz"),
         ("make.steps=0", "greater than or equal to 1"),
-        ("base_model.path=nowhere/at/all", "base_model.path 'nowhere/at/all'"),
+        ("base_model.path=nowhere/at/all", "base_model.path 'nowhere/at/all': there is no such file"),
+        ("base_model.path=some/model", "'some/model' is not in this machine's cache"),
         ("frame.targets=[to_x]", "to_x"),
         ("frame.rank=4096,frame.alpha=4096", "4096"),
-        ("base_model.vae=nowhere/at/all", "base_model.vae 'nowhere/at/all' is not there"),
+        ("base_model.vae=nowhere/at/all", "base_model.vae 'nowhere/at/all': there is no such file"),
+        pytest.param(
+            "make.device=mps", "make.device is mps, and torch", marks=pytest.mark.skipif(HAS_MPS, reason="it is there")
+        ),
         pytest.param("make.device=cuda", "make.device is cuda", marks=pytest.mark.skipif(HAS_GPU, reason="a GPU is there")),
     ],
 )
@@ -134,7 +138,7 @@ def test_bad_input_is_one_error_before_anything_is_trained_or_logged(project, pa
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     result = kedro("run", f"--params={params}")
     assert result.exit_code == 1
-    assert "Error: " in result.output
+    assert result.output.count("Error: ") == 1
     assert message in result.output
     assert "Traceback" not in result.output
     assert not (project / "data").exists()
@@ -293,9 +297,12 @@ def test_a_full_gpu_is_answered_with_what_to_turn_on():
     from b4m_pipeline.cli import OneLineErrors
 
     @click.command(cls=OneLineErrors)
-    def train():
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    @click.option("--apple", is_flag=True)
+    def train(apple: bool):
+        said = "out of memory. Tried to allocate 2 GiB"
+        raise RuntimeError(f"MPS backend {said}") if apple else torch.OutOfMemoryError(f"CUDA {said}")
 
-    result = CliRunner().invoke(train)
-    assert result.exit_code == 1
-    assert "gradient_checkpointing: true" in result.output and "Tried to allocate 2 GiB" in result.output
+    for options in ([], ["--apple"]):
+        result = CliRunner().invoke(train, options)
+        assert result.exit_code == 1
+        assert "gradient_checkpointing: true" in result.output and "Tried to allocate 2 GiB" in result.output

@@ -170,7 +170,7 @@ def export_default_input(source: Path, target: Path, size: int = 128) -> list[Pa
         min_hands=sys.maxsize,  # no other contents
         processes=1,
     )
-    versions = json.loads((source / "package.json").read_text())["dependencies"]
+    versions = json.loads((source / "package.json").read_text(encoding="utf-8"))["dependencies"]
     sets = {name: read_set(source, name) for name in (PROCEDURAL_FROM, *(icons.package for icons in ICON_SETS.values()))}
     written, attribution = [], {}
     for picture in pictures:
@@ -183,11 +183,11 @@ def export_default_input(source: Path, target: Path, size: int = 128) -> list[Pa
         path = folder / f"{picture.stem}.png"
         Image.fromarray(rgba).save(path, optimize=True)
         if picture.text:
-            path.with_suffix(".txt").write_text(picture.text + "\n")
+            path.with_suffix(".txt").write_text(picture.text + "\n", encoding="utf-8")
         attribution.setdefault(folder, []).append((path.name, licence, _source(picture.hand, versions)))
         written.append(path)
     for folder, rows in attribution.items():
-        with (folder / ATTRIBUTION).open("w", newline="") as handle:
+        with (folder / ATTRIBUTION).open("w", newline="", encoding="utf-8") as handle:
             csv.writer(handle, lineterminator="\n").writerows([("file", "licence", "source"), *rows])
     return written
 

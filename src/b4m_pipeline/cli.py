@@ -25,6 +25,11 @@ OUT_OF_MEMORY = (
 )
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU's memory was full: torch's own error, which is not imported for this, or what it says of Apple's GPUs."""
+    return type(error).__name__ == "OutOfMemoryError" or str(error).startswith("MPS backend out of memory")
+
+
 def is_users_error(error: BaseException) -> bool:
     """Whether an error is about input, configuration, services or the disk: a ValueError that this package or Kedro raises, a
     subclass of ours, the file system's, or MLflow's. A ValueError out of another library is a defect, and keeps its
@@ -55,7 +60,7 @@ class OneLineErrors(click.Command):
         except click.ClickException:
             raise
         except Exception as error:
-            if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported for this
+            if is_out_of_memory(error):
                 raise click.ClickException(f"{OUT_OF_MEMORY}\n{error}") from error
             if not is_users_error(error):
                 raise
@@ -95,13 +100,35 @@ def register(context: KedroContext, folder: Path, alias: str, prefix: str) -> No
 @click.argument("adapter")
 @click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--dtype", type=click.Choice(["fp16", "bf16", "fp32"]), default="fp16", show_default=True)
+@click.option("--author", default=None, help="Who made it, for the file's header.")
+@click.option("--license", default=None, help="Its licence, for the file's header.")
+@click.option(
+    "--thumbnail",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=None,
+    help="Picture for the file's header.  [default: the first of the evaluation, where there was one]",
+)
 @in_project
-def export(context: KedroContext, adapter: str, output: Path, dtype: str) -> None:
+def export(
+    context: KedroContext,
+    adapter: str,
+    output: Path,
+    dtype: str,
+    author: str | None,
+    license: str | None,
+    thumbnail: Path | None,
+) -> None:
     """Write ADAPTER (a folder, or models:/NAME@ALIAS) to OUTPUT (.safetensors) for ComfyUI, A1111 and kohya's scripts."""
+    from b4m_pipeline.method.adapter import URI_KEY
     from b4m_pipeline.registry.adapters import fetch_adapter
     from b4m_pipeline.registry.exports import export_adapter
+    from b4m_pipeline.registry.modelspec import About, read_thumbnail
+    from b4m_pipeline.registry.tracking import evaluated_picture
 
-    click.echo(export_adapter(fetch_adapter(adapter), output, dtype))
+    fetched = fetch_adapter(adapter)
+    uri = fetched.metadata.get(URI_KEY)
+    shown = read_thumbnail(thumbnail) if thumbnail else evaluated_picture(uri) if uri else None
+    click.echo(export_adapter(fetched, output, dtype, About(author, license, shown)))
 
 
 @click.command(cls=OneLineErrors)

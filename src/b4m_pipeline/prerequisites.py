@@ -44,15 +44,12 @@ def check_parameters(parameters: dict[str, Any], pipelines: dict[str, "Pipeline"
 
 
 def check_devices(parameters: dict[str, Any]) -> None:
-    """Raise WrongParameterError if a stage is to run on a GPU and there is none, or on a CPU in the format of GPUs."""
-    import torch
+    """Raise DeviceError if a stage is to run on a device that is not there, or in a format that its device does not know."""
+    from b4m_pipeline.common.devices import check_precision, pick_device
 
     for name, stage in parameters.items():
-        on_cpu = getattr(stage, "device", None) == "cpu" or not torch.cuda.is_available()
-        if getattr(stage, "precision", None) == "fp16" and on_cpu:
-            raise WrongParameterError(f"{name}.precision is fp16, which needs a GPU: use auto, bf16 or no on a CPU")
-        if getattr(stage, "device", None) == "cuda" and not torch.cuda.is_available():
-            raise WrongParameterError(f"{name}.device is cuda, and torch finds no such device here: use auto or cpu")
+        device = pick_device(getattr(stage, "device", "auto"), f"{name}.device")
+        check_precision(getattr(stage, "precision", "auto"), device, f"{name}.precision")
 
 
 def check_optimizers(parameters: dict[str, Any], stages: list[str]) -> None:
@@ -63,13 +60,22 @@ def check_optimizers(parameters: dict[str, Any], stages: list[str]) -> None:
         check_optimizer(parameters[name].optimizer.removeprefix("riemannian_"))
 
 
+def check_hub(parameter: str, path: str | None) -> None:
+    """Raise HubError, naming the parameter, if a model of transformers is wanted, a Hub id, that cannot be had."""
+    from b4m_pipeline.common.hub import CONFIG, WEIGHTS, require_model
+
+    for files in (CONFIG, WEIGHTS) if path else ():
+        require_model(parameter, path, files)
+
+
 def check_clip(parameter: str, path: str | None) -> None:
-    """Raise CaptioningError, naming the parameter, if a CLIP model is wanted that is not there."""
+    """Raise CaptioningError or HubError, naming the parameter, if a CLIP model is wanted that is not there."""
     if path:
         from transformers import CLIPConfig
 
         from b4m_pipeline.inputs.captions import CaptioningError
 
+        check_hub(parameter, path)
         try:
             CLIPConfig.from_pretrained(path)
         except (OSError, ValueError) as error:
@@ -78,7 +84,7 @@ def check_clip(parameter: str, path: str | None) -> None:
 
 
 def check_captioner(path: str | None) -> None:
-    """Raise CaptioningError if a vision-language model is wanted that is not there or not supported."""
+    """Raise HubError or CaptioningError if a vision-language model is wanted that is not there or not supported."""
     if path:
         from b4m_pipeline.inputs.vision_language import read_config
 
@@ -107,7 +113,7 @@ def check_halves(methods: list[str]) -> None:
 
 def check_base_model(base_model: Any, frame: Any | None, preserving: bool = False) -> None:
     """Look for the base model and, given a frame, for its targets in it; preserving: also for ones that read the prompt. Raises
-    BaseModelError, TargetError."""
+    BaseModelError, HubError, TargetError."""
     if frame is None:
         from b4m_pipeline.diffusion.families import load_family
 

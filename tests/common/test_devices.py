@@ -1,24 +1,48 @@
-"""Which device is used, and what is said if it is not there."""
+"""Which device and which number format are used, and what is said if they are not there."""
 
 import pytest
 import torch
 
-from b4m_pipeline.common.devices import DTYPES, has_fast_bf16, pick_device
+from b4m_pipeline.common.devices import (
+    DTYPES,
+    DeviceError,
+    check_precision,
+    drawing_dtype,
+    has_fast_bf16,
+    pick_device,
+    resolve_precision,
+)
 
 
-@pytest.mark.parametrize("there", [False, True])
-def test_auto_takes_a_gpu_where_there_is_one(monkeypatch, there):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
-    assert pick_device() == pick_device("auto") == ("cuda" if there else "cpu")
+@pytest.fixture
+def machine(monkeypatch):
+    """Sets which GPUs torch finds."""
+
+    def has(cuda: bool = False, mps: bool = False, macos: int = 15) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+        monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda major, minor: macos >= major)
+
+    return has
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "chosen"), [(False, False, "cpu"), (True, False, "cuda"), (False, True, "mps"), (True, True, "cuda")]
+)
+def test_auto_takes_a_gpu_where_there_is_one(machine, cuda, mps, chosen):
+    machine(cuda, mps)
+    assert pick_device() == pick_device("auto") == pick_device(chosen) == chosen
     assert pick_device("cpu") == "cpu"
 
 
-def test_a_gpu_that_is_asked_for_and_absent_is_an_error(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="no usable GPU: set it to auto or cpu"):
+def test_a_device_that_is_asked_for_and_absent_is_an_error(machine):
+    machine()
+    for device in ("cuda", "mps"):
+        with pytest.raises(DeviceError, match=f"make.device is {device}, and torch finds no such device here: use auto or cpu"):
+            pick_device(device, "make.device")
+    machine(mps=True)
+    with pytest.raises(DeviceError, match="use auto or mps or cpu"):
         pick_device("cuda")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert pick_device("cuda") == "cuda"
 
 
 def test_half_precision_is_fast_where_the_device_says_so(monkeypatch):
@@ -28,10 +52,30 @@ def test_half_precision_is_fast_where_the_device_says_so(monkeypatch):
     assert has_fast_bf16("cuda") and not has_fast_bf16("cpu")
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     assert has_fast_bf16("cpu")
+    assert resolve_precision("auto", "cpu") == "bf16"
+
+
+def test_apples_gpus_train_in_float32_unless_told_otherwise(machine):
+    machine(mps=True, macos=14)
+    assert DTYPES[resolve_precision("auto", "mps")] is torch.float32
+    for precision in ("no", "bf16", "fp16"):
+        assert resolve_precision(precision, "mps") == precision
+        check_precision(precision, "mps")
+    machine(mps=True, macos=13)
+    with pytest.raises(DeviceError, match="make.precision is bf16, which needs macOS 14"):
+        check_precision("bf16", "mps", "make.precision")
+    with pytest.raises(DeviceError, match="make.precision is fp16, which needs a GPU"):
+        check_precision("fp16", "cpu", "make.precision")
+
+
+def test_gpus_draw_in_half_precision():
+    assert {device: drawing_dtype(device) for device in ("cpu", "cuda", "mps")} == {
+        "cpu": torch.float32,
+        "cuda": torch.float16,
+        "mps": torch.float16,
+    }
 
 
 def test_every_precision_of_the_parameters_has_a_number_format():
-    from b4m_pipeline.training.trainer import resolve_precision
-
     assert {resolve_precision(name, "cpu") for name in ("auto", "no", "bf16", "fp16")} <= DTYPES.keys()
     assert DTYPES["no"] is torch.float32

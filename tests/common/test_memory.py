@@ -1,5 +1,8 @@
 import logging
+import sys
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
@@ -43,3 +46,19 @@ def test_a_stage_that_fails_reports_nothing():
     with pytest.raises(RuntimeError), memory.reported_peak("make", "cpu", lambda *e: entries.append(e)):
         raise RuntimeError
     assert entries == []
+
+
+def test_apples_gpus_report_what_the_process_holds_of_them(monkeypatch):
+    freed, entries = [], []
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: freed.append(True))
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 5 * 2**30)
+    with memory.reported_peak("make", "mps", lambda *entry: entries.append(entry)):
+        assert freed == [True]
+    assert entries == [({"peak_memory_gib": 5.0}, 0)]
+
+
+def test_windows_has_another_name_for_a_process_peak(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setitem(sys.modules, "resource", None)  # importing it fails there
+    monkeypatch.setattr(psutil.Process, "memory_info", lambda self: SimpleNamespace(peak_wset=3 * 2**30))
+    assert memory.peak_gib("cpu") == 3.0

@@ -8,7 +8,14 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from b4m_pipeline.registry import tracking as module
-from b4m_pipeline.registry.tracking import MetricLogger, log_picture, logged_curve, nested_run
+from b4m_pipeline.registry.tracking import (
+    MetricLogger,
+    describe_evaluation,
+    evaluated_picture,
+    log_picture,
+    logged_curve,
+    nested_run,
+)
 
 
 @pytest.fixture
@@ -135,3 +142,20 @@ def test_a_found_adapters_loss_curve_is_that_of_the_run_that_made_it(tracking, t
     pd.testing.assert_frame_equal(curve[fresh.columns], fresh)
     tiny_adapter.metadata["registry_uri"] = "models:/b4m-make-cup-ink/7"
     assert logged_curve(tiny_adapter, "joint_make").empty
+
+
+def test_the_first_picture_of_an_evaluation_is_found_again(tracking, caplog) -> None:
+    tracking.create_registered_model("b4m-make-cup-ink")
+    for _ in range(3):
+        tracking.create_model_version("b4m-make-cup-ink", "file:///nowhere")
+    row = Image.new("RGB", (12, 4), "blue")
+    row.paste("red", (0, 0, 4, 4))
+    with mlflow.start_run():
+        log_picture(row, "samples_made_composition")
+        describe_evaluation({"evaluation.made.composition.kept": 0.5}, "models:/b4m-make-cup-ink/1")
+    with mlflow.start_run():  # its pictures are gone
+        describe_evaluation({"evaluation.made.composition.kept": 0.5}, "models:/b4m-make-cup-ink/2")
+    found = evaluated_picture("models:/b4m-make-cup-ink/1")
+    assert found.size == (4, 4) and found.getcolors() == [(16, (255, 0, 0))]
+    assert evaluated_picture("models:/b4m-make-cup-ink/2") is None and "cannot be had" in caplog.text
+    assert evaluated_picture("models:/b4m-make-cup-ink/3") is None

@@ -100,14 +100,14 @@ def save_result(result: Result, folder: Path, fingerprint: str) -> None:
         "seed": result.seed,
     }
     partial = folder / (RECORD + ".partial")
-    partial.write_text(json.dumps(record, indent=1))
+    partial.write_text(json.dumps(record, indent=1), encoding="utf-8")
     partial.replace(folder / RECORD)
 
 
 def load_result(folder: Path, fingerprint: str) -> Result | None:
     """What `save_result` wrote, or None if there is nothing, or something else's, or a failure."""
     try:
-        record = json.loads((folder / RECORD).read_text())
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         if record["fingerprint"] != fingerprint or record["error"]:
             return None
         pictures = {}

@@ -6,19 +6,33 @@ DTYPES = {"no": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "f
 """Number formats by the names that parameters and commands know; no: no mixed precision."""
 
 
-def pick_device(wanted: str = "auto") -> str:
-    """auto | cpu | cuda -> cpu or cuda. Raises ValueError if cuda is asked for and absent."""
+class DeviceError(ValueError):
+    """A device, or a number format on it, that this machine has not; the message names the parameter."""
+
+
+def present_devices() -> list[str]:
+    """The devices of this machine, the fastest first."""
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    return [name for name, there in found.items() if there]
+
+
+def pick_device(wanted: str = "auto", parameter: str = "device") -> str:
+    """auto | cpu | cuda | mps -> the device; auto: cuda, else mps, else cpu. Raises DeviceError if it is not there."""
+    present = present_devices()
     if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is cuda, but this machine has no usable GPU: set it to auto or cpu")
+        return present[0]
+    if wanted not in present:
+        raise DeviceError(f"{parameter} is {wanted}, and torch finds no such device here: use auto or {' or '.join(present)}")
     return wanted
 
 
 def has_fast_bf16(device: str) -> bool:
-    """Whether bfloat16 matrix products are done in hardware: any recent GPU, and CPUs with AVX512-BF16 or AMX."""
+    """Whether bfloat16 matrix products are done in hardware: any recent GPU, and CPUs with AVX512-BF16 or AMX. Of Apple's GPUs
+    torch does not say; the first ones have none."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported()
+    if device == "mps":
+        return False
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
@@ -27,3 +41,16 @@ def resolve_precision(precision: str, device: str) -> str:
     if precision != "auto":
         return precision
     return "bf16" if has_fast_bf16(device) else "no"
+
+
+def check_precision(precision: str, device: str, parameter: str = "precision") -> None:
+    """Raise DeviceError for a precision that the device (cpu | cuda | mps) cannot train in."""
+    if precision == "fp16" and device == "cpu":
+        raise DeviceError(f"{parameter} is fp16, which needs a GPU: use auto, bf16 or no on a CPU")
+    if precision == "bf16" and device == "mps" and not torch.backends.mps.is_macos_or_newer(14, 0):
+        raise DeviceError(f"{parameter} is bf16, which needs macOS 14 on Apple's GPUs: use auto, fp16 or no")
+
+
+def drawing_dtype(device: str) -> torch.dtype:
+    """Number format to draw in: half precision on GPUs."""
+    return torch.float32 if device == "cpu" else torch.float16

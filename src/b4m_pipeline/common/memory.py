@@ -2,7 +2,6 @@
 
 import logging
 import re
-import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,18 +16,34 @@ def reset_peak(device: str) -> None:
     """Forget peaks so far, where that can be done: on a GPU."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
+    elif device == "mps":
+        torch.mps.empty_cache()  # what it holds from here on is what was needed: it gives nothing back by itself
 
 
 def peak_gib(device: str) -> float:
-    """GiB. cuda: the most that tensors held since the last reset. cpu: the most that the process has ever held, whatever it did
-    before included: `VmHWM` on Linux, where `ru_maxrss` starts at the size of the process that started this one, else that."""
+    """GiB. cuda: the most that tensors held since the last reset. mps: what the process holds of the GPU's memory, in use or
+    not. cpu: the most that the process has ever held, whatever it did before included."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**30
+    if device == "mps":
+        return torch.mps.driver_allocated_memory() / 2**30
+    return process_peak() / 2**30
+
+
+def process_peak() -> int:
+    """The most bytes that this process has ever held: `VmHWM` on Linux, where `ru_maxrss` starts at the size of the process
+    that started this one, the largest working set on Windows, elsewhere `ru_maxrss`."""
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
     status = Path("/proc/self/status")
-    if status.exists() and (found := re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)):
-        return int(found[1]) / 2**20
+    if status.exists() and (found := re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"), re.MULTILINE)):
+        return int(found[1]) * 1024
+    import resource  # noqa: TID251 - Windows has no such module, and does not come here
+
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 @contextmanager
@@ -38,9 +53,9 @@ def reported_peak(stage: str, device: str, log: Callable[[dict[str, float], int]
     reset_peak(device)
     yield
     peak = peak_gib(device)
-    if device == "cuda":
-        logger.info("%s: at most %.2f GiB of GPU memory", stage, peak)
-        log({"peak_memory_gib": peak}, 0)
-    else:
+    if device == "cpu":
         logger.info("%s done; this process has held at most %.2f GiB of memory so far", stage, peak)
         log({"process_peak_memory_gib": peak}, 0)
+    else:
+        logger.info("%s: at most %.2f GiB of GPU memory", stage, peak)
+        log({"peak_memory_gib": peak}, 0)

@@ -6,6 +6,7 @@ import io
 import json
 import tokenize
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 RECIPE_CODE = ("common/devices", "common/seeding", "common/words", "method", "diffusion", "inputs", "training")
 """Modules and packages that decide an adapter's weights. What draws, measures, registers or reports is not among them."""
 NOT_RECIPE = (
+    "diffusion/architectures",
     "diffusion/lora_files",
     "diffusion/sampling",
     "inputs/counterparts",
@@ -44,7 +46,7 @@ def code_version() -> str:
     """Package version and a digest of all its source, so that an edited copy does not pass for the release."""
     digest = hashlib.sha256()
     for file in sorted(ROOT.rglob("*.py")):
-        digest.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes())
+        digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes())
     return f"{__version__}+{digest.hexdigest()[:8]}"
 
 
@@ -142,6 +144,7 @@ class Recipe:
         return {
             **{"kind": self.kind, "name": self.name, "data_digest": self.data, "recipe_digest": self.digest},
             **{"params": json.dumps(self.parameters, sort_keys=True), "code_version": code_version()},
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
             **{CODE_KEY: json.dumps(self.code, sort_keys=True), LIBRARIES_KEY: json.dumps(self.libraries, sort_keys=True)},
         }
 

@@ -39,9 +39,10 @@ class TrainingSetDataset(AbstractDataset):
         from safetensors import SafetensorError, safe_open
 
         try:
+            # Tensors are copied: as parts of the mapped file they would keep Windows from replacing it.
             with safe_open(str(self._filepath), framework="pt") as handle:
                 header = handle.metadata()
-                tensors = {key: handle.get_tensor(key) for key in handle.keys()}
+                tensors = {key: handle.get_tensor(key).clone() for key in handle.keys()}
             others = json.loads(header["others"])
             if not isinstance(others, list):
                 raise TypeError("it does not say what its prompts name")

@@ -45,8 +45,8 @@ class GenerateParams(Strict):
     """Strength of classifier-free guidance; 1: none."""
     batch_size: int = Field(12, ge=1)
     """Images that are drawn at once."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where it runs; auto: on a GPU where there is one."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where it runs; auto: on a GPU where there is one, NVIDIA's (cuda) or Apple's (mps)."""
 
     @model_validator(mode="after")
     def _something_to_draw(self) -> "GenerateParams":

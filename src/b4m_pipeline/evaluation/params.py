@@ -30,5 +30,5 @@ class EvaluationParams(Strict):
     evaluation alone, and only if it is there. Null: none."""
     clip: str | None
     """Path or Hub id of a CLIP model as second judge, the one that also reads prompts. Null: none."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where it runs; auto: on a GPU where there is one."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where it runs; auto: on a GPU where there is one, NVIDIA's (cuda) or Apple's (mps)."""

@@ -15,6 +15,7 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
+from b4m_pipeline.common.hub import CONFIG, WEIGHTS, require_model
 from b4m_pipeline.common.words import article
 from b4m_pipeline.inputs.captions import CaptioningError, shows_style
 from b4m_pipeline.inputs.folders import Picture, load_picture
@@ -52,7 +53,7 @@ class Captioner:
 
 def describe_rows(rows: pd.DataFrame, pictures: Mapping[str, Picture], params: CaptioningParams) -> dict[str, str]:
     """Picture -> text for a manifest's rows: how a content's picture is made and what surrounds the content, or which thing a
-    style's picture shows. Rows about which the model says nothing of use are left out. Raises CaptioningError."""
+    style's picture shows. Rows about which the model says nothing of use are left out. Raises as `load_captioner` does."""
     captioner = load_captioner(str(params.vision_language_model))
     of_style = [shows_style(role) for role in rows["role"]]
     instructions = [
@@ -138,21 +139,18 @@ def without_thing(text: str, noun: str) -> str:
 
 
 def read_config(path: str) -> Any:
-    """The configuration of a captioner (a folder, a Hub id, or id@revision), without its weights. Raises CaptioningError if it
-    cannot be had, or is of a class that is not supported."""
+    """The configuration of a captioner (a folder, a Hub id, or id@revision), without its weights. Raises HubError if it cannot
+    be had, CaptioningError if it is of a class that is not supported."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
     name, options = _source(path)
+    for files in (CONFIG, WEIGHTS):
+        require_model(PARAMETER, name, files, **options)
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **options)
     except (OSError, ValueError, StrictDataclassError) as error:
-        if isinstance(error, OSError) and not Path(name).exists():
-            raise CaptioningError(
-                f"{PARAMETER}: {path!r} is no local folder, and the Hugging Face Hub does not give it now ({_reason(error)}). "
-                f"Check network and name. Without a network, give the folder of a copy (hf download {name}), or set it to null."
-            ) from error
         raise CaptioningError(f"{PARAMETER}: {path!r} is no captioner ({_reason(error)}). {_SUPPORTED}.") from error
     if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise CaptioningError(f"{PARAMETER}: {path!r} is of the class {config.model_type}. {_SUPPORTED}.")
@@ -160,8 +158,8 @@ def read_config(path: str) -> Any:
 
 
 def load_captioner(path: str) -> Captioner:
-    """A captioner on the GPU if there is one. Raises CaptioningError as `read_config` does, and if its files or a package
-    that it needs are missing. Reads safetensors alone, and runs no code from the Hub."""
+    """A captioner on the GPU if there is one. Raises HubError and CaptioningError as `read_config` does, and if its
+    files or a package that it needs are missing. Reads safetensors alone, and runs no code from the Hub."""
     from transformers import AutoModelForImageTextToText
 
     from b4m_pipeline.common.devices import DTYPES, pick_device, resolve_precision

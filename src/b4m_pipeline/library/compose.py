@@ -14,13 +14,14 @@ from b4m_pipeline.common.devices import pick_device
 from b4m_pipeline.common.provenance import code_version, digest_of, file_digest
 from b4m_pipeline.common.sheets import Row, paint_grid
 from b4m_pipeline.datasets.training_set import TrainingSetDataset
+from b4m_pipeline.diffusion.architectures import architecture_of
 from b4m_pipeline.diffusion.families import base_model_id, load_family
 from b4m_pipeline.diffusion.lora_files import find_lora, is_ours, read_lora, require_layers
 from b4m_pipeline.diffusion.params import BaseModelParams, GenerateParams
 from b4m_pipeline.diffusion.sampling import ImageRequest, base_of, draw, put_on, require_base, settings_of
 from b4m_pipeline.inputs.training_set import TrainingSet
 from b4m_pipeline.library.params import ComposeParams
-from b4m_pipeline.method.adapter import RECIPE_KEY, URI_KEY, WEIGHTS_NAME, Adapter, AdapterError, example_prompt
+from b4m_pipeline.method.adapter import CREATED, RECIPE_KEY, URI_KEY, WEIGHTS_NAME, Adapter, AdapterError, example_prompt
 from b4m_pipeline.method.combine import join_halves, scale_halves
 from b4m_pipeline.method.merge import merge, weighted
 from b4m_pipeline.method.params import Side
@@ -193,7 +194,9 @@ def _about(content: Part, style: Part, base_model: BaseModelParams, base: str) -
         "content_name": first["name"],
         "style_name": second["name"],
     }
-    about |= {f"base_{key}": value for key, value in further.items()}
+    about |= {f"base_{key}": value for key, value in further.items()} | architecture_of(load_family(base_model))
+    if dates := [part[CREATED] for part in (first, second) if CREATED in part]:
+        about[CREATED] = max(dates)
     words = {"content_token": content.word("content"), "style_token": style.word("style")}
     words |= {"noun": first.get("noun"), "style_noun": second.get("style_noun") or second.get("noun")}
     known = {key: word for key, word in words.items() if word}

@@ -18,6 +18,9 @@ URI_KEY = "registry_uri"
 RECIPE_KEY = "recipe_digest"
 """Metadata of a trained adapter: digest of all that decides its weights (see common/provenance.py)."""
 
+CREATED = "created"
+"""Metadata of a trained adapter, and of what is made of such: when it was trained, ISO 8601 in UTC."""
+
 DIRECTIONS_KEY = "frame_directions"
 """Metadata of an adapter with a frame of words: its directions, see directions.py."""
 

@@ -3,12 +3,15 @@
 import json
 
 from b4m_pipeline.common.provenance import code_version, digest_of, recipe_code
-from b4m_pipeline.method.adapter import DIRECTIONS_KEY, RECIPE_KEY, URI_KEY, Adapter
+from b4m_pipeline.method.adapter import CREATED, DIRECTIONS_KEY, RECIPE_KEY, URI_KEY, Adapter
 from b4m_pipeline.method.directions import unpack_directions
 from b4m_pipeline.method.frame import FrameMismatchError, frame_of, require_same_frame
 from b4m_pipeline.method.params import Side
 
-_OF_CONTENT = ("base_model", "resolution", "params", "code_version", "noun", "base_revision", "base_vae", "base_variant")
+_OF_CONTENT = (
+    "base_model", "base_revision", "base_vae", "base_variant", "architecture", "prediction_type", "resolution", "params",
+    "code_version", "noun",
+)  # fmt: skip
 
 _STRENGTH = 1 / 3
 """Exponent from a strength to the factor on a half's weights."""
@@ -72,6 +75,8 @@ def join_halves(content: Adapter, style: Adapter, content_side: Side) -> Adapter
         "style_noun": style.metadata["noun"],
         "parents": json.dumps([half.metadata[URI_KEY] for half in (content, style) if URI_KEY in half.metadata]),
     }
+    if dates := [half.metadata[CREATED] for half in (content, style) if CREATED in half.metadata]:
+        metadata[CREATED] = max(dates)
     recipes = [half.metadata[RECIPE_KEY] for half in (content, style)]
     metadata[RECIPE_KEY] = digest_of("reconstructed", recipes, recipe_code("method/combine"))
     for kind, half in (("content", content), ("style", style)):

@@ -1,12 +1,11 @@
 """Adapters in files that any diffusers pipeline loads."""
 
 import json
-import uuid
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
+from b4m_pipeline.common.tensor_files import save_tensors
 from b4m_pipeline.method.adapter import URI_KEY, WEIGHTS_NAME, Adapter, AdapterError
 
 _PREFIX = "unet."
@@ -16,17 +15,13 @@ def save_adapter(adapter: Adapter, folder: Path) -> Path:
     """Write `pytorch_lora_weights.safetensors` into `folder`; returns the file's path."""
     if missing := [key for key in Adapter.REQUIRED if key not in adapter.metadata]:
         raise AdapterError(f"adapter {adapter.metadata.get('name', '?')} lacks the metadata {missing}")
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / WEIGHTS_NAME
     config = {f"{_PREFIX}{key}": value for key, value in adapter.lora_config.items()}
     metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(config, sort_keys=True)}
     own = {key: value for key, value in adapter.metadata.items() if key != URI_KEY}  # where it lies is no part of it
     metadata["b4m"] = json.dumps(own, sort_keys=True)
     tensors = {_PREFIX + key: tensor.detach().cpu().float().contiguous() for key, tensor in adapter.tensors.items()}
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")  # its own: two processes may write the same adapter
-    save_file(tensors, partial, metadata=metadata)
-    partial.replace(path)
-    return path
+    return save_tensors(tensors, path, metadata)
 
 
 def load_adapter(path: Path) -> Adapter:
@@ -37,9 +32,10 @@ def load_adapter(path: Path) -> Adapter:
     if not path.is_file():
         raise AdapterError(f"No adapter at {path}: run the pipeline that trains it first.")
     try:
+        # Tensors are copied: as parts of the mapped file they would keep Windows from replacing or removing it.
         with safe_open(path, framework="pt") as handle:
             stored = handle.metadata() or {}
-            tensors = {key.removeprefix(_PREFIX): handle.get_tensor(key) for key in handle.keys()}
+            tensors = {key.removeprefix(_PREFIX): handle.get_tensor(key).clone() for key in handle.keys()}
         if "b4m" not in stored:
             raise AdapterError(f"{path} carries no frame: it was not written by this project and has no halves to combine.")
         config = {k.removeprefix(_PREFIX): v for k, v in json.loads(stored["lora_adapter_metadata"]).items()}

@@ -74,7 +74,8 @@ def save_base(pipeline: StableDiffusionXLPipeline, folder: Path) -> None:
 def load_as_float32(config: Path) -> None:
     """transformers loads weights in the type that their configuration names, diffusers in float32: a pipeline loaded without
     a type would be half of each."""
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
+    settings = json.loads(config.read_text(encoding="utf-8")) | {"dtype": "float32"}
+    config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 @torch.no_grad()

@@ -222,7 +222,7 @@ def save_clip(model: CLIPModel, tokenizer: CLIPTokenizer, drawings: Drawings, fo
     load_as_float32(folder / "config.json")
     CLIPProcessor(processor, tokenizer).save_pretrained(folder)
     tags = {"contents": sorted(set(drawings.table.content)), "styles": sorted(set(drawings.table["style"]))}
-    (folder / "tags.json").write_text(json.dumps(tags, indent=1))
+    (folder / "tags.json").write_text(json.dumps(tags, indent=1), encoding="utf-8")
 
 
 @torch.no_grad()

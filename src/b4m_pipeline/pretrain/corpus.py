@@ -92,7 +92,7 @@ def read_set(source: Path, hand: str) -> dict[str, str]:
     path = source / "node_modules" / "@iconify-json" / hand / "icons.json"
     if not path.is_file():
         raise CorpusError(f"No vector sources at {path}. Run `make corpus` first (it needs Node's npm).")
-    data = json.loads(path.read_text())
+    data = json.loads(path.read_text(encoding="utf-8"))
     icons = dict(data["icons"])
     for alias, entry in data.get("aliases", {}).items():
         if set(entry) == {"parent"} and entry["parent"] in data["icons"]:
@@ -112,7 +112,7 @@ def _keywords(source: Path) -> dict[str, list[str]]:
     path = source / "node_modules" / "emojibase-data" / "en" / "data.json"
     if not path.is_file():
         raise CorpusError(f"No keywords at {path}. Run `make corpus` first.")
-    entries = json.loads(path.read_text())
+    entries = json.loads(path.read_text(encoding="utf-8"))
     return {_slug(entry["label"]): entry.get("tags", []) for entry in entries}
 
 
@@ -122,7 +122,8 @@ def _slug(label: str) -> str:
 
 def licence_of(source: Path, hand: str) -> str:
     """SPDX id that the set itself states."""
-    return json.loads((source / "node_modules" / "@iconify-json" / hand / "info.json").read_text())["license"]["spdx"]
+    about = source / "node_modules" / "@iconify-json" / hand / "info.json"
+    return json.loads(about.read_text(encoding="utf-8"))["license"]["spdx"]
 
 
 def render_svg(svg: str, size: int) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Typed parameters of the `pretrain` pipeline. Every size is one; conf/base/parameters_pretrain.yml has the values."""
 
+from typing import Literal
+
 from pydantic import BaseModel, Field
 
 from b4m_pipeline.common.config import Strict
@@ -225,8 +227,8 @@ class PretrainParams(Strict):
     """Pixels a side."""
     seed: int = 0
     """Decides all randomness of the training."""
-    device: str = "auto"
-    """auto, cpu or cuda; auto: a GPU where there is one."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where it runs; auto: on a GPU where there is one, NVIDIA's (cuda) or Apple's (mps)."""
     output: str
     """Where the assembled model is written, in diffusers' format."""
     clip_output: str

@@ -1,5 +1,6 @@
 """What a training step sees, made ahead of it where that pays."""
 
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,9 +27,11 @@ def prefetch(make: Callable[[int], Any], start: int, steps: int, device: str) ->
     """`make(step)` for each step from `start` up to `steps`. It depends on the step alone, so it does not matter who makes it.
 
     A GPU would wait for the one core that composes and captions pictures, so other processes do that; on a CPU all cores are
-    at work as it is."""
+    at work as it is. The drawings are gigabytes, which a process that is not forked would need anew, so without fork (Windows)
+    and beside Apple's GPUs, which do not bear it, this process makes all."""
     cores = os.cpu_count() or 1
-    workers = max(1, min(WORKERS, cores - 2)) if device != "cpu" else 0
-    context = "fork" if workers > 0 else None  # the drawings are gigabytes, which a spawned process would need anew
+    forks = device == "cuda" and "fork" in multiprocessing.get_all_start_methods()
+    workers = max(1, min(WORKERS, cores - 2)) if forks else 0
+    context = "fork" if forks else None
     loader = DataLoader(_Steps(make, start, steps), batch_size=None, num_workers=workers, multiprocessing_context=context)
     return iter(loader)

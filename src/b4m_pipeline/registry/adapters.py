@@ -50,7 +50,7 @@ def adapter_uri(folder: Path) -> str | None:
     record = Path(folder) / RECORD_NAME
     if not record.is_file():
         return None
-    known = json.loads(record.read_text())
+    known = json.loads(record.read_text(encoding="utf-8"))
     return known["uri"] if known["sha256"] == file_digest(Path(folder) / WEIGHTS_NAME) else None
 
 
@@ -176,7 +176,7 @@ def _record(folder: Path, name: str, number: str, run_id: str) -> dict[str, str]
     record = {"name": name, "version": str(number), "uri": f"models:/{name}/{number}", "run_id": run_id}
     record["sha256"] = file_digest(weights)
     partial = weights.with_name(RECORD_NAME + ".partial")
-    partial.write_text(json.dumps(record, indent=2) + "\n")
+    partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     partial.replace(weights.with_name(RECORD_NAME))
     return record
 

@@ -1,14 +1,14 @@
 """Adapters as files for other programs: kohya's key names, which A1111, ComfyUI, Forge, SD.Next and diffusers read."""
 
-import json
 from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors.torch import save_file
 
 from b4m_pipeline.common.devices import DTYPES
+from b4m_pipeline.common.tensor_files import save_tensors
 from b4m_pipeline.method.adapter import Adapter
+from b4m_pipeline.registry.modelspec import HASH_KEY, About, ExportError, file_metadata
 
 # What the original SDXL code calls layers outside its blocks; inside them the readers know diffusers' names.
 _ORIGINAL_NAMES = {
@@ -17,10 +17,6 @@ _ORIGINAL_NAMES = {
     "time_embedding.linear_1": "time_embed_0",
     "time_embedding.linear_2": "time_embed_2",
 }
-
-
-class ExportError(ValueError):
-    """An adapter that cannot be written for other programs."""
 
 
 def kohya_name(module: str) -> str:
@@ -42,20 +38,11 @@ def to_kohya(adapter: Adapter, dtype: torch.dtype = torch.float16) -> dict[str, 
     return tensors
 
 
-def export_adapter(adapter: Adapter, path: Path, dtype: Literal["fp16", "bf16", "fp32"] = "fp16") -> Path:
-    """Write one safetensors file in kohya's format, with rank, alpha and this project's metadata in its header. Raises
-    ExportError for another ending than .safetensors: readers go by it."""
+def export_adapter(
+    adapter: Adapter, path: Path, dtype: Literal["fp16", "bf16", "fp32"] = "fp16", about: About | None = None
+) -> Path:
+    """Write one safetensors file in kohya's format, with what it is in its header (see modelspec.py): the same bytes for the
+    same adapter. Raises ExportError for another ending than .safetensors, by which readers go."""
     if path.suffix != ".safetensors":
         raise ExportError(f"{path} must end in .safetensors")
-    metadata = {
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(adapter.rank),
-        "ss_network_alpha": str(adapter.lora_config["lora_alpha"]),
-        "ss_output_name": adapter.metadata["name"],
-        "b4m": json.dumps(adapter.metadata, sort_keys=True),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file(to_kohya(adapter, DTYPES[dtype]), partial, metadata=metadata)
-    partial.replace(path)
-    return path
+    return save_tensors(to_kohya(adapter, DTYPES[dtype]), path, file_metadata(adapter, about or About()), HASH_KEY)

@@ -61,7 +61,7 @@ def _card(about: dict[str, str], uri: str, inference: dict[str, Any], digests: i
     lines = [
         f"# {about['name']}",
         "",
-        _summary(about),
+        summary(about),
         "",
         f"- Base model: `{weights or about['base_model']}`{further}{size}",
         *([] if merged else [f"- Frame: `{about['frame']}` (adapters of one frame can be recombined)"]),
@@ -83,7 +83,8 @@ def _stage(step: str) -> str:
     return "the halves as they were joined" if step == "0" else f"make's step {step}"
 
 
-def _summary(about: dict[str, str]) -> str:
+def summary(about: dict[str, str]) -> str:
+    """What an adapter is, in Markdown, in a sentence or two."""
     if about["kind"] in ("made", "reconstructed", "merged"):
         content = f"**{about.get('content_name', '?')}** (`{about.get('content_token', '?')}`)"
         style = f"**{about.get('style_name', '?')}** (`{about.get('style_token', '?')}`)"

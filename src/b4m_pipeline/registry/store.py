@@ -48,7 +48,7 @@ def resolve_store(config: dict[str, Any], project_path: Path) -> dict[str, Any]:
     if uri is None or not uri.startswith("sqlite:///") or uri == os.environ.get("MLFLOW_TRACKING_URI"):
         return config
     file = project_path / uri.removeprefix("sqlite:///")
-    server["mlflow_tracking_uri"] = f"sqlite:///{file}"
+    server["mlflow_tracking_uri"] = f"sqlite:///{file.as_posix()}"
     experiment = dict(tracking.get("experiment") or {})
     create = dict(experiment.get("create_experiment_kwargs") or {})
     create.setdefault("artifact_location", str(file.with_name("mlartifacts")))

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -177,6 +178,22 @@ def describe_evaluation(metrics: dict[str, float], model_uri: str | None) -> Non
             card = client.get_model_version(name, version).description or ""
             sheet = f"runs:/{run.info.run_id}/pictures/contact_sheet.png"
             client.update_model_version(name, version, with_evaluation(card, metrics, sheet))
+
+
+def evaluated_picture(model_uri: str) -> Image.Image | None:
+    """What the evaluation of "models:/NAME/VERSION" drew first for content and style together. None if it was not evaluated,
+    or, with a warning, if the picture cannot be had."""
+    import mlflow
+
+    try:
+        card = mlflow.MlflowClient().get_model_version(*_name_and_version(model_uri)).description or ""
+        if not (found := re.search(r"^Contact sheet: `(runs:/.+)/contact_sheet\.png`$", card, re.MULTILINE)):
+            return None
+        row = mlflow.artifacts.load_image(f"{found[1]}/samples_made_composition.png")
+    except Exception as error:  # as in _going_on
+        logger.warning("The pictures of the evaluation of %s cannot be had: %s", model_uri, error)
+        return None
+    return row.crop((0, 0, row.height, row.height))
 
 
 def _name_and_version(uri: str) -> tuple[str, str]:

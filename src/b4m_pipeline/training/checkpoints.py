@@ -47,16 +47,16 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     skeleton = json.dumps(_flatten(state, tensors))
     partial = path.with_name(path.name + ".partial")
     save_file(tensors, partial, metadata={"skeleton": skeleton})
-    with open(partial, "rb") as handle:
+    with open(partial, "r+b") as handle:  # Windows flushes no file that is open for reading alone
         os.fsync(handle.fileno())
     os.replace(partial, path)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read what `save_checkpoint` wrote; tensors are on the CPU. Raises CheckpointError if the file is damaged."""
-    try:
+    try:  # tensors are copied: as parts of the mapped file they would keep Windows from replacing it
         with safe_open(path, framework="pt") as handle:
-            tensors = {key: handle.get_tensor(key) for key in handle.keys()}
+            tensors = {key: handle.get_tensor(key).clone() for key in handle.keys()}
             skeleton = json.loads(handle.metadata()["skeleton"])
         return _restore(skeleton, tensors)
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:

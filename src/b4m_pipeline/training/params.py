@@ -84,8 +84,8 @@ class TrainParams(Strict):
     samples: SampleParams = SampleParams()
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """Number format of the frozen base model and of activations; auto: bf16 where the hardware multiplies it, no: float32."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where it runs; auto: on a GPU where there is one."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where it runs; auto: on a GPU where there is one, NVIDIA's (cuda) or Apple's (mps)."""
     checkpoint_every: int = Field(25, ge=1)
     """Optimizer steps between checkpoints."""
     keep_checkpoint: bool = False

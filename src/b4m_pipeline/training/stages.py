@@ -15,6 +15,8 @@ import torch
 
 from b4m_pipeline.common.provenance import GUARD_CODE, Recipe, digest_of, recipe_modules
 from b4m_pipeline.common.words import article
+from b4m_pipeline.diffusion.architectures import architecture_of
+from b4m_pipeline.diffusion.families import load_family
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.inputs.params import ConceptParams
 from b4m_pipeline.inputs.training_set import TrainingSet
@@ -263,6 +265,6 @@ def _recipe(
 
 
 def _metadata(recipe: Recipe, base_model: BaseModelParams) -> dict[str, str]:
-    own = {"base_model": base_model.path, "resolution": str(base_model.resolution)}
+    own = {"base_model": base_model.path, "resolution": str(base_model.resolution)} | architecture_of(load_family(base_model))
     further = base_model.model_dump(include={"revision", "vae", "variant"}, exclude_none=True)
     return recipe.metadata() | own | {f"base_{key}": value for key, value in further.items()}

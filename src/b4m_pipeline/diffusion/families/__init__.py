@@ -4,9 +4,11 @@ from pathlib import Path
 
 from diffusers import DiffusionPipeline
 
+from b4m_pipeline.common.hub import require_model
 from b4m_pipeline.diffusion.families.base import Family as Family
 from b4m_pipeline.diffusion.families.identity import BaseModelError as BaseModelError
 from b4m_pipeline.diffusion.families.identity import base_model_id as base_model_id
+from b4m_pipeline.diffusion.families.identity import required
 from b4m_pipeline.diffusion.families.identity import weights_digest as weights_digest
 from b4m_pipeline.diffusion.families.stable_diffusion import StableDiffusion as StableDiffusion
 from b4m_pipeline.diffusion.families.stable_diffusion_xl import StableDiffusionXL as StableDiffusionXL
@@ -16,17 +18,14 @@ FAMILIES: dict[str, type[Family]] = {"StableDiffusionPipeline": StableDiffusion,
 
 
 def load_family(params: BaseModelParams) -> Family:
-    """Read model_index.json and pick the family. Raises BaseModelError, naming the parameter, if there is no such model."""
+    """Read model_index.json and pick the family. Raises BaseModelError or HubError, naming the parameter, if there is no such
+    model."""
     local = Path(params.path)
     if local.exists() and not (local / "model_index.json").is_file():
         raise BaseModelError(f"base_model.path {params.path!r} is not a diffusers model: it has no model_index.json")
-    try:
+    require_model("base_model.path", params.path, ("model_index.json",), params.revision)
+    with required(f"base_model.path {params.path!r} cannot be read"):
         index = DiffusionPipeline.load_config(params.path, revision=params.revision)
-    except OSError as error:
-        raise BaseModelError(
-            f"base_model.path {params.path!r} is neither a local folder nor a model that can be had from the "
-            f"Hugging Face Hub now: {str(error).splitlines()[0]}"
-        ) from error
     name = index.get("_class_name")
     if name not in FAMILIES:
         raise BaseModelError(f"base_model.path {params.path!r} is a {name}; supported are {sorted(FAMILIES)}")

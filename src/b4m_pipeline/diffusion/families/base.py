@@ -15,6 +15,8 @@ from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from transformers import CLIPTokenizer
 
+from b4m_pipeline.common.devices import drawing_dtype
+from b4m_pipeline.common.hub import CONFIG, require_model
 from b4m_pipeline.common.provenance import recipe_code
 from b4m_pipeline.diffusion.families.identity import BaseModelError, required, sample_file
 from b4m_pipeline.diffusion.params import BaseModelParams
@@ -80,15 +82,13 @@ class Family(ABC):
         return (name, {"revision": revision}) if revision and not Path(p.vae).exists() else (p.vae, {})
 
     def check_parts(self) -> None:
-        """Raise BaseModelError if a part that is read from somewhere else, or late, is not there."""
+        """Raise BaseModelError or HubError if a part that is read from somewhere else, or late, is not there."""
         self.load_noise_schedule()
         if self.params.vae:
             source, options = self._vae_source()
-            try:
+            require_model("base_model.vae", source, CONFIG, options.get("revision"))
+            with required(f"base_model.vae {self.params.vae!r} is not there"):
                 AutoencoderKL.load_config(source, **options)
-            except OSError as error:
-                first = str(error).splitlines()[0]
-                raise BaseModelError(f"base_model.vae {self.params.vae!r} is not there: {first}") from error
 
     @torch.no_grad()
     def encode_pictures(
@@ -134,7 +134,7 @@ class Family(ABC):
 
     def load_pipeline(self, device: str = "cpu") -> DiffusionPipeline:
         """The whole model to draw with: float32 on a CPU, float16 on a GPU."""
-        dtype = torch.float16 if device == "cuda" else torch.float32
+        dtype = drawing_dtype(device)
         own_vae = {"vae": self.load_vae(dtype)} if self.params.vae else {}
         with required(f"base_model.path {self.params.path!r} cannot be drawn with"):
             return self._pipeline(dtype=dtype, **own_vae).to(device)

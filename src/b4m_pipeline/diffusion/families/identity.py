@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from b4m_pipeline.common.hub import reason
 from b4m_pipeline.diffusion.params import BaseModelParams
 
 
@@ -18,7 +19,7 @@ def required(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise BaseModelError(f"{what}: {error}") from error
+        raise BaseModelError(f"{what}: {reason(error) or error}") from error
 
 
 def base_model_id(params: BaseModelParams) -> str:
