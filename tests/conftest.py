@@ -292,6 +292,8 @@ PLAIN_INGESTION = {
 }
 PLAIN_CAPTIONING = {
     "vision_language_model": None,
+    "content_instruction": "What is around {article} {noun}?",
+    "style_instruction": "Name it.",
     "clip": None,
     "content_words": [],
     "style_words": [],
@@ -406,6 +408,13 @@ def preservation_params(**changes):
     return PreservationParams(
         **{"contents": [], "styles": [], "template": "{article} {content} toy in {style} style"} | changes
     )
+
+
+def drawn_counterparts(folder: Path, **changes):
+    """CounterpartParams of one content and one style that the base model draws, an image each."""
+    own = {"contents": [{"word": "dog", "token": "ohwx"}], "styles": [{"word": "neon", "token": "qrv"}]}
+    own |= {"images": 1, "steps": 1, "folder": str(folder)}
+    return counterpart_params(source="drawn", drawn=own | changes)
 
 
 def counterpart_params(**changes):

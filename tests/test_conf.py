@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 from kedro.config import OmegaConfigLoader
+from kedro.validation.exceptions import ParameterValidationError
 from pydantic import BaseModel
 from tools.reference import entry_model, nested_model, schemas
 
@@ -78,7 +79,7 @@ def test_adapters_are_registered_with_the_settings_that_they_are_evaluated_with(
         registered = catalog[adapter]["save_args"]["inference"]
         assert registered == {"num_inference_steps": steps, "guidance_scale": guidance}
     stages = (parameters[stage]["samples"] for stage in ("content_break", "style_break", "make"))
-    for drawn in (parameters["evaluation"], parameters["generate"], *stages):
+    for drawn in (parameters["evaluation"], parameters["generate"], parameters["counterparts"]["drawn"], *stages):
         assert (drawn["steps"], drawn["guidance_scale"]) == (steps, guidance)
 
 
@@ -95,6 +96,7 @@ def test_parameters_of_every_environment_are_valid(environment) -> None:
     assert checked["frame"].rank == {"sdxl": 64, "sd15": 64}.get(environment, 32 if environment in FLOWS else 128)
     if environment in ("sdxl", "sd15", *FLOWS):
         assert checked["content_break"].steps == 1000 and checked["base_model"].resolution == 512
+        assert checked["counterparts"].source == "drawn" and len(checked["counterparts"].drawn.contents) == 3
 
 
 def test_invented_words_of_the_bases_contents_are_nearly_all_theirs_alone() -> None:
@@ -114,6 +116,15 @@ def test_half_precision_of_gpus_is_refused_on_a_cpu() -> None:
     parameters["make"] |= {"device": "cpu", "precision": "fp16"}
     with pytest.raises(DeviceError, match=r"make\.precision is fp16, which needs a GPU"):
         check_devices(check_parameters(parameters, register_pipelines()))
+
+
+def test_folders_of_counterparts_can_be_named_in_an_environment_that_draws_them() -> None:
+    own = {"source": "folders", "styles": [{"path": "oil", "token": "qrv"}]}
+    checked = check_parameters(config("sdxl", counterparts=own)["parameters"], register_pipelines())["counterparts"]
+    assert checked.source == "folders" and [concept.name for concept in checked.styles] == ["oil"] and not checked.contents
+    del own["source"]
+    with pytest.raises(ParameterValidationError, match="source is drawn, and contents or styles name folders"):
+        check_parameters(config("sdxl", counterparts=own)["parameters"], register_pipelines())
 
 
 def test_own_pictures_need_no_name() -> None:

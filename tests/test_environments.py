@@ -55,6 +55,7 @@ def test_break_make_runs_in_the_environment(name, tiny_sdxl, tiny_sd, tiny_flow,
     parameters = yaml.safe_load(before)
     parameters["base_model"] = tiny(name, Path(folder), tmp_path)
     parameters["frame"] |= {"rank": 4}
+    parameters["counterparts"]["drawn"] |= {"images": 1, "steps": 1, "resolution": 32, "folder": str(tmp_path / "drawn")}
     for stage in ("content_break", "style_break"):
         parameters[stage] |= SHORT | {"counterpart_batch_size": 1}
     parameters["make"] |= SHORT | {"rehearsal": {"images": 2, "steps": 2, "batch_size": 2}}
@@ -73,6 +74,7 @@ def test_break_make_runs_in_the_environment(name, tiny_sdxl, tiny_sd, tiny_flow,
         conf.write_text(before)
         shutil.rmtree(project / "mlruns", ignore_errors=True)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert len(list((tmp_path / "drawn").glob("drawn-*/000.png"))) == 6
     client = MlflowClient(f"sqlite:///{store}")
     version = client.get_model_version_by_alias("b4m-make-teapot-ink", "candidate")
     assert version.tags["base_model"] == parameters["base_model"]["path"] and version.tags["resolution"] == "32"

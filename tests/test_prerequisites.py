@@ -2,9 +2,10 @@
 
 import pytest
 
+from b4m_pipeline.inputs.captions import CaptioningError
 from b4m_pipeline.method.frame import TargetError
 from b4m_pipeline.method.params import FrameParams
-from b4m_pipeline.prerequisites import WrongParameterError, check_base_model, check_halves, check_preservation
+from b4m_pipeline.prerequisites import WrongParameterError, check_base_model, check_captioner, check_halves, check_preservation
 from b4m_pipeline.training.params import BreakParams
 from tests.conftest import PLAIN_BREAK, TINY_FRAME, preservation_params
 
@@ -33,3 +34,9 @@ def test_preservation_needs_a_target_that_reads_the_prompt(tiny_base):
     check_base_model(tiny_base, frame)
     with pytest.raises(TargetError, match="reads the prompt alone"):
         check_base_model(tiny_base, frame, preserving=True)
+
+
+def test_a_captioner_that_is_not_there_is_said_before_a_run(tmp_path):
+    check_captioner(None)
+    with pytest.raises(CaptioningError, match=r"captioning\.vision_language_model: .*no captioner"):
+        check_captioner(str(tmp_path))

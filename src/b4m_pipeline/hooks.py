@@ -101,12 +101,11 @@ class PrerequisitesHook:
             prerequisites.check_objectives(parameters, trained)
         if "params:compose" in inputs and any("reconstructed_adapter" in node.inputs for node in pipeline.nodes):
             prerequisites.check_halves(parameters["compose"].methods)
-        if "params:captioning" in inputs:
-            captioner = parameters["captioning"].vision_language_model
-            prerequisites.check_hub("captioning.vision_language_model", captioner)
         for name in ("captioning", "evaluation"):
             if f"params:{name}" in inputs:
                 prerequisites.check_clip(f"{name}.clip", parameters[name].clip)
+        if "params:captioning" in inputs:
+            prerequisites.check_captioner(parameters["captioning"].vision_language_model)
         self._checkpoints = parameters.get("checkpoints")
         stages = {"content_break": "content_break", "style_break": "style_break", "make": "joint_make"}
         trains = any("training" in node.tags for node in pipeline.nodes)

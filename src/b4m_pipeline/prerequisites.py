@@ -81,7 +81,7 @@ def check_clip(parameter: str, path: str | None) -> None:
     if path:
         from transformers import CLIPConfig
 
-        from b4m_pipeline.inputs.captioners import CaptioningError
+        from b4m_pipeline.inputs.captions import CaptioningError
 
         check_hub(parameter, path)
         try:
@@ -89,6 +89,14 @@ def check_clip(parameter: str, path: str | None) -> None:
         except (OSError, ValueError) as error:
             first = str(error).splitlines()[0]
             raise CaptioningError(f"{parameter}: there is no CLIP model {path!r} ({first}). Or set it to null.") from error
+
+
+def check_captioner(path: str | None) -> None:
+    """Raise HubError or CaptioningError if a vision-language model is wanted that is not there or not supported."""
+    if path:
+        from b4m_pipeline.inputs.vision_language import read_config
+
+        read_config(path)
 
 
 def check_preservation(parameters: dict[str, Any], stages: list[str]) -> bool:

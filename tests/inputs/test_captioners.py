@@ -5,9 +5,11 @@ import torch
 from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
+from b4m_pipeline.common.hub import HubError
 from b4m_pipeline.common.words import article
 from b4m_pipeline.inputs import captioners
-from b4m_pipeline.inputs.captioners import CaptioningError, classify
+from b4m_pipeline.inputs.captioners import classify
+from b4m_pipeline.inputs.captions import CaptioningError
 from b4m_pipeline.inputs.prepare import caption_manifest
 from tests.conftest import captioning_params
 from tests.inputs.helpers import MIXED, WORDS, squares
@@ -54,7 +56,7 @@ def test_missing_models_and_words_name_the_parameter(clip_folder, tmp_path):
     words = {"content_words": ["a"], "style_words": ["b"]}
     with pytest.raises(CaptioningError, match=r"captioning.clip: .*gone' is no CLIPModel that can be loaded"):
         caption_manifest(MIXED, pictures, captioning_params(clip=str(tmp_path / "gone"), **words), "w@z")
-    with pytest.raises(CaptioningError, match=r"captioning.vision_language_model: .*gone"):
+    with pytest.raises(HubError, match=r"captioning.vision_language_model .*gone"):
         caption_manifest(MIXED, pictures, captioning_params(vision_language_model=str(tmp_path / "gone")), "w@z")
     damaged = tmp_path / "damaged"
     damaged.mkdir()

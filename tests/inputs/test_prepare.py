@@ -44,15 +44,16 @@ def test_models_are_loaded_only_where_needed_and_freed(clip_folder, monkeypatch)
     assert reference() is None
 
 
-def test_vision_language_model_comes_before_tags(blip_folder, clip_folder):
-    params = captioning_params(vision_language_model=str(blip_folder), clip=str(clip_folder), min_confidence=0)
-    captioned = caption_manifest(MIXED, squares(MIXED), params, "w@z").set_index("picture")
+def test_vision_language_model_comes_before_tags(qwen3_folder, clip_folder):
+    params = captioning_params(vision_language_model=str(qwen3_folder), clip=str(clip_folder), min_confidence=0)
+    pictures = squares(MIXED)
+    captioned = caption_manifest(MIXED, pictures, params, "w@z").set_index("picture")
     assert list(captioned.caption_source) == [
         "vision_language_model", "sidecar", "vision_language_model", "vision_language_model", "template", "sidecar"
     ]  # fmt: skip
     assert captioned.caption["content/toy/a"].startswith("a snq toy, ")
     assert "qrv" in captioned.caption["counterpart_style/oil/a"]
-    again = caption_manifest(MIXED, squares(MIXED), params, "w@z")
+    again = caption_manifest(MIXED, pictures, params, "w@z")
     assert list(again.caption) == list(captioned.caption)
 
 

@@ -56,21 +56,6 @@ def test_what_is_there_is_not_drawn_again_and_other_settings_have_another_folder
         assert rehearsal.rehearse(tiny_joined, tiny_base, changed, seed) != folder
 
 
-def test_a_killed_rehearsal_is_drawn_anew(tiny_joined, tiny_base, tmp_path, monkeypatch):
-    draw = rehearsal.draw
-
-    def killed(*args, **options):
-        yield next(draw(*args, **options))
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(rehearsal, "draw", killed)
-        with pytest.raises(KeyboardInterrupt):
-            rehearsal.rehearse(tiny_joined, tiny_base, params(tmp_path), 0)
-    folder = rehearsal.rehearse(tiny_joined, tiny_base, params(tmp_path), 0)
-    assert len(list(folder.glob("*.png"))) == 3 and list(tmp_path.iterdir()) == [folder]
-
-
 def test_what_is_in_the_folder_is_the_unions_pictures(folder, joined, tiny_training_set):
     first = joined(folder)
     union = first.table[first.table.role == "union"]

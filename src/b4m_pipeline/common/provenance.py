@@ -21,6 +21,8 @@ NOT_RECIPE = (
     "diffusion/architectures",
     "diffusion/lora_files",
     "diffusion/sampling",
+    "inputs/counterparts",
+    "inputs/drawings",
     "inputs/encoding_cache",
     "method/combine",
     "method/files",

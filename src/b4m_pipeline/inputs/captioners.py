@@ -1,4 +1,4 @@
-"""Models that look at a picture and say what it shows: a sentence (BLIP) or a word (CLIP)."""
+"""A CLIP model that looks at a picture and chooses the word that fits it best."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from b4m_pipeline.inputs.captions import fill_template
+from b4m_pipeline.inputs.captions import CaptioningError, fill_template, shows_style
 from b4m_pipeline.inputs.folders import Picture, load_picture
 from b4m_pipeline.inputs.params import CaptioningParams
 
@@ -20,35 +20,15 @@ BATCH = 16  # pictures at once through a captioning model
 TAGS_NAME = "tags.json"
 
 
-class CaptioningError(ValueError):
-    """A captioning model or its words are missing; the message names the parameter."""
-
-
-def describe(images: Sequence[Image.Image], model: str) -> list[str]:
-    """One sentence for each RGB picture by a BLIP captioner (path or Hub id)."""
-    import torch
-    from transformers import BlipForConditionalGeneration, BlipProcessor
-
-    parameter = "captioning.vision_language_model"
-    blip, processor = load_model(parameter, model, BlipForConditionalGeneration, BlipProcessor)
-    texts: list[str] = []
-    with torch.inference_mode():
-        for start in tqdm(range(0, len(images), BATCH), desc="Describing pictures", delay=2):
-            inputs = processor(images=list(images[start : start + BATCH]), return_tensors="pt").to(blip.device)
-            ids = blip.generate(**inputs, max_new_tokens=30, do_sample=False)
-            texts += processor.batch_decode(ids, skip_special_tokens=True)
-    return [" ".join(text.split()) for text in texts]
-
-
 def tag_rows(rows: pd.DataFrame, pictures: Mapping[str, Picture], params: CaptioningParams) -> dict[str, str]:
     """Picture -> word for the rows that get one: what a style's picture shows, which style a content is drawn in."""
     from transformers import CLIPModel, CLIPProcessor
 
-    shows_style = rows.role.isin(["style", "counterpart_style"])
-    words = {kind: _words(kind, params) for kind in ("content", "style") if (shows_style == (kind == "content")).any()}
+    of_style = rows.role.map(shows_style)
+    words = {kind: _words(kind, params) for kind in ("content", "style") if (of_style == (kind == "content")).any()}
     clip, processor = load_model("captioning.clip", str(params.clip), CLIPModel, CLIPProcessor)
     tags = {}
-    for (is_style, noun), group in rows.groupby([shows_style, rows.noun]):
+    for (is_style, noun), group in rows.groupby([of_style, rows.noun]):
         kind = "content" if is_style else "style"
         if is_style:
             prompts = [fill_template(params.style_template, word, noun, None, params) for word in words[kind]]

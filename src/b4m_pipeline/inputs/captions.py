@@ -18,6 +18,15 @@ _PHRASE_WORDS = 4
 _PREPOSITIONS = {"above", "at", "behind", "beside", "by", "from", "in", "near", "on", "over", "under", "with"}
 
 
+class CaptioningError(ValueError):
+    """A captioning model or its words are missing; the message names the parameter."""
+
+
+def shows_style(role: str) -> bool:
+    """Whether a role's pictures show a style, on any things; the others show a content, in any style."""
+    return role in ("style", "counterpart_style")
+
+
 def caption_of(
     role: str, token: str, noun: str, text: str, style_token: str, params: CaptioningParams, source: str = "sidecar"
 ) -> str:
@@ -31,14 +40,14 @@ def caption_of(
     text = _shorten(text, params.max_words, token)
     if text and all(contains(text, part) for part in ([token, style_token] if role == "union" else [token])):
         return text
-    shows_style = role in ("style", "counterpart_style")
+    of_style = shows_style(role)
     if source == "tags":
         phrase = text
-    elif role == "union" or (source == "vision_language_model" and not shows_style):
+    elif role == "union" or (source == "vision_language_model" and not of_style):
         phrase = None  # a sentence about what is seen, not the name of a style
     else:
         phrase = _phrase(text, noun)
-    if shows_style:
+    if of_style:
         caption = fill_template(params.style_template, phrase or "", noun, token, params)
     else:
         caption = fill_template(params.content_template, token, noun, style_token if role == "union" else phrase, params)

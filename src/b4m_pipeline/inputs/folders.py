@@ -142,9 +142,8 @@ def check_folders(folders: Iterable[Folder], resolution: int, params: IngestionP
             f"ingestion.buckets.step {params.buckets.step} does not divide base_model.resolution {resolution}: "
             "change one of them"
         )
-    folders = list(folders)
-    for folder in folders:
-        _require_folder(folder)  # all of them before the first picture is decoded
+    for folder in (folders := list(folders)):
+        require_folder(folder)  # all of them before the first picture is decoded
     squares: dict[str, Image.Image] = {}
     rows, quarantine = [], []
     for folder in folders:
@@ -156,7 +155,8 @@ def check_folders(folders: Iterable[Folder], resolution: int, params: IngestionP
     return Checked(squares, manifest, pd.DataFrame(quarantine, columns=list(QUARANTINE_COLUMNS)))
 
 
-def _require_folder(folder: Folder) -> None:
+def require_folder(folder: Folder) -> None:
+    """Raise PicturesError if there is no such folder."""
     where = f"{folder.path} (that is {folder.path.absolute()})" if not folder.path.is_absolute() else str(folder.path)
     if not folder.path.exists():
         raise PicturesError(f"{folder}: there is no folder {where}. Give the folder that holds its pictures.")

@@ -34,13 +34,71 @@ class ConceptParams(Strict):
         return data
 
 
+class WordParams(Strict):
+    """A content or a style that the base model knows by a word."""
+
+    word: str = Field(pattern=r"\S")
+    """What the base model calls it: dog, watercolor."""
+    token: str = Field(pattern=r"\S")
+    """Rare word that stands for it in captions."""
+
+
+class DrawnParams(Strict):
+    """Counterparts that the base model draws, by words that it knows."""
+
+    contents: list[WordParams] = []
+    """Each is drawn in all the styles in turn."""
+    styles: list[WordParams] = []
+    """Each is drawn with all the contents in turn."""
+    images: int = Field(6, ge=1)
+    """So many of each word."""
+    template: Annotated[str, with_fields("content style", "article")] = "{article} {content} in {style} style"
+    """The prompts, with {content}, {style} and, if wanted, {article}."""
+    steps: int = Field(20, ge=1)
+    """Denoising steps of an image."""
+    guidance_scale: float = Field(2.0, ge=0)
+    """Strength of classifier-free guidance; 1: none."""
+    batch_size: int = Field(12, ge=1)
+    """Images that are drawn at once."""
+    resolution: int | None = Field(None, ge=8, multiple_of=8)
+    """Pixels a side that they are drawn with; training has them in `base_model.resolution`. Null: the same."""
+    seed: int = Field(0, strict=True, ge=0, lt=2**31)
+    """Of the drawings alone, so that runs with other seeds share them."""
+    folder: str = "data/05_model_input/counterparts"
+    """Where they are kept, in a folder for each word, base model and setting. What is deleted there stays deleted."""
+
+    @model_validator(mode="after")
+    def _different(self) -> "DrawnParams":
+        for what in ("word", "token"):
+            found = [getattr(each, what).strip().casefold() for each in (*self.contents, *self.styles)]
+            if twice := [each for each in found if found.count(each) > 1]:
+                raise ValueError(f"has the {what} {twice[0]!r} twice: contents and styles must all have {what}s of their own")
+        return self
+
+
 class CounterpartParams(Strict):
     """The concepts that the other half is trained on during a break (multi-correspondence projection)."""
 
+    source: Literal["folders", "drawn"] = "folders"
+    """folders: the pictures of `contents` and `styles`. drawn: pictures that the base model draws of the words in `drawn`;
+    `contents` and `styles` are empty then."""
     contents: list[ConceptParams]
     """Other contents, which the style is trained beside."""
     styles: list[ConceptParams]
     """Other styles, which the content is trained beside."""
+    drawn: DrawnParams = DrawnParams()
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "CounterpartParams":
+        if self.source == "folders":
+            return self
+        if self.contents or self.styles:
+            raise ValueError(
+                "source is drawn, and contents or styles name folders: set source: folders to use these, or both lists to []"
+            )
+        if not (self.drawn.contents and self.drawn.styles):
+            raise ValueError("source is drawn: name words in drawn.contents and in drawn.styles, each with its token")
+        return self
 
 
 class BucketParams(Strict):
@@ -79,7 +137,13 @@ class CaptioningParams(Strict):
     """Where captions come from, in this order: text beside the picture, vision-language model, zero-shot tags, template."""
 
     vision_language_model: str | None
-    """Path or Hub id of a BLIP captioner. Null: none."""
+    """Folder, Hub id or id@revision of a captioner: one with a chat template (Qwen-VL, SmolVLM, ...), Florence-2 or BLIP. Null:
+    none."""
+    content_instruction: Annotated[str, with_fields("", "article noun")]
+    """What a captioner with a chat template is asked about a content's picture: all but the content itself, for which the token
+    stands. {noun} and {article} are those of the class."""
+    style_instruction: Annotated[str, with_fields("", "article noun")]
+    """What it is asked about a style's picture, likewise: the thing, and nothing of the style."""
     clip: str | None
     """Path or Hub id of a CLIP model for zero-shot tags. Null: none."""
     content_words: list[str]

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 import pandas as pd
 from PIL import Image
 
-from b4m_pipeline.inputs.captioners import describe, tag_rows
+from b4m_pipeline.inputs.captioners import tag_rows
 from b4m_pipeline.inputs.captions import LOOK, VARIANT, add_variants, caption_of
 from b4m_pipeline.inputs.folders import Folder, Picture, check_folders, load_picture
 from b4m_pipeline.inputs.looks import add_content_looks
 from b4m_pipeline.inputs.params import CaptioningParams, IngestionParams
+from b4m_pipeline.inputs.vision_language import describe_rows
 
 logger = logging.getLogger(__name__)
 
@@ -73,9 +74,8 @@ def caption_manifest(
         return manifest[~manifest.picture.isin(texts) & (manifest.role != "union")]
 
     if params.vision_language_model and len(missing()):
-        keys = missing().picture.tolist()
-        described = describe([load_picture(pictures[key]) for key in keys], params.vision_language_model)
-        texts |= {key: (text, "vision_language_model") for key, text in zip(keys, described, strict=True) if text}
+        described = describe_rows(missing(), pictures, params)
+        texts |= {key: (text, "vision_language_model") for key, text in described.items()}
     if params.clip and len(missing()):
         texts |= {key: (word, "tags") for key, word in tag_rows(missing(), pictures, params).items()}
 

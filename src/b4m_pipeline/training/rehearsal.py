@@ -3,19 +3,16 @@ images as pictures of the union. Otherwise make sees content's and style's pictu
 where the prompt names both."""
 
 import logging
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from b4m_pipeline.common.devices import pick_device
-from b4m_pipeline.common.provenance import digest_of
 from b4m_pipeline.common.seeding import derive_seed
 from b4m_pipeline.common.words import fill_prompt
-from b4m_pipeline.diffusion.families import encoder_id, load_family
 from b4m_pipeline.diffusion.params import BaseModelParams
-from b4m_pipeline.diffusion.sampling import ImageRequest, draw, put_on, settings_of
+from b4m_pipeline.diffusion.sampling import settings_of
+from b4m_pipeline.inputs.drawings import Drawing, draw_folders, drawing_folder
 from b4m_pipeline.inputs.encode import encode_training_set
 from b4m_pipeline.inputs.folders import Folder, Picture
 from b4m_pipeline.inputs.params import CaptioningParams, IngestionParams
@@ -29,29 +26,21 @@ logger = logging.getLogger(__name__)
 
 def rehearse(joined: Adapter, base_model: BaseModelParams, params: RehearsalParams, seed: int) -> Path:
     """Draw `params.images` images with the joined halves, unless that was done before -> the folder that has them, each with
-    its prompt in a text file beside it. A folder is written as a whole or not at all. What the user deletes from it stays
-    deleted, what the user adds is trained on."""
+    its prompt in a text file beside it (see inputs/drawings.py). What the user deletes from it stays deleted, what the user
+    adds is trained on."""
     about = joined.metadata
-    weights = {key: value.double().sum().item() for key, value in joined.tensors.items()}
-    digest = digest_of(weights, encoder_id(base_model), params.model_dump(exclude={"folder", "batch_size"}), seed)
-    folder = Path(params.folder) / f"{about['name']}-{digest}"
-    if folder.exists():
-        logger.info("Rehearsal: the pictures in %s are used", folder)
-        return folder
     words = {"content": about["content_token"], "style": about["style_token"]}
     prompts = [fill_prompt(template, words, about["noun"]) for template in params.prompts]
     first = derive_seed(seed, "rehearsal") % 2**31  # not the seeds that evaluation draws with
-    requests = [ImageRequest(prompts[index % len(prompts)], first + index) for index in range(params.images)]
-    pipeline = load_family(base_model).load_pipeline(pick_device())
-    put_on(pipeline, joined)
-    unfinished = folder.with_name(f"{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    for index, (request, image) in enumerate(draw(pipeline, requests, **settings_of(params, base_model.resolution))):
-        image.save(unfinished / f"{index:03d}.png")
-        (unfinished / f"{index:03d}.txt").write_text(request.prompt, encoding="utf-8")
-    unfinished.rename(folder)
-    logger.info("Rehearsal: pictures in %s. Delete what is bad, add your own, and run joint_make again", folder)
+    asked = [(prompts[index % len(prompts)], first + index) for index in range(params.images)]
+    drawings = [Drawing(prompt, own_seed, prompt) for prompt, own_seed in asked]
+    settings = settings_of(params, base_model.resolution)
+    weights = {key: value.double().sum().item() for key, value in joined.tensors.items()}
+    folder = drawing_folder(params.folder, about["name"], drawings, base_model, settings, weights)
+    if draw_folders({folder: drawings}, base_model, settings, joined):
+        logger.info("Rehearsal: pictures in %s. Delete what is bad, add your own, and run joint_make again", folder)
+    else:
+        logger.info("Rehearsal: the pictures in %s are used", folder)
     return folder
 
 

@@ -14,6 +14,7 @@ from tests.conftest import (
     TINY_FRAME,
     captioning_params,
     counterpart_params,
+    drawn_counterparts,
     ingestion_params,
     lora_of,
     preservation_params,
@@ -72,3 +73,17 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_read(methods, tmp
     with pytest.raises(bench.BenchmarkError, match="'theirs'"):
         run(create_pipeline(), **given(tmp_path, tiny_base, benchmark=unknown))
     assert methods == []
+
+
+def test_methods_are_given_counterparts_that_the_base_model_draws(methods, tmp_path, tiny_base, monkeypatch):
+    seen = []
+
+    def take(task):
+        seen.append(task.training_set.table)
+        raise ValueError("enough")
+
+    monkeypatch.setitem(bench.METHODS, "ours", take)
+    run(create_pipeline().to_nodes("run_benchmark"), **given(tmp_path, tiny_base, counterparts=drawn_counterparts(tmp_path)))
+    captions = seen[0].groupby("role")["caption"].agg(list)
+    assert captions["counterpart_content"] == ["an ohwx dog in neon style"]
+    assert captions["counterpart_style"] == ["a dog emoji in qrv style"]

@@ -16,7 +16,7 @@ from b4m_pipeline.inputs.folders import PicturesError
 from b4m_pipeline.inputs.params import CaptioningParams, ConceptParams, CounterpartParams, IngestionParams
 from b4m_pipeline.pipelines.ingestion import create_pipeline
 from b4m_pipeline.training.params import MakeParams
-from tests.conftest import PLAIN_MAKE, preservation_params
+from tests.conftest import PLAIN_MAKE, drawn_counterparts, preservation_params
 
 CONF = Path(__file__).parents[3] / "conf" / "base"
 
@@ -57,7 +57,7 @@ def run(root, last="input_sheet", **changed):
     catalog = DataCatalog.from_config(yaml.safe_load((CONF / "catalog_ingestion.yml").read_text()))
     for name, dataset in parameters(root, **changed).items():
         catalog[name] = dataset
-    SequentialRunner().run(create_pipeline().to_outputs(last), catalog)
+    SequentialRunner().run(create_pipeline().to_outputs(*([last] if isinstance(last, str) else last)), catalog)
     return catalog
 
 
@@ -93,6 +93,30 @@ def test_pictures_and_captions_are_encoded(root, tiny_sdxl):
     assert encoded.others and all(len(value) == len(encoded.others) for value in encoded.other_tensors.values())
 
 
+def test_counterparts_that_the_base_model_draws_are_on_the_sheet_and_encoded(root, tiny_sdxl):
+    changes = {"base_model": BaseModelParams(path=str(tiny_sdxl), resolution=32)}
+    catalog = run(root, ["input_sheet", "training_set"], counterparts=drawn_counterparts(root / "drawn", images=2), **changes)
+    listed = catalog.load("counterparts")
+    assert [concept["token"] for kind in ("contents", "styles") for concept in listed[kind]] == ["ohwx", "qrv"]
+    encoded = catalog.load("training_set")
+    captions = encoded.table.groupby("role")["caption"].agg(set)
+    assert captions["counterpart_content"] == {"an ohwx dog in neon style"}
+    assert captions["counterpart_style"] == {"a dog emoji in qrv style"}
+    assert any("ohwx" in prompt for prompt in encoded.others) and any("qrv" in prompt for prompt in encoded.others)
+    assert {file.parent for file in (root / "drawn").rglob("*.png")} == {
+        root / "drawn" / Path(concept["path"]).name for kind in ("contents", "styles") for concept in listed[kind]
+    }
+    with_them = catalog.load("input_sheet").height
+    assert run(root, counterparts=CounterpartParams(contents=[], styles=[])).load("input_sheet").height < with_them
+
+
+def test_a_missing_folder_is_said_before_counterparts_are_drawn(root, tiny_sdxl):
+    base, wrong = BaseModelParams(path=str(tiny_sdxl), resolution=32), ConceptParams(name="ink", path="nowhere", token="w@z")
+    with pytest.raises(PicturesError, match=r"style 'ink' \(style.path\): there is no folder"):
+        run(root, style=wrong, base_model=base, counterparts=drawn_counterparts(root / "drawn"))
+    assert not (root / "drawn").exists()
+
+
 def test_a_second_run_leaves_nothing_of_the_first(root):
     run(root)
     (root / "toy" / "1.jpg").unlink()
@@ -107,7 +131,7 @@ def test_everything_reads_back_without_a_quarantined_file(root):
 def test_a_missing_folder_ends_the_run_before_anything_is_written(root):
     with pytest.raises(PicturesError, match=r"style 'ink' \(style.path\): there is no folder"):
         run(root, style=ConceptParams(name="ink", path="nowhere", token="w@z"))
-    assert not (root / "data").exists()
+    assert [file.name for file in (root / "data").rglob("*.*")] == ["counterparts.json"]  # their list alone
 
 
 def test_every_entry_has_a_layer():

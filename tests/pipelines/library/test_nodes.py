@@ -15,6 +15,7 @@ from tests.conftest import (
     TINY_FRAME,
     captioning_params,
     counterpart_params,
+    drawn_counterparts,
     ingestion_params,
     preservation_params,
 )
@@ -86,6 +87,14 @@ def test_what_failed_is_left_out_of_the_pairs_and_said_at_the_end(shelf, tiny_ba
     }
     with pytest.raises(LibraryError, match=r"1 of the library could not be made.*content hat: PicturesError: none"):
         run(create_pipeline(), **given(shelf, tiny_base))
+
+
+def test_drawn_counterparts_are_drawn_once_and_all_jobs_read_their_folders(shelf, tiny_base):
+    own = given(shelf, tiny_base, counterparts=drawn_counterparts(shelf / "drawn"))
+    settings = run(create_pipeline().to_nodes("read_library"), **own).load("library_settings")
+    assert settings.counterparts.source == "folders"
+    folders = [concept.path for concept in (*settings.counterparts.contents, *settings.counterparts.styles)]
+    assert sorted(folders) == sorted(map(str, (shelf / "drawn").iterdir())) and len(folders) == 2
 
 
 def test_without_pairs_the_table_of_them_has_its_columns(shelf, tiny_base, monkeypatch):

@@ -40,14 +40,16 @@ def run_benchmark(
     from b4m_pipeline.benchmark.task import Sources, Task, prepare_pair
     from b4m_pipeline.evaluation.evaluate import find_truth
     from b4m_pipeline.inputs.captions import plain_captions
+    from b4m_pipeline.inputs.counterparts import counterpart_folders
     from b4m_pipeline.inputs.encode import encode_training_set
     from b4m_pipeline.inputs.prepare import own_pictures
 
     bench.check_methods(benchmark)
     bench.require_equal_budgets(content_break, style_break, make)
+    partners = counterpart_folders(counterparts, base_model, content, style)
     pairs = {}
     for pair in benchmark.chosen_pairs():  # all pictures are read before anything is trained
-        of_run = (content, style, counterparts, ingestion, captioning, preservation)
+        of_run = (content, style, partners, ingestion, captioning, preservation)
         pairs[pair.name] = prepare_pair(pair, *of_run, base_model.resolution, seed)
     results, references, shelf = [], {}, Shelf(Path(benchmark.folder) / "trained")
     for name, own in pairs.items():

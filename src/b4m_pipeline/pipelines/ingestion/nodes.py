@@ -1,28 +1,44 @@
 """Nodes of `ingestion`. Together they do what `inputs.prepare.prepare` does at once."""
 
+from typing import Any
+
 import pandas as pd
 from PIL import Image
 
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.inputs import prepare
 from b4m_pipeline.inputs.captions import preserved_prompts
-from b4m_pipeline.inputs.folders import Picture, check_folders, list_folders, load_picture
+from b4m_pipeline.inputs.folders import Picture, check_folders, list_folders, load_picture, require_folder
 from b4m_pipeline.inputs.params import CaptioningParams, ConceptParams, CounterpartParams, IngestionParams, PreservationParams
 from b4m_pipeline.inputs.training_set import TrainingSet
 from b4m_pipeline.pipelines.ingestion.input_sheet import draw_sheet
 from b4m_pipeline.training.params import MakeParams
 
 
+def draw_counterparts(
+    counterparts: CounterpartParams, base_model: BaseModelParams, content: ConceptParams, style: ConceptParams
+) -> dict[str, list[dict[str, Any]]]:
+    """The counterparts as folders of pictures: fields of CounterpartParams. Those that are words are drawn by the base
+    model, unless it did so before."""
+    if counterparts.source == "drawn":
+        from b4m_pipeline.inputs.counterparts import counterpart_folders
+
+        for folder in list_folders(content, style, CounterpartParams(contents=[], styles=[])):
+            require_folder(folder)  # a slip in a path is to be said before minutes of drawing
+        counterparts = counterpart_folders(counterparts, base_model, content, style)
+    return counterparts.model_dump(include={"contents", "styles"})
+
+
 def check_pictures(
     content: ConceptParams,
     style: ConceptParams,
-    counterparts: CounterpartParams,
+    counterparts: dict[str, list[dict[str, Any]]],
     make: MakeParams,
     base_model: BaseModelParams,
     ingestion: IngestionParams,
 ) -> tuple[dict[str, Image.Image], pd.DataFrame, pd.DataFrame]:
     """Read all folders of the run -> squares by key, manifest without captions, quarantine."""
-    folders = list_folders(content, style, counterparts, make.union_path)
+    folders = list_folders(content, style, CounterpartParams(**counterparts), make.union_path)
     checked = check_folders(folders, base_model.resolution, ingestion)
     return checked.squares, checked.manifest, checked.quarantine
 
@@ -52,7 +68,7 @@ def encode_pictures(
     preservation: PreservationParams,
     content: ConceptParams,
     style: ConceptParams,
-    counterparts: CounterpartParams,
+    counterparts: dict[str, list[dict[str, Any]]],
     seed: int,
     encoding_cache: str | None,
 ) -> TrainingSet:
@@ -60,5 +76,5 @@ def encode_pictures(
     captions and of the prompts to be preserved."""
     from b4m_pipeline.inputs.encode import encode_training_set
 
-    others = preserved_prompts(preservation, content, style, counterparts, seed)
+    others = preserved_prompts(preservation, content, style, CounterpartParams(**counterparts), seed)
     return encode_training_set(manifest, pictures, base_model, others, encoding_cache)

@@ -1,17 +1,29 @@
-"""`ingestion`: check pictures, caption them, show them, encode them once."""
+"""`ingestion`: have counterparts drawn, check pictures, caption them, show them, encode them once."""
 
 from kedro.pipeline import Node, Pipeline
 
 from b4m_pipeline.pipelines import params
-from b4m_pipeline.pipelines.ingestion.nodes import caption_pictures, check_pictures, draw_input_sheet, encode_pictures
+from b4m_pipeline.pipelines.ingestion.nodes import (
+    caption_pictures,
+    check_pictures,
+    draw_counterparts,
+    draw_input_sheet,
+    encode_pictures,
+)
 
 
 def create_pipeline(**kwargs) -> Pipeline:
     return Pipeline(
         [
             Node(
+                draw_counterparts,
+                inputs=params("counterparts", "base_model", "content", "style"),
+                outputs="counterparts",
+                name="draw_counterparts",
+            ),
+            Node(
                 check_pictures,
-                inputs=params("content", "style", "counterparts", "make", "base_model", "ingestion"),
+                inputs=[*params("content", "style"), "counterparts", *params("make", "base_model", "ingestion")],
                 outputs=["checked_pictures", "checked_manifest", "quarantine"],
                 name="check_pictures",
             ),
@@ -25,8 +37,8 @@ def create_pipeline(**kwargs) -> Pipeline:
             Node(
                 encode_pictures,
                 inputs=[
-                    *("manifest", "pictures"),
-                    *params("base_model", "preservation", "content", "style", "counterparts", "seed", "encoding_cache"),
+                    *("manifest", "pictures", *params("base_model", "preservation", "content", "style")),
+                    *("counterparts", *params("seed", "encoding_cache")),
                 ],
                 outputs="training_set",
                 name="encode_pictures",

@@ -36,9 +36,11 @@ def read_library(
     reuse: bool,
     encoding_cache: str | None,
 ) -> tuple[list[Entry], list[tuple[str, str]], Settings]:
-    """The table's entries, the pairs to compose, and what all jobs share; what can be known to be wrong is said here."""
+    """The table's entries, the pairs to compose, and what all jobs share; what can be known to be wrong is said here.
+    Counterparts that the base model draws are drawn here, once for all jobs."""
     import mlflow
 
+    from b4m_pipeline.inputs.counterparts import counterpart_folders
     from b4m_pipeline.library import fan_out
 
     entries = read_table(library, content, style)
@@ -50,7 +52,8 @@ def read_library(
     if library.ray:
         fan_out.start_ray(library.ray)
     breaks, tokens = {"content": content_break, "style": style_break}, {"content": content.token, "style": style.token}
-    trained = (base_model, frame, breaks, tokens, counterparts, ingestion, captioning, preservation)
+    partners = counterpart_folders(counterparts, base_model, content, style)
+    trained = (base_model, frame, breaks, tokens, partners, ingestion, captioning, preservation)
     where = (str(Path.cwd()), tracking)
     return entries, pairs, Settings(*trained, evaluation, library, seed, checkpoints, reuse, encoding_cache, *where)
 

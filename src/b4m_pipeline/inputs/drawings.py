@@ -1,0 +1,87 @@
+"""Pictures that a base model draws, in folders that are kept: for the same model, prompts, seeds and settings only once.
+
+A finished folder is the user's: what is deleted from it stays deleted, and what is added is read like any other picture.
+"""
+
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from b4m_pipeline.common.devices import pick_device
+from b4m_pipeline.common.provenance import digest_of
+from b4m_pipeline.diffusion.families import encoder_id, load_family
+from b4m_pipeline.diffusion.params import BaseModelParams
+from b4m_pipeline.diffusion.sampling import ImageRequest, draw, put_on
+from b4m_pipeline.method.adapter import Adapter
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Drawing(ImageRequest):
+    """An image to draw. text: what is written into the text file beside it."""
+
+    text: str
+
+
+def drawing_folder(
+    root: str, name: str, drawings: Sequence[Drawing], base_model: BaseModelParams, settings: dict[str, Any], *made_from: Any
+) -> Path:
+    """Where these drawings are kept: a folder in `root` that is named after `name` and a digest of all that decides them.
+    settings: arguments of `draw`; made_from: what else decides them, such as an adapter's weights. Raises BaseModelError if
+    there is no such base model."""
+    decisive = {key: value for key, value in settings.items() if key != "batch_size"}
+    digest = digest_of([asdict(drawing) for drawing in drawings], encoder_id(base_model), decisive, *made_from)
+    return Path(root) / f"{name}-{digest}"
+
+
+def draw_folders(
+    folders: Mapping[Path, Sequence[Drawing]],
+    base_model: BaseModelParams,
+    settings: dict[str, Any],
+    adapter: Adapter | None = None,
+) -> list[Path]:
+    """Draw every folder that is not there yet: NNN.png, and NNN.txt with its text. Returns those that were drawn now.
+
+    Until all of its pictures are there, a folder is called NAME.unfinished. A run that was killed goes on from there. The
+    model is loaded only if something is missing. adapter: what the model draws with, if not by itself."""
+    wanted = [folder for folder in folders if not folder.exists()]
+    missing = [
+        (_unfinished(folder) / f"{index:03d}.png", drawing)
+        for folder in wanted
+        for index, drawing in enumerate(folders[folder])
+        if not (_unfinished(folder) / f"{index:03d}.png").exists()
+    ]
+    if missing:
+        pipeline = load_family(base_model).load_pipeline(pick_device())
+        if adapter is not None:
+            put_on(pipeline, adapter)
+        drawn = draw(pipeline, [drawing for _, drawing in missing], **settings)
+        progress = tqdm(drawn, desc="Drawing pictures", total=len(missing), mininterval=1.0)
+        for (file, drawing), (_, image) in zip(missing, progress, strict=True):
+            _save(image, drawing.text, file)
+    for folder in wanted:
+        if folder.exists():  # another run was faster
+            shutil.rmtree(_unfinished(folder), ignore_errors=True)
+        else:
+            _unfinished(folder).rename(folder)
+    return wanted
+
+
+def _unfinished(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.unfinished")
+
+
+def _save(image: Image.Image, text: str, file: Path) -> None:
+    """Text first, then the picture under its name in one move: a picture that is there is whole and has its text."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.with_suffix(".txt").write_text(text, encoding="utf-8")
+    partial = file.with_suffix(".partial")
+    image.save(partial, format="PNG")
+    partial.replace(file)
