@@ -81,3 +81,23 @@ def test_what_cannot_be_written_is_said(tiny_adapter, tmp_path) -> None:
     with pytest.raises(ExportError, match="use fp32"):
         to_kohya(tiny_adapter)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_transformers_file_has_diffusers_names_and_its_scale(tiny_flow, tmp_path) -> None:
+    base = tiny_flow("flux2")
+    family, generator, tensors = load_family(base), torch.Generator().manual_seed(3), {}
+    for module, (outputs, inputs) in family.find_layers(family.empty_denoiser(), ["attn.to_q", "attn.to_out.0"]).items():
+        tensors[f"{module}.lora_A.weight"] = torch.randn(2, inputs, generator=generator)
+        tensors[f"{module}.lora_B.weight"] = torch.randn(outputs, 2, generator=generator)
+    modules = sorted({key.rsplit(".lora_", 1)[0] for key in tensors})
+    metadata = {"kind": "made", "name": "cup-ink", "base_model": base.path, "frame": "f", "frame_config": "{}", "params": "{}"}
+    metadata |= {"data_digest": "d", "code_version": "1", "architecture": "other"} | family.metadata()
+    adapter = Adapter(tensors, metadata, {"r": 2, "lora_alpha": 6.0, "target_modules": modules})
+    file = export_adapter(adapter, tmp_path / "cup.safetensors", "fp32")
+    with safe_open(file, framework="pt") as handle:
+        assert {key.split(".")[0] for key in handle.keys()} == {"transformer"} and "b4m" in handle.metadata()
+    pipeline = family.load_pipeline()
+    pipeline.load_lora_weights(file)
+    layer = pipeline.transformer.get_submodule(modules[0])
+    change = layer.lora_B["default_0"].weight @ layer.lora_A["default_0"].weight * layer.scaling["default_0"]
+    torch.testing.assert_close(change, adapter.delta(modules[0]))
