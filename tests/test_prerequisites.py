@@ -2,12 +2,21 @@
 
 import pytest
 
+from b4m_pipeline.diffusion.families import BaseModelError, ObjectiveError
 from b4m_pipeline.inputs.captions import CaptioningError
 from b4m_pipeline.method.frame import TargetError
 from b4m_pipeline.method.params import FrameParams
-from b4m_pipeline.prerequisites import WrongParameterError, check_base_model, check_captioner, check_halves, check_preservation
+from b4m_pipeline.prerequisites import (
+    WrongParameterError,
+    check_base_model,
+    check_buckets,
+    check_captioner,
+    check_halves,
+    check_objectives,
+    check_preservation,
+)  # fmt: skip
 from b4m_pipeline.training.params import BreakParams
-from tests.conftest import PLAIN_BREAK, TINY_FRAME, preservation_params
+from tests.conftest import PLAIN_BREAK, TINY_FRAME, ingestion_params, preservation_params
 
 BREAK = {"steps": 1, "batch_size": 1, "learning_rate": 1e-3, "counterpart_batch_size": 1, "counterpart_learning_rate": 1e-4}
 BREAK |= PLAIN_BREAK
@@ -40,3 +49,28 @@ def test_a_captioner_that_is_not_there_is_said_before_a_run(tmp_path):
     check_captioner(None)
     with pytest.raises(CaptioningError, match=r"captioning\.vision_language_model: .*no captioner"):
         check_captioner(str(tmp_path))
+
+
+def test_preservation_without_a_layer_for_it_is_refused_for_transformers_too(tiny_flow):
+    attention = FrameParams(**TINY_FRAME | {"targets": ["attn.to_q", "attn.to_k"]})
+    with pytest.raises(TargetError, match=r"preservation_weight needs a target .* none of \['context_embedder'\]"):
+        check_base_model(tiny_flow("flux2"), attention, preserving=True)
+    check_base_model(tiny_flow("z_image"), FrameParams(**TINY_FRAME | {"targets": ["to_q"]}), preserving=True)
+
+
+def test_sides_that_the_base_model_cannot_have_are_refused(tiny_flow):
+    base = tiny_flow("flux2")
+    check_buckets(base, ingestion_params(buckets=None))
+    check_buckets(base, ingestion_params(buckets={"step": 16}))
+    with pytest.raises(WrongParameterError, match=r"ingestion\.buckets\.step is 12, .* multiples of 8 pixels"):
+        check_buckets(base, ingestion_params(buckets={"step": 12}))
+    with pytest.raises(BaseModelError, match=r"base_model\.resolution is 36"):
+        check_base_model(base.model_copy(update={"resolution": 36}), None)
+
+
+def test_parameters_that_the_objective_has_not_are_named(tiny_flow):
+    stages = {"content_break": BreakParams(**BREAK), "style_break": BreakParams(**BREAK | {"min_snr_gamma": 5.0})}
+    parameters = stages | {"base_model": tiny_flow("z_image")}
+    check_objectives(parameters, ["content_break"])
+    with pytest.raises(ObjectiveError, match=r"style_break\.min_snr_gamma"):
+        check_objectives(parameters, ["content_break", "style_break"])

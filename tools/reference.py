@@ -43,7 +43,8 @@ _INTRODUCTION = """# Parameters
 
 Each parameter by the key that `--params` takes, as in `--params="content_break.steps=600,frame.rank=64"`. The column *base*
 has the value in [`conf/base/`](../../conf/base), or the default where the files state none; *sdxl* and *sd15* have what
-`--env=sdxl` and `--env=sd15` change. `null` means that there is none. `KEY[].FIELD` is a field of each entry of a list.
+`--env=sdxl` and `--env=sd15` change. Other base models' environments are in `conf/NAME/parameters.yml`: sd35, flux, flux2,
+zimage, qwen. `null` means that there is none. `KEY[].FIELD` is a field of each entry of a list.
 Unknown names and values out of bounds are refused before anything is trained.
 
 Each environment has one pair of `steps` and `guidance_scale` for `evaluation`, `generate`, the stages' `samples` and the

@@ -99,6 +99,8 @@ class PrerequisitesHook:
             trained = [name for name in (*breaks, "make") if f"params:{name}" in inputs]
             prerequisites.check_optimizers(parameters, trained)
             prerequisites.check_objectives(parameters, trained)
+            if "params:ingestion" in inputs:
+                prerequisites.check_buckets(parameters["base_model"], parameters["ingestion"])
         if "params:compose" in inputs and any("reconstructed_adapter" in node.inputs for node in pipeline.nodes):
             prerequisites.check_halves(parameters["compose"].methods)
         for name in ("captioning", "evaluation"):

@@ -76,6 +76,18 @@ def check_hub(parameter: str, path: str | None) -> None:
         require_model(parameter, path, files)
 
 
+def check_buckets(base_model: Any, ingestion: Any) -> None:
+    """Raise WrongParameterError if pictures would get sides that the base model cannot have."""
+    from b4m_pipeline.diffusion.families import load_family
+
+    multiple = load_family(base_model).side_multiple()
+    if ingestion.buckets and ingestion.buckets.step % multiple:
+        raise WrongParameterError(
+            f"ingestion.buckets.step is {ingestion.buckets.step}, and this base model's pictures have sides of multiples of "
+            f"{multiple} pixels: use such a step"
+        )
+
+
 def check_clip(parameter: str, path: str | None) -> None:
     """Raise CaptioningError or HubError, naming the parameter, if a CLIP model is wanted that is not there."""
     if path:

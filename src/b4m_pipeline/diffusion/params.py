@@ -52,7 +52,7 @@ class GenerateParams(Strict):
     steps: int = Field(20, ge=1)
     """Denoising steps of an image."""
     guidance_scale: float = Field(2.0, ge=0)
-    """Strength of classifier-free guidance; 1: none."""
+    """Strength of guidance, as the base model's pipeline takes it; 1: none, as a rule."""
     batch_size: int = Field(12, ge=1)
     """Images that are drawn at once."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -22,7 +22,7 @@ class EvaluationParams(Strict):
     steps: int = Field(ge=1)
     """Denoising steps of an image."""
     guidance_scale: float = Field(ge=0)
-    """Strength of classifier-free guidance; 1: none."""
+    """Strength of guidance, as the base model's pipeline takes it; 1: none, as a rule."""
     batch_size: int = Field(ge=1)
     """Images that are drawn at once."""
     truth_path: Annotated[str, with_fields("", "content style")] | None

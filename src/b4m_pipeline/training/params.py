@@ -38,7 +38,7 @@ class SampleParams(Strict):
     steps: int = Field(20, ge=1)
     """Denoising steps of an image."""
     guidance_scale: float = Field(2.0, ge=0)
-    """Strength of classifier-free guidance; 1: none."""
+    """Strength of guidance, as the base model's pipeline takes it; 1: none, as a rule."""
 
 
 class TrainParams(Strict):
@@ -139,7 +139,7 @@ class RehearsalParams(Strict):
     steps: int = Field(20, ge=1)
     """Denoising steps of an image."""
     guidance_scale: float = Field(2.0, ge=0)
-    """Strength of classifier-free guidance; 1: none."""
+    """Strength of guidance, as the base model's pipeline takes it; 1: none, as a rule."""
     batch_size: int = Field(12, ge=1)
     """Images that are drawn at once."""
     folder: str = "data/05_model_input/rehearsals"
