@@ -161,7 +161,7 @@ def test_sdxl_command_says_what_is_missing(project) -> None:
     (command,) = [line for line in SHELL if "--env=sdxl" in line]
     done = kedro(project, command)
     assert done.returncode == 1
-    assert "base_model.path 'stabilityai/stable-diffusion-xl-base-1.0'" in done.stderr
+    assert "base_model.path: 'stabilityai/stable-diffusion-xl-base-1.0'" in done.stderr
     assert "Traceback" not in done.stderr
 
 
