@@ -92,4 +92,4 @@ def test_a_folders_name_knows_all_that_decides_its_pictures(tiny_base, tiny_sd, 
     }  # fmt: skip
     assert len(others) == 8 and name() not in others
     with pytest.raises(BaseModelError, match="base_model.path"):
-        name(base=tiny_base.model_copy(update={"path": str(tmp_path / "gone")}))
+        name(base=tiny_base.model_copy(update={"path": str(tmp_path)}))
