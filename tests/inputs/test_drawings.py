@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from b4m_pipeline.common.hub import HubError
+from b4m_pipeline.diffusion.families import BaseModelError
 from b4m_pipeline.inputs import drawings
 from b4m_pipeline.inputs.drawings import Drawing, draw_folders, drawing_folder
 from tests.conftest import PIXELS
@@ -91,5 +91,5 @@ def test_a_folders_name_knows_all_that_decides_its_pictures(tiny_base, tiny_sd, 
         name(base=tiny_base.model_copy(update={"path": str(tiny_sd)})),
     }  # fmt: skip
     assert len(others) == 8 and name() not in others
-    with pytest.raises(HubError, match="base_model.path"):
-        name(base=tiny_base.model_copy(update={"path": str(tmp_path / "gone")}))
+    with pytest.raises(BaseModelError, match="base_model.path"):
+        name(base=tiny_base.model_copy(update={"path": str(tmp_path)}))

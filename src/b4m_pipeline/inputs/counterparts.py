@@ -25,7 +25,7 @@ def counterpart_folders(
     """The counterparts as folders of pictures. Those that are words are drawn, unless that was done before. content, style: the
     run's, whose tokens must be no counterpart's.
 
-    Raises PicturesError if one is, and BaseModelError if there is no such base model, both before anything is drawn."""
+    Raises PicturesError if one is, and BaseModelError or HubError if there is no such base model, before anything is drawn."""
     if counterparts.source == "folders":
         return counterparts
     words = counterparts.drawn
