@@ -26,8 +26,10 @@ def strip(data: Path) -> Row:
     made = samples[samples["system"] == "made"]
     made = made[made["prompt"] == made["prompt"].iloc[0]]["picture"].iloc[:MADE]
     drawn = [data / "07_model_output/samples" / f"{name}.png" for name in made]
-    opened = [[Image.open(file) for file in files] for files in (files[0][:REFERENCES], files[1][:REFERENCES], drawn)]
-    return Row(title=" in ".join(folder.name for folder in folders), images=[*opened[0], None, *opened[1], None, *opened[2]])
+    content, style, images = (
+        [Image.open(file) for file in some] for some in (files[0][:REFERENCES], files[1][:REFERENCES], drawn)
+    )
+    return Row(title=" in ".join(folder.name for folder in folders), images=[*content, None, *style, None, *images])
 
 
 def main() -> None:
