@@ -46,7 +46,7 @@ MODELS = {"sd35": "sd3", "flux": "flux", "flux2": "flux2", "zimage": "z_image", 
 
 @pytest.mark.parametrize(
     "name",
-    ["sdxl", "sd15", "zimage", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sd35", "flux", "flux2", "qwen"))],
+    ["sdxl", "zimage", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sd15", "sd35", "flux", "flux2", "qwen"))],
 )
 def test_break_make_runs_in_the_environment(name, tiny_sdxl, tiny_sd, tiny_flow, project, tmp_path):  # noqa: F811
     folder = tiny_flow(MODELS[name]).path if name in MODELS else {"sdxl": tiny_sdxl, "sd15": tiny_sd}[name]

@@ -97,6 +97,7 @@ def test_make_run_ends_with_three_models_and_says_where_the_contact_sheet_is(pro
     assert "contact_sheet" in str([file.path for file in client.list_artifacts(version.run_id, "pictures")])
 
 
+@pytest.mark.slow
 def test_rehearsal_runs_as_the_docs_say(project, default_run) -> None:
     page = (ROOT / "docs/how-to/own-pictures.md").read_text()
     (command,) = re.findall(r"^kedro .*joint_make.*$", page, re.MULTILINE)

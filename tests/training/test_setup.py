@@ -83,6 +83,7 @@ def test_a_masked_loss_counts_where_the_mask_is_white(tiny_training_set, tiny_ba
     assert all(torch.equal(unmasked.tensors[key], plain.tensors[key]) for key in plain.tensors)  # off: not looked at
 
 
+@pytest.mark.slow
 def test_compiled_blocks_train_alike(tiny_training_set, tiny_base):
     plain, _ = train_half("content", tiny_training_set, tiny_base, steps=2)
     bench = set_up(tiny_training_set, tiny_base, frame(), BreakParams(**(BREAK | {"compile": "eager"})), "free", 0)
