@@ -30,6 +30,15 @@ METRICS = {
 }
 
 
+def test_the_example_uses_the_base_models_own_words():
+    drawing = {"num_inference_steps": 50, "guidance_scale": 4.0}
+    qwen = model_card(MADE | {"base_pipeline": "QwenImagePipeline"}, URI, drawing)
+    assert 'num_inference_steps=50, true_cfg_scale=4.0, negative_prompt=" ", generator=generator)' in qwen
+    assert "from diffusers import AutoencoderKLQwenImage" in qwen and "vae=AutoencoderKLQwenImage.from_pretrained" in qwen
+    flux2 = model_card(MADE | {"base_pipeline": "Flux2KleinPipeline"}, URI, drawing)
+    assert "num_inference_steps=50, guidance_scale=4.0, generator=generator)" in flux2
+
+
 def test_the_card_says_what_it_is_of_and_how_it_is_used():
     card = model_card(MADE, URI, {"num_inference_steps": 20, "guidance_scale": 2.0})
     for said in (

@@ -113,7 +113,7 @@ def _example(about: dict[str, str], uri: str, inference: dict[str, Any]) -> list
         "```python",
         "import mlflow, torch",
         "",
-        *(["from diffusers import AutoencoderKL", ""] if "base_vae" in about else []),
+        *([f"from diffusers import {_vae_class(about)}", ""] if "base_vae" in about else []),
         f'pipeline = mlflow.diffusers.load_model("{uri}").load_pipeline({_base_options(about)})',
         "generator = torch.Generator().manual_seed(0)",
         f"image = pipeline({json.dumps(prompt)}{settings}, generator=generator).images[0]",
@@ -129,11 +129,19 @@ def _arguments(about: dict[str, str], inference: dict[str, Any]) -> dict[str, An
     known: dict[str, Any] = {key: inference[key] for key in ("num_inference_steps", "guidance_scale") if key in inference}
     if PIPELINE_KEY not in about or "guidance_scale" not in known:
         return known
-    from b4m_pipeline.diffusion.families import FAMILIES
-
-    family = FAMILIES[about[PIPELINE_KEY]]
+    family = _family(about)
     negative = {"negative_prompt": family.empty_prompt} if family.empty_prompt else {}
     return known | family.guidance(known.pop("guidance_scale")) | negative
+
+
+def _family(about: dict[str, str]) -> Any:
+    from b4m_pipeline.diffusion.families import FAMILIES  # which imports torch
+
+    return FAMILIES[about[PIPELINE_KEY]]
+
+
+def _vae_class(about: dict[str, str]) -> str:
+    return _family(about).vae_class.__name__ if PIPELINE_KEY in about else "AutoencoderKL"
 
 
 def _base_options(about: dict[str, str]) -> str:
@@ -142,7 +150,7 @@ def _base_options(about: dict[str, str]) -> str:
     if "base_vae" in about:
         name, _, revision = about["base_vae"].partition("@")
         at = f", revision={json.dumps(revision)}" if revision else ""
-        options.append(f"vae=AutoencoderKL.from_pretrained({json.dumps(name)}{at})")
+        options.append(f"vae={_vae_class(about)}.from_pretrained({json.dumps(name)}{at})")
     if "base_variant" in about:
         options.append(f"variant={json.dumps(about['base_variant'])}")
     return ", ".join(options)
