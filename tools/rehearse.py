@@ -33,6 +33,7 @@ COMMANDS = {
 }
 BREAK = {"steps": 2}
 SHORT: dict[str, Any] = {
+    "counterparts": {"drawn": {"images": 1, "steps": 2, "resolution": None}},
     "captioning": {"vision_language_model": None, "clip": None},
     "content_break": BREAK,
     "style_break": BREAK,
