@@ -14,12 +14,12 @@ from diffusers import AutoencoderKL, DiffusionPipeline
 from PIL import Image
 from transformers import AutoTokenizer
 
-from b4m_pipeline.common.devices import drawing_dtype
+from b4m_pipeline.common.devices import drawing_dtype, encoding_dtype
 from b4m_pipeline.common.hub import CONFIG, require_model
 from b4m_pipeline.common.provenance import recipe_code
 from b4m_pipeline.diffusion.families.identity import BaseModelError, required
 from b4m_pipeline.diffusion.families.noise import NoiseSchedule
-from b4m_pipeline.diffusion.families.prompts import Prompts, join_prompts
+from b4m_pipeline.diffusion.families.prompts import Prompts, in_float32, join_prompts
 from b4m_pipeline.diffusion.families.source import Source, feed_folder
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.method.adapter import PIPELINE_KEY
@@ -169,16 +169,24 @@ class Family(ABC):
     def _text_pipeline(self, device: str) -> DiffusionPipeline:
         """The family's pipeline with its text encoders and nothing else. Raises BaseModelError if one is missing."""
         self._require_text_parts()
+        self.source.fetch(self.text_parts)
+        encoders = [part for part in self.text_parts if part.startswith("text_encoder")]
+        dtypes = {part: encoding_dtype(device, self.source.stored(part)) for part in encoders}
         with required(f"base_model.path {self.params.path!r} has no usable text encoder"):
-            return self._pipeline(dtype=torch.float32, **{self.denoiser_name: None}, vae=None).to(device)
+            parts = {self.denoiser_name: None, "vae": None}
+            return self._pipeline(dtype=dtypes | {"default": torch.float32}, **parts).to(device)
 
     def _require_text_parts(self) -> None:
         if missing := [part for part in self.text_parts if not self.source.names_part(part)]:
             raise BaseModelError(f"base_model.path {self.params.path!r} has no {', '.join(missing)} to read prompts with")
 
     def load_pipeline(self, device: str = "cpu") -> DiffusionPipeline:
-        """The whole model to draw with: float32 on a CPU, half precision on a GPU."""
-        dtype = drawing_dtype(device, self.gpu_dtype)
+        """The whole model to draw with, in one number format (see `common.devices.drawing_dtype`)."""
+        stored = None
+        if device == "cpu":
+            self.source.fetch([self.denoiser_name])
+            stored = self.source.stored(self.denoiser_name)
+        dtype = drawing_dtype(device, self.gpu_dtype, stored)
         own_vae = {"vae": self.load_vae(dtype)} if self.params.vae else {}
         with required(f"base_model.path {self.params.path!r} cannot be drawn with"):
             return self._pipeline(dtype=dtype, **own_vae).to(device)
@@ -223,13 +231,14 @@ class Family(ABC):
         batch_size: so many go through the text encoders at once. Raises BaseModelError if these cannot be loaded."""
         pipeline = self._text_pipeline(device)
         starts = range(0, len(prompts), batch_size)
-        return join_prompts([self._encode(pipeline, prompts[start : start + batch_size], device) for start in starts])
+        parts = [self._encode(pipeline, prompts[start : start + batch_size], device) for start in starts]
+        return join_prompts([in_float32(part) for part in parts])
 
     @torch.no_grad()
     def encode_guided(self, prompts: list[str], device: str = "cpu") -> dict[str, Any]:
         """Prompts -> arguments of the family's pipeline, those of the empty prompt among them where it guides, a row a prompt,
         float32 on the CPU."""
-        return self._encode_guided(self._text_pipeline(device), prompts, device)
+        return in_float32(self._encode_guided(self._text_pipeline(device), prompts, device))
 
     @abstractmethod
     def _encode(self, pipeline: DiffusionPipeline, prompts: list[str], device: str) -> Prompts:
