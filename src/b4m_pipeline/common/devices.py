@@ -59,6 +59,11 @@ def check_precision(precision: str, device: str, parameter: str = "precision") -
         raise DeviceError(f"{parameter} is bf16, which needs macOS 14 on Apple's GPUs: use auto, fp16 or no")
 
 
+def is_large(stored: Stored | None) -> bool:
+    """Whether these are more parameters than LARGE."""
+    return stored is not None and stored.parameters > LARGE
+
+
 def encoding_dtype(device: str, stored: Stored | None) -> torch.dtype:
     """Number format for a frozen encoder: that of its files where it is half precision and the device is good for it. On CPUs
     it is bfloat16 or float32. stored: None where the files are not known."""
@@ -67,7 +72,7 @@ def encoding_dtype(device: str, stored: Stored | None) -> torch.dtype:
     if device != "cpu":
         return stored.dtype
     fast = stored.dtype == torch.bfloat16 and has_fast_bf16("cpu")  # float16 has digits that bfloat16 lacks
-    return torch.bfloat16 if fast or stored.parameters > LARGE else torch.float32
+    return torch.bfloat16 if fast or is_large(stored) else torch.float32
 
 
 def drawing_dtype(device: str, half: torch.dtype = torch.float16, stored: Stored | None = None) -> torch.dtype:
@@ -75,5 +80,5 @@ def drawing_dtype(device: str, half: torch.dtype = torch.float16, stored: Stored
     are in half precision, too. stored: the denoiser's."""
     if device != "cpu":
         return half
-    large = stored is not None and stored.parameters > LARGE and stored.dtype in _HALF
-    return torch.bfloat16 if large else torch.float32
+    half_in_files = stored is not None and stored.dtype in _HALF
+    return torch.bfloat16 if half_in_files and is_large(stored) else torch.float32

@@ -14,11 +14,13 @@ from diffusers import AutoencoderKL, DiffusionPipeline
 from PIL import Image
 from transformers import AutoTokenizer
 
-from b4m_pipeline.common.devices import drawing_dtype, encoding_dtype
+from b4m_pipeline.common.devices import drawing_dtype, encoding_dtype, is_large
 from b4m_pipeline.common.hub import CONFIG, require_model
 from b4m_pipeline.common.provenance import recipe_code
+from b4m_pipeline.diffusion.families import quantized
 from b4m_pipeline.diffusion.families.identity import BaseModelError, required
 from b4m_pipeline.diffusion.families.noise import NoiseSchedule
+from b4m_pipeline.diffusion.families.offload import place
 from b4m_pipeline.diffusion.families.prompts import Prompts, in_float32, join_prompts
 from b4m_pipeline.diffusion.families.source import Source, feed_folder
 from b4m_pipeline.diffusion.params import BaseModelParams
@@ -62,8 +64,11 @@ class Family(ABC):
         return {} if self.denoiser_name == "unet" else {PIPELINE_KEY: self.pipeline_class.__name__}
 
     def load_denoiser(self, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
-        """The denoiser alone, frozen."""
-        return self.source.load(self.denoiser_class, self.denoiser_name, dtype=dtype).requires_grad_(False).to(device)
+        """The denoiser alone, frozen; quantised if base_model.quantization says so."""
+        kind = self.params.quantization
+        extra = quantized.for_denoiser(kind, self.empty_denoiser(), device, dtype) if kind else {}
+        denoiser = self.source.load(self.denoiser_class, self.denoiser_name, dtype=dtype, **extra)
+        return quantized.keep_trainable(denoiser).requires_grad_(False).to(device)
 
     def empty_denoiser(self) -> Any:
         """The denoiser's layers without weights, from its configuration alone."""
@@ -116,7 +121,9 @@ class Family(ABC):
 
     def check_parts(self) -> None:
         """Raise BaseModelError or HubError if a part that is read from somewhere else, or late, is not there, or if it does not
-        go with the resolution."""
+        go with the resolution; QuantizationError if weights are to be quantised and cannot be."""
+        quantized.check_quantization(self.params.quantization)
+        quantized.require_plain_weights(self.params.path, self.denoiser_config())
         self.load_noise_schedule()
         self._require_text_parts()
         if self.params.vae:
@@ -170,11 +177,22 @@ class Family(ABC):
         """The family's pipeline with its text encoders and nothing else. Raises BaseModelError if one is missing."""
         self._require_text_parts()
         self.source.fetch(self.text_parts)
-        encoders = [part for part in self.text_parts if part.startswith("text_encoder")]
-        dtypes = {part: encoding_dtype(device, self.source.stored(part)) for part in encoders}
+        dtypes = {part: encoding_dtype(device, self.source.stored(part)) for part in self._encoders()}
         with required(f"base_model.path {self.params.path!r} has no usable text encoder"):
-            parts = {self.denoiser_name: None, "vae": None}
-            return self._pipeline(dtype=dtypes | {"default": torch.float32}, **parts).to(device)
+            parts = {self.denoiser_name: None, "vae": None} | self._quantized_encoders(device, dtypes)
+            return place(self._pipeline(dtype=dtypes | {"default": torch.float32}, **parts), device, self.params.offload)
+
+    def _encoders(self) -> list[str]:
+        return [part for part in self.text_parts if part.startswith("text_encoder")]
+
+    def _quantized_encoders(self, device: str, dtypes: dict[str, torch.dtype]) -> dict[str, Any]:
+        """The large text encoders, if base_model.quantization is set. dtypes: what each calculates in."""
+        kind, found = self.params.quantization, {}
+        for part in self._encoders() if kind else []:
+            if is_large(self.source.stored(part)):
+                extra = quantized.for_encoder(kind, device, dtypes[part])
+                found[part] = quantized.keep_trainable(self.source.load_encoder(part, dtype=dtypes[part], **extra))
+        return found
 
     def _require_text_parts(self) -> None:
         if missing := [part for part in self.text_parts if not self.source.names_part(part)]:
@@ -187,9 +205,13 @@ class Family(ABC):
             self.source.fetch([self.denoiser_name])
             stored = self.source.stored(self.denoiser_name)
         dtype = drawing_dtype(device, self.gpu_dtype, stored)
-        own_vae = {"vae": self.load_vae(dtype)} if self.params.vae else {}
+        own = {"vae": self.load_vae(dtype)} if self.params.vae else {}
+        if self.params.quantization:
+            self.source.fetch([self.denoiser_name, *self.text_parts])
+            own |= self._quantized_encoders(device, dict.fromkeys(self._encoders(), dtype))
+            own[self.denoiser_name] = Family.load_denoiser(self, device, dtype)
         with required(f"base_model.path {self.params.path!r} cannot be drawn with"):
-            return self._pipeline(dtype=dtype, **own_vae).to(device)
+            return place(self._pipeline(dtype=dtype, **own), device, self.params.offload)
 
     def drawing_pipeline(self, denoiser: Any) -> DiffusionPipeline:
         """What draws from encoded prompts with this denoiser: the family's pipeline without text encoders; the VAE decodes in
@@ -220,7 +242,7 @@ class Family(ABC):
 
     def _digest(self, parts: list[str], digest: "hashlib._Hash") -> str:
         p = self.params
-        digest.update(f"{p.variant} {p.revision}".encode())
+        digest.update(f"{p.variant} {p.revision}{f' {p.quantization}' if p.quantization else ''}".encode())
         self.source.feed(parts, digest)
         feed_folder(p.vae, [""], digest)
         return digest.hexdigest()[:16]

@@ -31,6 +31,10 @@ class Source:
         with required(f"base_model.path {self.params.path!r} has no usable {part}"):
             return part_class.from_pretrained(self.place, subfolder=part, **self._weights, **extra)
 
+    def load_encoder(self, part: str, **extra: Any) -> Any:
+        """A text encoder alone. Raises BaseModelError if it is not there."""
+        return self.load(_class_of(self.index[part]), part, **extra)
+
     def config(self, part_class: Any, part: str) -> dict[str, Any]:
         """A part's configuration. Raises BaseModelError if it is not there."""
         with required(f"base_model.path {self.params.path!r} has no usable {part}"):
@@ -109,6 +113,14 @@ class SingleFile(Source):
             others = _prefixes("vae") + _prefixes("text_encoder")
             return stored_in([Path(self.params.path)], lambda name: not name.startswith(others))
         return stored_in([Path(self.params.path)], lambda name: name.startswith(_prefixes(part)))
+
+    def load_encoder(self, part: str, **extra: Any) -> Any:
+        if self._holds(part):
+            raise BaseModelError(
+                f"base_model.quantization: the text encoders of {self.params.path!r} lie in the file itself, where they cannot "
+                "be quantised: use null, or a file of the denoiser alone"
+            )
+        return super().load_encoder(part, **extra)
 
     def fetch(self, parts: Iterable[str]) -> None:
         super().fetch([part for part in parts if not self._holds(part)])
