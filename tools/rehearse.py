@@ -98,7 +98,9 @@ def run_stage(project: Path, env: str, name: str) -> Stage:
         _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
-        raise RuntimeError(f"{name} failed with exit code {child.returncode}:\n{log.read_text(errors='replace')[-2000:]}")
+        raise RuntimeError(
+            f"{name} failed with exit code {child.returncode}:\n{log.read_text(encoding='utf-8', errors='replace')[-2000:]}"
+        )
     return Stage(name, time.monotonic() - start, usage.ru_maxrss / 2**20)
 
 

@@ -99,6 +99,7 @@ class PrerequisitesHook:
             trained = [name for name in (*breaks, "make") if f"params:{name}" in inputs]
             prerequisites.check_optimizers(parameters, trained)
             prerequisites.check_objectives(parameters, trained)
+            prerequisites.check_memory(parameters, trained)
         if "params:compose" in inputs and any("reconstructed_adapter" in node.inputs for node in pipeline.nodes):
             prerequisites.check_halves(parameters["compose"].methods)
         for name in ("captioning", "evaluation"):

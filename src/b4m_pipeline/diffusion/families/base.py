@@ -20,8 +20,8 @@ from b4m_pipeline.common.provenance import recipe_code
 from b4m_pipeline.diffusion.families import quantized
 from b4m_pipeline.diffusion.families.identity import BaseModelError, required
 from b4m_pipeline.diffusion.families.noise import NoiseSchedule
-from b4m_pipeline.diffusion.families.offload import place
-from b4m_pipeline.diffusion.families.prompts import Prompts, in_float32, join_prompts
+from b4m_pipeline.diffusion.families.offload import pictures_at_once, place
+from b4m_pipeline.diffusion.families.prompts import MASK, Prompts, in_float32, join_prompts
 from b4m_pipeline.diffusion.families.source import Source, feed_folder
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.method.adapter import PIPELINE_KEY
@@ -68,7 +68,11 @@ class Family(ABC):
         kind = self.params.quantization
         extra = quantized.for_denoiser(kind, self.empty_denoiser(), device, dtype) if kind else {}
         denoiser = self.source.load(self.denoiser_class, self.denoiser_name, dtype=dtype, **extra)
-        return quantized.keep_trainable(denoiser).requires_grad_(False).to(device)
+        return self.arrange(quantized.keep_trainable(denoiser).requires_grad_(False), device).to(device)
+
+    def arrange(self, denoiser: Any, device: str) -> Any:
+        """The denoiser, set up to be trained on a device."""
+        return denoiser
 
     def empty_denoiser(self) -> Any:
         """The denoiser's layers without weights, from its configuration alone."""
@@ -136,7 +140,7 @@ class Family(ABC):
             )
 
     @torch.no_grad()
-    def encode_pictures(self, pictures: list[Image.Image], device: str = "cpu", batch_size: int = 16) -> list[Latents]:
+    def encode_pictures(self, pictures: list[Image.Image], device: str = "cpu", batch_size: int | None = None) -> list[Latents]:
         """RGB pictures -> mean and standard deviation of the latents of each as the denoiser takes them, (C, h, w), float32.
         Pictures of one size are encoded together. Raises BaseModelError for a size that the base model cannot have."""
         multiple = self.side_multiple()
@@ -151,9 +155,10 @@ class Family(ABC):
             by_size.setdefault(picture.size, []).append(index)
         vae = self.load_vae().to(device)
         encoded: dict[int, Latents] = {}
-        for places in by_size.values():
-            for start in range(0, len(places), batch_size):
-                part = places[start : start + batch_size]
+        for (width, height), places in by_size.items():
+            count = batch_size or pictures_at_once(width, height)
+            for start in range(0, len(places), count):
+                part = places[start : start + count]
                 batch = np.stack([np.asarray(pictures[index].convert("RGB")) for index in part])
                 images = torch.from_numpy(batch).permute(0, 3, 1, 2).float().div(127.5).sub(1).to(device)  # (B, 3, H, W)
                 encoded |= dict(zip(part, zip(*self._encode_images(vae, images), strict=True), strict=True))
@@ -167,6 +172,10 @@ class Family(ABC):
 
     def vae_factor(self) -> int:
         """Pixels per latent along a side."""
+        return self.pixels_per_vae_latent()
+
+    def pixels_per_vae_latent(self) -> int:
+        """The same of the VAE's own latents, before they are cut into patches."""
         return 2 ** (len(self._vae_config()["block_out_channels"]) - 1)
 
     def side_multiple(self) -> int:
@@ -177,18 +186,19 @@ class Family(ABC):
         """The family's pipeline with its text encoders and nothing else. Raises BaseModelError if one is missing."""
         self._require_text_parts()
         self.source.fetch(self.text_parts)
-        dtypes = {part: encoding_dtype(device, self.source.stored(part)) for part in self._encoders()}
+        dtypes = {part: encoding_dtype(device, self.source.stored(part)) for part in self.encoders()}
         with required(f"base_model.path {self.params.path!r} has no usable text encoder"):
             parts = {self.denoiser_name: None, "vae": None} | self._quantized_encoders(device, dtypes)
             return place(self._pipeline(dtype=dtypes | {"default": torch.float32}, **parts), device, self.params.offload)
 
-    def _encoders(self) -> list[str]:
+    def encoders(self) -> list[str]:
+        """The text encoders among `text_parts`."""
         return [part for part in self.text_parts if part.startswith("text_encoder")]
 
     def _quantized_encoders(self, device: str, dtypes: dict[str, torch.dtype]) -> dict[str, Any]:
         """The large text encoders, if base_model.quantization is set. dtypes: what each calculates in."""
         kind, found = self.params.quantization, {}
-        for part in self._encoders() if kind else []:
+        for part in self.encoders() if kind else []:
             if is_large(self.source.stored(part)):
                 extra = quantized.for_encoder(kind, device, dtypes[part])
                 found[part] = quantized.keep_trainable(self.source.load_encoder(part, dtype=dtypes[part], **extra))
@@ -208,8 +218,8 @@ class Family(ABC):
         own = {"vae": self.load_vae(dtype)} if self.params.vae else {}
         if self.params.quantization:
             self.source.fetch([self.denoiser_name, *self.text_parts])
-            own |= self._quantized_encoders(device, dict.fromkeys(self._encoders(), dtype))
-            own[self.denoiser_name] = Family.load_denoiser(self, device, dtype)
+            own |= self._quantized_encoders(device, dict.fromkeys(self.encoders(), dtype))
+            own[self.denoiser_name] = self.load_denoiser(device, dtype)
         with required(f"base_model.path {self.params.path!r} cannot be drawn with"):
             return place(self._pipeline(dtype=dtype, **own), device, self.params.offload)
 
@@ -229,6 +239,25 @@ class Family(ABC):
     def _pipeline(self, **parts: Any) -> DiffusionPipeline:
         """The family's pipeline, with these parts in place of the model's own (None: without)."""
         return self.source.pipeline(self.pipeline_class, self.text_parts, **dict.fromkeys(self.unused_parts) | parts)
+
+    def empty_vae(self) -> Any:
+        """The VAE's layers without weights."""
+        with torch.device("meta"):
+            return self.vae_class.from_config(self._vae_config())
+
+    def latent_channels(self) -> int:
+        """C of the latents that `predict` takes."""
+        return self.denoiser_config()["in_channels"]
+
+    @abstractmethod
+    def prompt_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of what a prompt is encoded as, a long one where lengths differ."""
+
+    def blank_prompts(self, count: int) -> Prompts:
+        """So many encoded prompts without content, on the meta device (the mask, which is read, on the CPU)."""
+        shapes = self.prompt_shapes()
+        found = {name: torch.empty(count, *shape, device="meta") for name, shape in shapes.items() if name != MASK}
+        return found | ({MASK: torch.ones(count, *shapes[MASK])} if MASK in shapes else {})
 
     def encoder_digest(self) -> str:
         """Digest of all that encodes pictures and prompts: VAE, text encoders, tokenizers, code (of Hub ids and revision where

@@ -1,4 +1,4 @@
-"""Drawing with little GPU memory: parts of a pipeline wait in the machine's memory until they are needed."""
+"""Drawing and encoding with little GPU memory: parts of a pipeline wait in the machine's memory until they are needed."""
 
 from typing import Any, Literal
 
@@ -8,7 +8,8 @@ Offload = Literal["model", "group"]
 
 
 def place(pipeline: Any, device: str, offload: Offload | None) -> Any:
-    """The pipeline, ready to run on `device`: all of it there, or (on an NVIDIA GPU) one part or one layer at a time. What is offloaded decodes images one by one, and in tiles where they are larger than those its VAE was trained on."""
+    """The pipeline, ready to run on `device`: all of it there, or (on an NVIDIA GPU) one part or one layer at a time. What is
+    offloaded decodes images one by one, and in tiles where they are larger than those its VAE was trained on."""
     if offload is None or device != "cuda":
         return pipeline.to(device)
     spare_vae(pipeline)
@@ -30,3 +31,8 @@ def spare_vae(pipeline: Any) -> None:
     if (vae := getattr(pipeline, "vae", None)) is not None:
         vae.enable_slicing()
         vae.enable_tiling()
+
+
+def pictures_at_once(width: int, height: int) -> int:
+    """How many pictures of this size a VAE encodes together: 16, or fewer where that would be a megapixel."""
+    return max(1, min(16, 2**20 // (width * height)))

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import DiffusionPipeline
 from safetensors import SafetensorError, safe_open
 
@@ -34,6 +35,14 @@ class Source:
     def load_encoder(self, part: str, **extra: Any) -> Any:
         """A text encoder alone. Raises BaseModelError if it is not there."""
         return self.load(_class_of(self.index[part]), part, **extra)
+
+    def empty_encoder(self, part: str) -> Any:
+        """A text encoder's layers without weights. Raises BaseModelError if its configuration is not there."""
+        encoder_class = _class_of(self.index[part])
+        with required(f"base_model.path {self.params.path!r} has no usable {part}"):
+            config = encoder_class.config_class.from_pretrained(self.place, subfolder=part, **self._where)
+        with torch.device("meta"):
+            return encoder_class(config)
 
     def config(self, part_class: Any, part: str) -> dict[str, Any]:
         """A part's configuration. Raises BaseModelError if it is not there."""
