@@ -1,7 +1,9 @@
 """Base models of full size with random weights, in diffusers' format: for what depends on sizes alone, such as memory, time and
 the names of layers. Images are noise. Tokenizers know single bytes, so that no vocabulary has to be downloaded.
 
-    python -m tools.full_size sdxl FOLDER
+    python -m tools.full_size sdxl FOLDER [--configurations]
+
+With --configurations no weights are written.
 
 The sizes are those that the models' configurations state on the Hugging Face Hub.
 """
@@ -26,12 +28,15 @@ from diffusers import (
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from tokenizers import pre_tokenizers
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    PreTrainedModel,
     Qwen2TokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -120,6 +125,10 @@ def sdxl(folder: Path) -> StableDiffusionXLPipeline:
         addition_time_embed_dim=256,
         projection_class_embeddings_input_dim=2816,
     )
+    with torch.device("cpu"):  # it calculates, also where all else is on the meta device
+        scheduler = EulerDiscreteScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1
+        )
     return StableDiffusionXLPipeline(
         vae=_four_blocks(latent_channels=4, sample_size=1024, scaling_factor=0.13025),
         text_encoder=CLIPTextModel(CLIPTextConfig(**small, projection_dim=768, hidden_act="quick_gelu", **special)),
@@ -127,9 +136,7 @@ def sdxl(folder: Path) -> StableDiffusionXLPipeline:
         tokenizer=words,
         tokenizer_2=words,
         unet=unet,
-        scheduler=EulerDiscreteScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1
-        ),
+        scheduler=scheduler,
     )
 
 
@@ -176,5 +183,23 @@ def write(name: str, folder: Path) -> Path:
     return folder
 
 
+def write_configurations(name: str, folder: Path) -> Path:
+    """One of MODELS without its weights: what `kedro memory` reads."""
+    with torch.device("meta"):
+        pipeline = MODELS[name](folder / "vocabulary")
+    pipeline.save_config(folder)
+    for part, component in pipeline.components.items():
+        if isinstance(component, PreTrainedModel):
+            component.config.save_pretrained(folder / part)
+        elif isinstance(component, ModelMixin | SchedulerMixin):
+            component.save_config(folder / part)
+        elif component is not None:
+            component.save_pretrained(folder / part)
+    return folder
+
+
 if __name__ == "__main__":
-    write(sys.argv[1], Path(sys.argv[2]))
+    if "--configurations" in sys.argv[3:]:
+        write_configurations(sys.argv[1], Path(sys.argv[2]))
+    else:
+        write(sys.argv[1], Path(sys.argv[2]))

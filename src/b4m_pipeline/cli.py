@@ -175,5 +175,27 @@ def adapters(context: KedroContext, kind: str | None, concept: str | None, frame
     Console(width=None if sys.stdout.isatty() else 240).print(promotion.table(found))
 
 
-commands = (run, register, export, promote, roll_back, adapters)
+@click.command(cls=OneLineErrors)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
+@click.option("--gib", type=click.FloatRange(min=0, min_open=True), help="Memory to compare with.  [default: the device's]")
+@in_project
+def memory(context: KedroContext, device: str, gib: float | None) -> None:
+    """Say what memory each stage will need, without loading the model, and which settings need less."""
+    from kedro.framework.project import pipelines
+
+    from b4m_pipeline import prerequisites
+    from b4m_pipeline.common.devices import pick_device
+    from b4m_pipeline.common.memory import device_memory
+    from b4m_pipeline.training import footprint
+
+    parameters = prerequisites.check_parameters(context.config_loader["parameters"], dict(pipelines))
+    # With --gib the question is about some GPU, which need not be here.
+    chosen = "cuda" if gib and device in ("auto", "cuda") else pick_device(device)
+    there = round(gib * footprint.GIB) if gib else device_memory(chosen)
+    click.echo(footprint.HEADER)
+    for line in footprint.report(footprint.Settings.of(parameters, chosen), there):
+        click.echo(line)
+
+
+commands = (run, register, export, promote, roll_back, adapters, memory)
 cli = click.Group(name="b4m_pipeline", commands={command.name: command for command in commands})

@@ -101,6 +101,7 @@ class PrerequisitesHook:
             prerequisites.check_objectives(parameters, trained)
             if "params:ingestion" in inputs:
                 prerequisites.check_buckets(parameters["base_model"], parameters["ingestion"])
+            prerequisites.check_memory(parameters, trained)
         if "params:compose" in inputs and any("reconstructed_adapter" in node.inputs for node in pipeline.nodes):
             prerequisites.check_halves(parameters["compose"].methods)
         for name in ("captioning", "evaluation"):

@@ -52,6 +52,15 @@ def check_devices(parameters: dict[str, Any]) -> None:
         check_precision(getattr(stage, "precision", "auto"), device, f"{name}.precision")
 
 
+def check_memory(parameters: dict[str, Any], stages: list[str]) -> None:
+    """Raise MemoryShortageError, naming a setting, if one of these stages certainly does not fit into the GPU's memory."""
+    from b4m_pipeline.common.devices import pick_device
+    from b4m_pipeline.training.footprint import check_weights
+
+    for name in stages:
+        check_weights(parameters, [name], pick_device(parameters[name].device, f"{name}.device"))
+
+
 def check_optimizers(parameters: dict[str, Any], stages: list[str]) -> None:
     """Raise OptimizerError, naming the package, if one of these stages wants an optimizer that is not installed."""
     from b4m_pipeline.training.optimizers import check_optimizer

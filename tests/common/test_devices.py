@@ -8,10 +8,15 @@ from b4m_pipeline.common.devices import (
     DeviceError,
     check_precision,
     drawing_dtype,
+    encoding_dtype,
     has_fast_bf16,
     pick_device,
     resolve_precision,
 )
+from b4m_pipeline.common.tensor_files import Stored
+
+F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
+SMALL, LARGE = 1_000_000_000, 4_000_000_000
 
 
 @pytest.fixture
@@ -74,6 +79,39 @@ def test_gpus_draw_in_half_precision():
         "cuda": torch.float16,
         "mps": torch.float16,
     }
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        (None, F32),
+        (Stored(F32, LARGE), F32),
+        (Stored(BF16, SMALL), F32),
+        (Stored(F16, LARGE), BF16),
+        (Stored(BF16, LARGE), BF16),
+    ],
+)
+def test_cpus_draw_in_half_precision_what_is_large_and_stored_in_it(stored, expected):
+    assert drawing_dtype("cpu", F16, stored) is expected
+    assert drawing_dtype("cuda", F16, stored) is F16
+
+
+@pytest.mark.parametrize(
+    ("stored", "cuda", "slow_cpu", "fast_cpu"),
+    [
+        (None, F32, F32, F32),
+        (Stored(F32, LARGE), F32, F32, F32),
+        (Stored(BF16, SMALL), BF16, F32, BF16),
+        (Stored(F16, SMALL), F16, F32, F32),
+        (Stored(BF16, LARGE), BF16, BF16, BF16),
+        (Stored(F16, LARGE), F16, BF16, BF16),
+    ],
+)
+def test_encoders_keep_the_format_of_their_files_where_it_is_good_for_the_device(stored, cuda, slow_cpu, fast_cpu, monkeypatch):
+    assert encoding_dtype("cuda", stored) is cuda
+    for fast, expected in ((False, slow_cpu), (True, fast_cpu)):
+        monkeypatch.setattr("b4m_pipeline.common.devices.has_fast_bf16", lambda device, fast=fast: fast)
+        assert encoding_dtype("cpu", stored) is expected
 
 
 def test_every_precision_of_the_parameters_has_a_number_format():

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from b4m_pipeline.common.tensor_files import save_tensors
+from b4m_pipeline.common.tensor_files import Stored, save_tensors, stored_in
 
 TENSORS = {"a": torch.arange(5, dtype=torch.float16), "b": torch.ones(2, 3), "number": torch.tensor(2.0)}
 METADATA = {f"key {index}": "ä" * index for index in range(9)}
@@ -50,3 +50,13 @@ def test_nothing_is_left_of_what_cannot_be_written(tmp_path):
     with pytest.raises(OSError, match="x.safetensors"):
         save_tensors(TENSORS, tmp_path / "x.safetensors", {})
     assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_weights_are_counted_by_headers_alone(tmp_path):
+    one = save_tensors({"a.x": torch.ones(3, 4, dtype=torch.bfloat16), "b.x": torch.ones(20)}, tmp_path / "one", {})
+    two = save_tensors({"a.y": torch.ones(15, dtype=torch.bfloat16)}, tmp_path / "two", {})
+    assert stored_in([one, two]) == Stored(torch.bfloat16, 47)
+    assert stored_in([one]) == Stored(torch.float32, 32)
+    assert stored_in([one], lambda name: name.startswith("a.")) == Stored(torch.bfloat16, 12)
+    whole = save_tensors({"a": torch.ones(3, dtype=torch.uint8)}, tmp_path / "whole", {})
+    assert stored_in([]) is None and stored_in([whole]) is None

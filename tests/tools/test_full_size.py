@@ -4,6 +4,8 @@ import pytest
 import torch
 from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
+from b4m_pipeline.diffusion.footprint import denoiser_bytes, encoder_bytes
+from b4m_pipeline.diffusion.params import BaseModelParams
 from tools import full_size
 
 PUBLISHED = {
@@ -24,6 +26,16 @@ def test_parts_are_as_large_as_the_published_ones(name, tmp_path, monkeypatch) -
     sizes = {key: part for key, part in parts.items() if isinstance(part, torch.nn.Module)}
     billions = {key: sum(weight.numel() for weight in part.parameters()) / 1e9 for key, part in sizes.items()}
     assert billions == pytest.approx(PUBLISHED[name], abs=0.001)
+
+
+def test_configurations_alone_say_how_large_a_model_is(tmp_path) -> None:
+    folder = full_size.write_configurations("zimage", tmp_path)
+    base = BaseModelParams(path=str(folder), resolution=512)
+    assert not list(folder.rglob("*.safetensors"))
+    assert denoiser_bytes(base, torch.bfloat16) / 2e9 == pytest.approx(PUBLISHED["zimage"]["transformer"], abs=0.001)
+    assert encoder_bytes(base, "cuda")[0] / 2e9 == pytest.approx(PUBLISHED["zimage"]["text_encoder"], abs=0.001)
+    small = denoiser_bytes(base.model_copy(update={"quantization": "nf4"}), torch.bfloat16)
+    assert 0.28 < small / denoiser_bytes(base, torch.bfloat16) < 0.32
 
 
 def test_tokenizers_know_every_word_and_their_special_symbols(tmp_path) -> None:

@@ -2,8 +2,16 @@
 
 import torch
 
+from b4m_pipeline.common.tensor_files import Stored
+
+_HALF = (torch.float16, torch.bfloat16)
 DTYPES = {"no": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Number formats by the names that parameters and commands know; no: no mixed precision."""
+
+
+LARGE = 1_500_000_000
+"""Parameters from which on a frozen model is held in half precision on every CPU, if its files are: in float32 it would take
+more than 6 GB."""
 
 
 class DeviceError(ValueError):
@@ -51,6 +59,26 @@ def check_precision(precision: str, device: str, parameter: str = "precision") -
         raise DeviceError(f"{parameter} is bf16, which needs macOS 14 on Apple's GPUs: use auto, fp16 or no")
 
 
-def drawing_dtype(device: str, half: torch.dtype = torch.float16) -> torch.dtype:
-    """Number format to draw in: half precision on GPUs."""
-    return torch.float32 if device == "cpu" else half
+def is_large(stored: Stored | None) -> bool:
+    """Whether these are more parameters than LARGE."""
+    return stored is not None and stored.parameters > LARGE
+
+
+def encoding_dtype(device: str, stored: Stored | None) -> torch.dtype:
+    """Number format for a frozen encoder: that of its files where it is half precision and the device is good for it. On CPUs
+    it is bfloat16 or float32. stored: None where the files are not known."""
+    if stored is None or stored.dtype not in _HALF:
+        return torch.float32
+    if device != "cpu":
+        return stored.dtype
+    fast = stored.dtype == torch.bfloat16 and has_fast_bf16("cpu")  # float16 has digits that bfloat16 lacks
+    return torch.bfloat16 if fast or is_large(stored) else torch.float32
+
+
+def drawing_dtype(device: str, half: torch.dtype = torch.float16, stored: Stored | None = None) -> torch.dtype:
+    """Number format to draw in: half precision on GPUs, on CPUs float32, or bfloat16 where the denoiser is large and its files
+    are in half precision, too. stored: the denoiser's."""
+    if device != "cpu":
+        return half
+    half_in_files = stored is not None and stored.dtype in _HALF
+    return torch.bfloat16 if half_in_files and is_large(stored) else torch.float32

@@ -1,6 +1,7 @@
 """How much memory a stage takes, at most."""
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -28,6 +29,19 @@ def peak_gib(device: str) -> float:
     if device == "mps":
         return torch.mps.driver_allocated_memory() / 2**30
     return process_peak() / 2**30
+
+
+def device_memory(device: str) -> int:
+    """Bytes of memory that a device (cpu | cuda | mps) has, in use or not."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[1]
+    if device == "mps":
+        return torch.mps.recommended_max_memory()
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.virtual_memory().total
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def process_peak() -> int:

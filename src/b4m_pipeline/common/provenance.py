@@ -19,6 +19,7 @@ RECIPE_CODE = ("common/devices", "common/seeding", "common/words", "method", "di
 """Modules and packages that decide an adapter's weights. What draws, measures, registers or reports is not among them."""
 NOT_RECIPE = (
     "diffusion/architectures",
+    "diffusion/footprint",
     "diffusion/lora_files",
     "diffusion/sampling",
     "inputs/counterparts",
@@ -28,6 +29,7 @@ NOT_RECIPE = (
     "method/files",
     "method/merge",
     "training/checkpoints",
+    "training/footprint",
     "training/lora",
     "training/zip_lora",
 )

@@ -1,25 +1,28 @@
-"""safetensors files that are the same to the byte for the same content, and readable for whom the umask says.
+"""safetensors files: what they hold, and such as are the same to the byte for the same content, and readable for whom the umask
+says.
 
 The library's own `save_file` writes a header in another order each time, into a file for its owner alone.
 """
 
 import hashlib
 import json
+import math
 import uuid
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
+import torch
+from safetensors import safe_open
 from safetensors.torch import save
 
-if TYPE_CHECKING:
-    import torch
-
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _ALIGNMENT = 8  # bytes: tensors begin at a multiple of it, behind a header that spaces fill up
 
 
 def save_tensors(
-    tensors: "Mapping[str, torch.Tensor]", path: Path, metadata: Mapping[str, str], hash_key: str | None = None
+    tensors: Mapping[str, torch.Tensor], path: Path, metadata: Mapping[str, str], hash_key: str | None = None
 ) -> Path:
     """Write `path` as a whole or not at all. hash_key: a further field of the metadata, 0x and the sha256 of all that follows
     the header."""
@@ -39,3 +42,23 @@ def save_tensors(
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+class Stored(NamedTuple):
+    """Weights in files: the number format that most of them have, and how many there are."""
+
+    dtype: torch.dtype
+    parameters: int
+
+
+def stored_in(files: Iterable[Path], counts: Callable[[str], bool] = lambda name: True) -> Stored | None:
+    """What safetensors files hold, by their headers alone. counts: which names of tensors are meant. None if there are no such
+    weights, or if most are no floating-point numbers."""
+    found: Counter[str] = Counter()
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            for name in filter(counts, file.keys()):
+                part = file.get_slice(name)
+                found[part.get_dtype()] += math.prod(part.get_shape())
+    most = max(found, key=found.__getitem__, default="")
+    return Stored(_DTYPES[most], found.total()) if most in _DTYPES else None

@@ -23,8 +23,20 @@ class BaseModelParams(Strict):
     """Another VAE: path, Hub id or id@revision. Null: the base model's own."""
     variant: str | None = None
     """Variant of the weights' files, e.g. fp16. Null: the plain ones."""
+    quantization: Literal["int8", "nf4"] | None = None
+    """Hold the frozen denoiser and large text encoders in 8 bits (int8, LLM.int8) or 4 (nf4, as QLoRA), which needs the package
+    bitsandbytes: extra `quantization`. Adapters stay in float32. Null: the weights' own number format."""
+    offload: Literal["model", "group"] | None = None
+    """On an NVIDIA GPU, while images are drawn and prompts encoded: bring one part of the model there at a time (model: text
+    encoder, denoiser, VAE), or one layer at a time (group: the least memory, slower). Null: all of it stays there."""
     resolution: int = Field(128, ge=8, multiple_of=8)
     """Pixels a side of training pictures and of images."""
+
+    @model_validator(mode="after")
+    def _one_way_to_save(self) -> "BaseModelParams":
+        if self.quantization and self.offload == "group":
+            raise ValueError("offload: group is not for quantised weights: use offload: model, or quantization: null")
+        return self
 
     def details(self) -> dict[str, str]:
         """What names the model beside its path, as adapters keep it (see `method.adapter.BASE_DETAILS`); folders in full."""

@@ -28,8 +28,8 @@ KEPT_STEP, KEPT_FIGURES = "kept_step", "kept_figures"
 """Metadata of a made adapter: which step of make was kept ("0": the joined halves), and what was measured, as JSON."""
 
 
-BASE_DETAILS = ("config", "revision", "vae", "variant")
-"""What names a base model beside its path, in the metadata as base_config and so on."""
+BASE_DETAILS = ("config", "revision", "vae", "variant", "quantization")
+"""What names a base model beside its path, and how its weights are held, in the metadata as base_config and so on."""
 
 PIPELINE_KEY = "base_pipeline"
 """Metadata of an adapter for a transformer: diffusers' class of the base model's pipeline. Those for a UNet have none."""

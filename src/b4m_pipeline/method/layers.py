@@ -184,7 +184,8 @@ def route_gradients(layers: dict[str, PlpLayer], sides: tuple[Side, Side], count
 
 
 def find_layers(model: nn.Module, targets: list[str]) -> dict[str, tuple[int, int]]:
-    """Linear layers whose names end in one of `targets` -> (out, in). Raises TargetError for a target that names none."""
+    """Linear layers whose names end in one of `targets` -> (out, in). Raises TargetError for a target that names none, or one
+    of another class, as some ways to quantise have."""
 
     def matches(name: str, target: str) -> bool:
         return name == target or name.endswith("." + target)
@@ -193,6 +194,14 @@ def find_layers(model: nn.Module, targets: list[str]) -> dict[str, tuple[int, in
     if idle := [target for target in targets if not any(matches(name, target) for name in linears)]:
         ends = sorted({name.rsplit(".", 1)[-1] for name in linears if not name.rsplit(".", 1)[-1].isdigit()})
         raise TargetError(f"frame.targets {idle} name no linear layer of the base model; its layers end in {ends}")
+    hidden = {
+        name: type(module).__name__
+        for name, module in model.named_modules()
+        if not isinstance(module, nn.Linear) and "Linear" in type(module).__name__ and not any(module.children())
+    }
+    for name, kind in hidden.items():
+        if any(matches(name, target) for target in targets):
+            raise TargetError(f"{name} is a {kind}, no linear layer of torch: quantised weights of this kind carry no adapter")
     chosen = {n: m for n, m in linears.items() if any(matches(n, target) for target in targets)}
     return {name: (module.out_features, module.in_features) for name, module in chosen.items()}
 

@@ -9,6 +9,7 @@ beyond the paper; it needs no pictures and no pass through the denoiser.
 from dataclasses import dataclass
 
 import torch
+from peft.utils.integrations import dequantize_module_weight
 
 from b4m_pipeline.method.frame import TargetError
 from b4m_pipeline.method.layers import PlpLayer
@@ -51,7 +52,7 @@ class Preservation:
             if key not in second:  # most layers read the same
                 second[key] = (weight * x.T @ x / len(x)).contiguous()
             with torch.no_grad():
-                frozen = layer.module.get_base_layer().weight.float()
+                frozen = dequantize_module_weight(layer.module.get_base_layer()).float()
                 variance = ((x - x.mean(0)) @ frozen.T).square().sum(1).mean()
             self.moments.append(_Moments(second[key], variance))
 

@@ -260,7 +260,9 @@ def _recipe(
     parents: tuple[str, ...] = (),
 ) -> Recipe:
     unused = {"words"} if frame.basis == "none" else None
-    recipe = {"frame": frame.model_dump(exclude=unused), "train": params.model_dump(), "seed": seed}
+    recipe: dict[str, Any] = {"frame": frame.model_dump(exclude=unused), "train": params.model_dump(), "seed": seed}
+    if base_model.quantization:
+        recipe["quantization"] = base_model.quantization
     growing = ("train.steps",) if params.schedule == "constant" else ()
     return Recipe(kind, name, make_frame(base_model, frame).fingerprint, data, recipe, parents, _IGNORED, growing)
 

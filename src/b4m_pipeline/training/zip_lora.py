@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from b4m_pipeline.common.devices import pick_device
-from b4m_pipeline.diffusion.families import load_family
+from b4m_pipeline.diffusion.families import QuantizationError, load_family
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.inputs.training_set import TrainingSet
 from b4m_pipeline.method.adapter import Adapter
@@ -54,7 +54,12 @@ def zip_lora(
     that the sum predicts on content's pictures what content's LoRA does, on style's what style's does, and the factors
     overlap little. With each column's factor on lora_A the result is an ordinary LoRA, of their ranks' sum, without metadata.
 
-    train: batch, precision and all else that `params` does not say. Raises TrainingSetError for a role without pictures."""
+    train: batch, precision and all else that `params` does not say. Raises TrainingSetError for a role without pictures,
+    QuantizationError for a base model whose weights are quantised: here they are changed themselves."""
+    if base_model.quantization:
+        raise QuantizationError(
+            f"base_model.quantization is {base_model.quantization}, with which ZipLoRA cannot work: use null"
+        )
     family, device = load_family(base_model), pick_device(train.device)
     pictures = training_set.without_variants()
     rows = {kind: pictures.rows(kind) for kind in ("content", "style")}

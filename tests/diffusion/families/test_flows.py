@@ -165,6 +165,16 @@ def test_prompts_are_encoded_alike_alone_and_together(name, model) -> None:
 
 
 @every_flow
+def test_blank_prompts_have_the_shapes_of_encoded_ones(name, model) -> None:
+    own = model(name)
+    blank = own.family.blank_prompts(2)
+    assert blank.keys() == own.prompts.keys()
+    for key, value in blank.items():
+        assert len(value) == 2 and value.shape[2:] == own.prompts[key].shape[2:]
+    assert own.family.latent_channels() == own.family.encode_pictures(pictures(1))[0][0].shape[0]
+
+
+@every_flow
 def test_drawing_from_encoded_prompts_is_drawing_from_prompts(name, model) -> None:
     own, requests = model(name), [ImageRequest(prompt, 7 + index) for index, prompt in enumerate(PROMPTS)]
     settings = {"steps": 2, "guidance_scale": 20.0, "batch_size": 2, "size": (SIDE, SIDE)}

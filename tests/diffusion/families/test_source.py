@@ -6,10 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from PIL import Image
 from safetensors.torch import save_file
 
+from b4m_pipeline.common.tensor_files import Stored
 from b4m_pipeline.diffusion.families import BaseModelError, base_model_id, load_family
+from b4m_pipeline.diffusion.families.source import Source
 from b4m_pipeline.diffusion.params import BaseModelParams
 from tests.diffusion.families.original import as_single_file
 
@@ -101,3 +104,35 @@ def test_files_that_are_no_base_model_are_refused(files, tiny_sdxl, tiny_sd, tmp
     for given, message in wrong:
         with pytest.raises(BaseModelError, match=message):
             load_family(BaseModelParams(**given))
+
+
+def test_number_formats_are_those_of_the_files_that_are_read(files, tmp_path) -> None:
+    folder, file = files["sdxl"]
+    half = DiffusionPipeline.from_pretrained(folder).to(torch.float16)
+    half.save_pretrained(tmp_path / "both", variant="fp16")
+    shutil.copytree(folder, tmp_path / "both", dirs_exist_ok=True)
+    plain, variant = (BaseModelParams(path=str(tmp_path / "both"), variant=name) for name in (None, "fp16"))
+    count = sum(weight.numel() for weight in half.unet.parameters())
+    assert load_family(plain).source.stored("unet") == Stored(torch.float32, count)
+    assert load_family(variant).source.stored("unet") == Stored(torch.float16, count)
+    single = load_family(BaseModelParams(path=str(file), config=str(folder)))
+    whole = load_family(BaseModelParams(path=str(folder)))
+    for part in ("unet", "vae"):
+        assert single.source.stored(part) == whole.source.stored(part)
+    # in one file both encoders are counted together; OpenCLIP's has no projection of positions' ids, but one of its own
+    encoders = [whole.source.stored(part).parameters for part in ("text_encoder", "text_encoder_2")]
+    assert single.source.stored("text_encoder_2").parameters == pytest.approx(sum(encoders), rel=0.02)
+
+
+def test_a_model_of_the_hub_is_looked_up_in_the_cache(files, tmp_path, monkeypatch) -> None:
+    folder, _ = files["sdxl"]
+    cached = tmp_path / "models--nobody--tiny"
+    shutil.copytree(folder, cached / "snapshots" / "0123")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0123")
+    for name in ("constants.HF_HUB_CACHE", "file_download.HF_HUB_CACHE", "_snapshot_download.constants.HF_HUB_CACHE"):
+        monkeypatch.setattr(f"huggingface_hub.{name}", str(tmp_path), raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    source, other = (Source(BaseModelParams(path=f"nobody/{name}")) for name in ("tiny", "other"))
+    assert source.stored("unet") == Source(BaseModelParams(path=str(folder))).stored("unet") is not None
+    assert other.stored("unet") is None

@@ -15,6 +15,7 @@ from b4m_pipeline.diffusion.families.identity import is_single_file, required
 from b4m_pipeline.diffusion.families.identity import weights_digest as weights_digest
 from b4m_pipeline.diffusion.families.noise import ObjectiveError as ObjectiveError
 from b4m_pipeline.diffusion.families.noise import TimestepSampling as TimestepSampling
+from b4m_pipeline.diffusion.families.quantized import QuantizationError as QuantizationError
 from b4m_pipeline.diffusion.families.qwen_image import QwenImage as QwenImage
 from b4m_pipeline.diffusion.families.source import SingleFile, tensor_names
 from b4m_pipeline.diffusion.families.stable_diffusion import StableDiffusion as StableDiffusion

@@ -14,12 +14,14 @@ from diffusers import AutoencoderKL, DiffusionPipeline
 from PIL import Image
 from transformers import AutoTokenizer
 
-from b4m_pipeline.common.devices import drawing_dtype
+from b4m_pipeline.common.devices import drawing_dtype, encoding_dtype, is_large
 from b4m_pipeline.common.hub import CONFIG, require_model
 from b4m_pipeline.common.provenance import recipe_code
+from b4m_pipeline.diffusion.families import quantized
 from b4m_pipeline.diffusion.families.identity import BaseModelError, required
 from b4m_pipeline.diffusion.families.noise import NoiseSchedule
-from b4m_pipeline.diffusion.families.prompts import Prompts, join_prompts
+from b4m_pipeline.diffusion.families.offload import pictures_at_once, place
+from b4m_pipeline.diffusion.families.prompts import MASK, Prompts, in_float32, join_prompts
 from b4m_pipeline.diffusion.families.source import Source, feed_folder
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.method.adapter import PIPELINE_KEY
@@ -62,8 +64,15 @@ class Family(ABC):
         return {} if self.denoiser_name == "unet" else {PIPELINE_KEY: self.pipeline_class.__name__}
 
     def load_denoiser(self, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
-        """The denoiser alone, frozen."""
-        return self.source.load(self.denoiser_class, self.denoiser_name, dtype=dtype).requires_grad_(False).to(device)
+        """The denoiser alone, frozen; quantised if base_model.quantization says so."""
+        kind = self.params.quantization
+        extra = quantized.for_denoiser(kind, self.empty_denoiser(), device, dtype) if kind else {}
+        denoiser = self.source.load(self.denoiser_class, self.denoiser_name, dtype=dtype, **extra)
+        return self.arrange(quantized.keep_trainable(denoiser).requires_grad_(False), device).to(device)
+
+    def arrange(self, denoiser: Any, device: str) -> Any:
+        """The denoiser, set up to be trained on a device."""
+        return denoiser
 
     def empty_denoiser(self) -> Any:
         """The denoiser's layers without weights, from its configuration alone."""
@@ -116,7 +125,9 @@ class Family(ABC):
 
     def check_parts(self) -> None:
         """Raise BaseModelError or HubError if a part that is read from somewhere else, or late, is not there, or if it does not
-        go with the resolution."""
+        go with the resolution; QuantizationError if weights are to be quantised and cannot be."""
+        quantized.check_quantization(self.params.quantization)
+        quantized.require_plain_weights(self.params.path, self.denoiser_config())
         self.load_noise_schedule()
         self._require_text_parts()
         if self.params.vae:
@@ -129,7 +140,7 @@ class Family(ABC):
             )
 
     @torch.no_grad()
-    def encode_pictures(self, pictures: list[Image.Image], device: str = "cpu", batch_size: int = 16) -> list[Latents]:
+    def encode_pictures(self, pictures: list[Image.Image], device: str = "cpu", batch_size: int | None = None) -> list[Latents]:
         """RGB pictures -> mean and standard deviation of the latents of each as the denoiser takes them, (C, h, w), float32.
         Pictures of one size are encoded together. Raises BaseModelError for a size that the base model cannot have."""
         multiple = self.side_multiple()
@@ -144,9 +155,10 @@ class Family(ABC):
             by_size.setdefault(picture.size, []).append(index)
         vae = self.load_vae().to(device)
         encoded: dict[int, Latents] = {}
-        for places in by_size.values():
-            for start in range(0, len(places), batch_size):
-                part = places[start : start + batch_size]
+        for (width, height), places in by_size.items():
+            count = batch_size or pictures_at_once(width, height)
+            for start in range(0, len(places), count):
+                part = places[start : start + count]
                 batch = np.stack([np.asarray(pictures[index].convert("RGB")) for index in part])
                 images = torch.from_numpy(batch).permute(0, 3, 1, 2).float().div(127.5).sub(1).to(device)  # (B, 3, H, W)
                 encoded |= dict(zip(part, zip(*self._encode_images(vae, images), strict=True), strict=True))
@@ -160,6 +172,10 @@ class Family(ABC):
 
     def vae_factor(self) -> int:
         """Pixels per latent along a side."""
+        return self.pixels_per_vae_latent()
+
+    def pixels_per_vae_latent(self) -> int:
+        """The same of the VAE's own latents, before they are cut into patches."""
         return 2 ** (len(self._vae_config()["block_out_channels"]) - 1)
 
     def side_multiple(self) -> int:
@@ -169,19 +185,43 @@ class Family(ABC):
     def _text_pipeline(self, device: str) -> DiffusionPipeline:
         """The family's pipeline with its text encoders and nothing else. Raises BaseModelError if one is missing."""
         self._require_text_parts()
+        self.source.fetch(self.text_parts)
+        dtypes = {part: encoding_dtype(device, self.source.stored(part)) for part in self.encoders()}
         with required(f"base_model.path {self.params.path!r} has no usable text encoder"):
-            return self._pipeline(dtype=torch.float32, **{self.denoiser_name: None}, vae=None).to(device)
+            parts = {self.denoiser_name: None, "vae": None} | self._quantized_encoders(device, dtypes)
+            return place(self._pipeline(dtype=dtypes | {"default": torch.float32}, **parts), device, self.params.offload)
+
+    def encoders(self) -> list[str]:
+        """The text encoders among `text_parts`."""
+        return [part for part in self.text_parts if part.startswith("text_encoder")]
+
+    def _quantized_encoders(self, device: str, dtypes: dict[str, torch.dtype]) -> dict[str, Any]:
+        """The large text encoders, if base_model.quantization is set. dtypes: what each calculates in."""
+        kind, found = self.params.quantization, {}
+        for part in self.encoders() if kind else []:
+            if is_large(self.source.stored(part)):
+                extra = quantized.for_encoder(kind, device, dtypes[part])
+                found[part] = quantized.keep_trainable(self.source.load_encoder(part, dtype=dtypes[part], **extra))
+        return found
 
     def _require_text_parts(self) -> None:
         if missing := [part for part in self.text_parts if not self.source.names_part(part)]:
             raise BaseModelError(f"base_model.path {self.params.path!r} has no {', '.join(missing)} to read prompts with")
 
     def load_pipeline(self, device: str = "cpu") -> DiffusionPipeline:
-        """The whole model to draw with: float32 on a CPU, half precision on a GPU."""
-        dtype = drawing_dtype(device, self.gpu_dtype)
-        own_vae = {"vae": self.load_vae(dtype)} if self.params.vae else {}
+        """The whole model to draw with, in one number format (see `common.devices.drawing_dtype`)."""
+        stored = None
+        if device == "cpu":
+            self.source.fetch([self.denoiser_name])
+            stored = self.source.stored(self.denoiser_name)
+        dtype = drawing_dtype(device, self.gpu_dtype, stored)
+        own = {"vae": self.load_vae(dtype)} if self.params.vae else {}
+        if self.params.quantization:
+            self.source.fetch([self.denoiser_name, *self.text_parts])
+            own |= self._quantized_encoders(device, dict.fromkeys(self.encoders(), dtype))
+            own[self.denoiser_name] = self.load_denoiser(device, dtype)
         with required(f"base_model.path {self.params.path!r} cannot be drawn with"):
-            return self._pipeline(dtype=dtype, **own_vae).to(device)
+            return place(self._pipeline(dtype=dtype, **own), device, self.params.offload)
 
     def drawing_pipeline(self, denoiser: Any) -> DiffusionPipeline:
         """What draws from encoded prompts with this denoiser: the family's pipeline without text encoders; the VAE decodes in
@@ -200,6 +240,25 @@ class Family(ABC):
         """The family's pipeline, with these parts in place of the model's own (None: without)."""
         return self.source.pipeline(self.pipeline_class, self.text_parts, **dict.fromkeys(self.unused_parts) | parts)
 
+    def empty_vae(self) -> Any:
+        """The VAE's layers without weights."""
+        with torch.device("meta"):
+            return self.vae_class.from_config(self._vae_config())
+
+    def latent_channels(self) -> int:
+        """C of the latents that `predict` takes."""
+        return self.denoiser_config()["in_channels"]
+
+    @abstractmethod
+    def prompt_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of what a prompt is encoded as, a long one where lengths differ."""
+
+    def blank_prompts(self, count: int) -> Prompts:
+        """So many encoded prompts without content, on the meta device (the mask, which is read, on the CPU)."""
+        shapes = self.prompt_shapes()
+        found = {name: torch.empty(count, *shape, device="meta") for name, shape in shapes.items() if name != MASK}
+        return found | ({MASK: torch.ones(count, *shapes[MASK])} if MASK in shapes else {})
+
     def encoder_digest(self) -> str:
         """Digest of all that encodes pictures and prompts: VAE, text encoders, tokenizers, code (of Hub ids and revision where
         they are not local)."""
@@ -212,7 +271,7 @@ class Family(ABC):
 
     def _digest(self, parts: list[str], digest: "hashlib._Hash") -> str:
         p = self.params
-        digest.update(f"{p.variant} {p.revision}".encode())
+        digest.update(f"{p.variant} {p.revision}{f' {p.quantization}' if p.quantization else ''}".encode())
         self.source.feed(parts, digest)
         feed_folder(p.vae, [""], digest)
         return digest.hexdigest()[:16]
@@ -223,13 +282,14 @@ class Family(ABC):
         batch_size: so many go through the text encoders at once. Raises BaseModelError if these cannot be loaded."""
         pipeline = self._text_pipeline(device)
         starts = range(0, len(prompts), batch_size)
-        return join_prompts([self._encode(pipeline, prompts[start : start + batch_size], device) for start in starts])
+        parts = [self._encode(pipeline, prompts[start : start + batch_size], device) for start in starts]
+        return join_prompts([in_float32(part) for part in parts])
 
     @torch.no_grad()
     def encode_guided(self, prompts: list[str], device: str = "cpu") -> dict[str, Any]:
         """Prompts -> arguments of the family's pipeline, those of the empty prompt among them where it guides, a row a prompt,
         float32 on the CPU."""
-        return self._encode_guided(self._text_pipeline(device), prompts, device)
+        return in_float32(self._encode_guided(self._text_pipeline(device), prompts, device))
 
     @abstractmethod
     def _encode(self, pipeline: DiffusionPipeline, prompts: list[str], device: str) -> Prompts:

@@ -34,6 +34,14 @@ class Flux(FlowFamily):
     def _encode_guided(self, pipeline: DiffusionPipeline, prompts: list[str], device: str) -> dict[str, Any]:
         return self._encode(pipeline, prompts, device)
 
+    def prompt_shapes(self) -> dict[str, tuple[int, ...]]:
+        config = self.denoiser_config()
+        tokens = (self.max_tokens or 0, config["joint_attention_dim"])
+        return {"prompt_embeds": tokens, "pooled_prompt_embeds": (config["pooled_projection_dim"],)}
+
+    def latent_channels(self) -> int:
+        return super().latent_channels() // 4
+
     def prompt_layers(self, denoiser: torch.nn.Module) -> list[str]:
         return ["context_embedder", *(f"time_text_embed.text_embedder.linear_{index}" for index in (1, 2))]
 

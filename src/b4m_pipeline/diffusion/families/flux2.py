@@ -40,7 +40,10 @@ class Flux2Klein(FlowFamily):
         return super().prompt_tokens(tokenizer, text)
 
     def vae_factor(self) -> int:
-        return 2 * super().vae_factor()
+        return 2 * self.pixels_per_vae_latent()
+
+    def prompt_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"prompt_embeds": (self.max_tokens or 0, self.denoiser_config()["joint_attention_dim"])}
 
     def _encode_images(self, vae: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         mean = F.pixel_unshuffle(vae.encode(images).latent_dist.mode(), 2)  # (B, 4 C, h/2, w/2)

@@ -1,6 +1,7 @@
 """Encoded prompts as tensors, also where they have different lengths."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +41,17 @@ def split_prompts(prompts: Prompts) -> list[Prompts]:
 def stack_prompts(entries: Sequence[Prompts]) -> Prompts:
     """What `split_prompts` gave, as tensors again."""
     return join_prompts([{key: value[None] for key, value in entry.items()} for entry in entries])
+
+
+def in_float32(encoded: dict[str, Any]) -> dict[str, Any]:
+    """Tensors, or lists of them, in float32, whatever they were encoded in; whole numbers stay whole."""
+
+    def one(value: Any) -> Any:
+        if isinstance(value, list):
+            return [one(each) for each in value]
+        return value.float() if value.is_floating_point() else value
+
+    return {key: one(value) for key, value in encoded.items()}
 
 
 def _padded(prompts: Prompts, length: int) -> Prompts:

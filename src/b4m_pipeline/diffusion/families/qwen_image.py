@@ -8,6 +8,9 @@ from diffusers import AutoencoderKLQwenImage, DiffusionPipeline, QwenImagePipeli
 from b4m_pipeline.diffusion.families.flows import FlowFamily, pack, unpack
 from b4m_pipeline.diffusion.families.prompts import MASK, Prompts, join_prompts, pad_prompts
 
+_LONG = 256
+"""Tokens of a long prompt."""
+
 
 class QwenImage(FlowFamily):
     """Qwen-Image: Qwen2.5-VL's last hidden states behind its instruction, as many as the prompt has tokens. The VAE is one of
@@ -38,7 +41,13 @@ class QwenImage(FlowFamily):
     def guidance(cls, scale: float) -> dict[str, Any]:
         return {"true_cfg_scale": scale}
 
-    def vae_factor(self) -> int:
+    def prompt_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"prompt_embeds": (_LONG, self.denoiser_config()["joint_attention_dim"]), MASK: (_LONG,)}
+
+    def latent_channels(self) -> int:
+        return super().latent_channels() // 4
+
+    def pixels_per_vae_latent(self) -> int:
         return 2 ** len(self._vae_config()["temperal_downsample"])
 
     def _encode_images(self, vae: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,7 +81,7 @@ class QwenImage(FlowFamily):
             hidden_states=pack(latents),
             timestep=timesteps / 1000,
             encoder_hidden_states=prompts["prompt_embeds"][:, :longest],
-            encoder_hidden_states_mask=mask[:, :longest],
+            encoder_hidden_states_mask=mask[:, :longest].to(latents.device),
             img_shapes=[[(1, height // 2, width // 2)]] * len(latents),
         ).sample
         return unpack(tokens, height)

@@ -41,6 +41,11 @@ class StableDiffusion3(FlowFamily):
     def idle_layers(self, denoiser: Any) -> set[str]:
         return {f"transformer_blocks.{len(denoiser.transformer_blocks) - 1}.attn.add_q_proj"}  # the prompt's stream ends there
 
+    def prompt_shapes(self) -> dict[str, tuple[int, ...]]:
+        config, clip = self.denoiser_config(), 77
+        tokens = (clip + (self.max_tokens or 0), config["joint_attention_dim"])
+        return {"prompt_embeds": tokens, "pooled_prompt_embeds": (config["pooled_projection_dim"],)}
+
     def prompt_layers(self, denoiser: torch.nn.Module) -> list[str]:
         return ["context_embedder", f"{_POOLED}.linear_1", f"{_POOLED}.linear_2"]
 

@@ -33,6 +33,11 @@ class StableDiffusionXL(UNetFamily):
         added = {"text_embeds": pooled, "time_ids": time_ids.expand(len(pooled), -1)}
         return {"encoder_hidden_states": prompts["prompt_embeds"], "added_cond_kwargs": added}
 
+    def prompt_shapes(self) -> dict[str, tuple[int, ...]]:
+        config = self.denoiser_config()
+        pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
+        return super().prompt_shapes() | {"pooled_prompt_embeds": (pooled,)}
+
     def prompt_layers(self, denoiser: torch.nn.Module) -> list[str]:
         return [*cross_attention_layers(denoiser), "add_embedding.linear_1", "add_embedding.linear_2"]
 

@@ -21,12 +21,13 @@ class UNetFamily(Family):
     tokenizer_class = CLIPTokenizer
     gpu_dtype = torch.float16
 
-    def load_denoiser(self, device: str = "cpu", dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
-        """The UNet alone, frozen."""
-        unet = super().load_denoiser("cpu", dtype)
+    def arrange(self, denoiser: UNet2DConditionModel, device: str) -> UNet2DConditionModel:
         if device == "cpu":
-            unet.set_attn_processor(AttnProcessor())  # its backward is faster than the flash kernel's there
-        return unet.to(device)
+            denoiser.set_attn_processor(AttnProcessor())  # its backward is faster than the flash kernel's there
+        return denoiser
+
+    def prompt_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"prompt_embeds": (self.token_limit(self.load_tokenizer()), self.denoiser_config()["cross_attention_dim"])}
 
     def load_noise_schedule(self) -> DdpmSchedule:
         """With the base model's betas and prediction type."""

@@ -9,6 +9,8 @@ from b4m_pipeline.diffusion.families.flows import FlowFamily
 from b4m_pipeline.diffusion.families.prompts import MASK, Prompts, pad_prompts, split_prompts
 
 _EMBEDDER = "cap_embedder.1"
+_LONG = 256
+"""Tokens of a long prompt."""
 
 
 class _AllRead(Exception):
@@ -41,6 +43,9 @@ class ZImage(FlowFamily):
 
     def unbatched_layers(self, denoiser: Any) -> set[str]:
         return {_EMBEDDER, *(f"all_x_embedder.{key}" for key in denoiser.all_x_embedder)}
+
+    def prompt_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"prompt_embeds": (_LONG, self.denoiser_config()["cap_feat_dim"]), MASK: (_LONG,)}
 
     def prompt_layers(self, denoiser: torch.nn.Module) -> list[str]:
         linears = [name for name, module in denoiser.named_modules() if isinstance(module, torch.nn.Linear)]

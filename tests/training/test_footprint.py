@@ -1,0 +1,97 @@
+"""What each stage needs, which settings need less, and the error before a run that could not begin."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from b4m_pipeline.common.memory import device_memory
+from b4m_pipeline.diffusion.params import BaseModelParams
+from b4m_pipeline.training import footprint
+from b4m_pipeline.training.footprint import (
+    GIB,
+    HEADER,
+    REMEDIES,
+    MemoryShortageError,
+    Settings,
+    check_weights,
+    needs,
+    remedy,
+    report,
+)
+from b4m_pipeline.training.params import BreakParams, MakeParams
+from tests.training.helpers import BREAK, MAKE, frame
+
+STAGES = ("content_break", "style_break", "make")
+
+
+def parameters(base: BaseModelParams, **changes) -> dict:
+    own = BreakParams(**BREAK | changes)
+    draws = SimpleNamespace(batch_size=4)
+    counterparts = SimpleNamespace(source="drawn", drawn=SimpleNamespace(batch_size=2, resolution=64))
+    given = {"base_model": base, "frame": frame(), "content_break": own, "style_break": own, "make": MakeParams(**MAKE)}
+    return given | {"evaluation": draws, "generate": draws, "counterparts": counterparts}
+
+
+@pytest.fixture
+def settings(tiny_base) -> Settings:
+    return Settings.of(parameters(tiny_base), "cuda")
+
+
+def test_every_stage_is_told_and_drawing_has_its_own_sizes(settings) -> None:
+    found = {need.stage: need for need in needs(settings)}
+    drawn = [f"draw ({name})" for name in ("evaluation", "generate", "counterparts")]
+    assert list(found) == ["encode prompts", "encode pictures", *STAGES, *drawn]
+    assert found["make"].adapter > found["content_break"].adapter > 0  # both halves, and all of the rank
+    assert found["draw (counterparts)"].activations > found["draw (evaluation)"].activations  # fewer, but four times as large
+    assert all(need.total > need.weights + need.activations for need in found.values())
+
+
+def test_settings_change_what_they_say(settings, tiny_base) -> None:
+    def total(own: Settings, stage: str) -> int:
+        return footprint._again(own, stage).total
+
+    lower = {
+        "gradient_checkpointing: true": "content_break",
+        "one_pass: false": "content_break",
+        "batch_size: 1": "make",
+        "base_model.offload: model": "draw (evaluation)",
+        "base_model.quantization: nf4": "make",
+        "base_model.offload: group": "draw (evaluation)",
+    }
+    for name, stage in lower.items():
+        assert total(REMEDIES[name](settings), stage) < total(settings, stage), name
+    large = Settings.of(parameters(tiny_base.model_copy(update={"resolution": 1024})), "cuda")
+    assert REMEDIES["base_model.resolution: 512"](large).base.resolution == 512
+    assert REMEDIES["base_model.resolution: 512"](settings).base.resolution == 32
+
+
+def test_the_cheapest_setting_that_suffices_is_named(settings) -> None:
+    (need,) = (need for need in needs(settings) if need.stage == "content_break")
+    assert remedy(settings, need, need.total - 1) == ["gradient_checkpointing: true"]
+    alone = {name: footprint._again(change(settings), need.stage).total for name, change in REMEDIES.items()}
+    several = remedy(settings, need, min(alone.values()) - 1)
+    assert len(several) > 1 and set(several) <= REMEDIES.keys()
+    assert remedy(settings, need, 0) == []
+    rows = list(report(settings, need.total - 1))
+    assert all(row.count("|") == HEADER.splitlines()[0].count("|") for row in rows)
+    assert "no; with gradient_checkpointing: true |" in rows[2] and rows[0].endswith("| yes |")
+
+
+def test_a_run_ends_before_it_begins_if_weights_alone_are_too_many(tiny_base, monkeypatch) -> None:
+    given, stages = parameters(tiny_base), list(STAGES)
+    held = footprint._frozen(Settings.of(given, "cuda"), given["make"]) + footprint._adapter(
+        Settings.of(given, "cuda"), given["make"]
+    )
+    monkeypatch.setattr(footprint, "device_memory", lambda device: held)
+    check_weights(given, stages, "cuda")  # all activations of the world are no certainty
+    monkeypatch.setattr(footprint, "device_memory", lambda device: held - 1)
+    with pytest.raises(MemoryShortageError, match=r"^make holds .* set base_model\.quantization: nf4\. `kedro memory` says"):
+        check_weights(given, stages, "cuda")
+    check_weights(given, stages, "cpu")
+    monkeypatch.setattr(footprint, "device_memory", lambda device: 1)
+    with pytest.raises(MemoryShortageError, match="even in 4 bits it does not fit"):
+        check_weights(given, stages, "cuda")
+
+
+def test_this_machine_has_memory() -> None:
+    assert GIB < device_memory("cpu") < 2**50
