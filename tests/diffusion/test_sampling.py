@@ -3,14 +3,17 @@
 import dataclasses
 import json
 
+import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from PIL import Image
 
 from b4m_pipeline.datasets.picture import DescribedPictureDataset
+from b4m_pipeline.diffusion.families import load_family
 from b4m_pipeline.diffusion.params import GenerateParams
-from b4m_pipeline.diffusion.sampling import INFO_KEY, GenerationError, generate, read_prompts
+from b4m_pipeline.diffusion.sampling import INFO_KEY, GenerationError, ImageRequest, draw, generate, read_prompts
 from b4m_pipeline.inputs.params import ConceptParams
 from b4m_pipeline.method.combine import join_halves, scale_halves
 from b4m_pipeline.method.frame import FrameMismatchError, frame_of
@@ -137,3 +140,44 @@ def test_an_adapter_of_another_base_model_is_refused(joined, tiny_base, monkeypa
 def test_an_adapter_without_halves_cannot_be_scaled(tiny_adapter):
     with pytest.raises(FrameMismatchError, match="no halves"):
         scale_halves(tiny_adapter)
+
+
+@pytest.mark.parametrize("scheduler", ["DDIMScheduler", "EulerDiscreteScheduler", "PNDMScheduler", "UniPCMultistepScheduler"])
+def test_a_drawing_begins_with_a_picture_under_noise_whatever_the_scheduler(scheduler, tiny_base, monkeypatch):
+    pipeline = load_family(tiny_base).load_pipeline()
+    given = {"timestep_spacing": "trailing", "clip_sample": False, "set_alpha_to_one": True, "steps_offset": 0}
+    pipeline.scheduler = getattr(diffusers, scheduler).from_config(pipeline.scheduler.config, **given, skip_prk_steps=True)
+    picture = Image.linear_gradient("L").resize((PIXELS, PIXELS)).convert("RGB")
+    start = load_family(tiny_base).encode_pictures([picture])[0][0]
+    # A denoiser that knows the picture: from wherever a drawing starts on the way to it, it arrives.
+    known = start[None]
+
+    def knows(noisy, timestep, **_):
+        share = DDPMScheduler.from_config(pipeline.scheduler.config).alphas_cumprod[int(timestep)]
+        noise = (noisy - share.sqrt() * known) / (1 - share).sqrt()
+        velocity = share.sqrt() * noise - (1 - share).sqrt() * known
+        return (velocity if pipeline.scheduler.config.prediction_type == "v_prediction" else noise,)
+
+    monkeypatch.setattr(pipeline.unet, "forward", knows)
+    settings = {"steps": 5, "guidance_scale": 1.0, "batch_size": 1, "size": (PIXELS, PIXELS)}
+    begun = next(iter(draw(pipeline, [ImageRequest("a snq toy", 3)], **settings, starts=[start], strength=0.6)))[1]
+    decoded = pipeline.vae.decode(known / pipeline.vae.config.scaling_factor).sample
+    wanted = np.asarray(pipeline.image_processor.postprocess(decoded.detach())[0], int)
+    assert np.abs(np.asarray(begun, int) - wanted).max() <= 2
+    assert type(pipeline.scheduler).__name__ == scheduler  # the next drawing is by the base model's own
+
+
+def test_the_less_a_picture_is_drawn_over_the_nearer_to_it(joined, tiny_base):
+    family = load_family(tiny_base)
+    pipeline = family.load_pipeline()
+    starts = [mean for mean, _ in family.encode_pictures([Image.new("RGB", (PIXELS, PIXELS), "red")] * 2)]
+    request, settings = (
+        [ImageRequest("a snq toy", 1)],
+        {"steps": 10, "guidance_scale": 1.0, "batch_size": 1, "size": (PIXELS, PIXELS)},
+    )
+
+    def drawn(**more):
+        return np.asarray(next(iter(draw(pipeline, request, **settings, **more)))[1], int)
+
+    assert np.array_equal(drawn(starts=starts, strength=1.0), drawn())
+    assert np.abs(drawn(starts=starts, strength=0.5) - drawn()).max() > 1

@@ -1,12 +1,14 @@
 """Folders of drawings: made once, whole, and the user's from then on."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from b4m_pipeline.diffusion.families import BaseModelError
 from b4m_pipeline.inputs import drawings
-from b4m_pipeline.inputs.drawings import Drawing, draw_folders, drawing_folder
+from b4m_pipeline.inputs.drawings import Drawing, Starts, draw_folders, drawing_folder
 from tests.conftest import PIXELS
 
 SETTINGS = {"steps": 1, "guidance_scale": 2.0, "batch_size": 2, "size": (PIXELS, PIXELS)}
@@ -93,3 +95,21 @@ def test_a_folders_name_knows_all_that_decides_its_pictures(tiny_base, tiny_sd, 
     assert len(others) == 8 and name() not in others
     with pytest.raises(BaseModelError, match="base_model.path"):
         name(base=tiny_base.model_copy(update={"path": str(tmp_path)}))
+
+
+def test_drawings_begin_with_pictures_and_each_has_its_own_after_a_kill(tiny_base, tmp_path):
+    reds = [Image.new("RGB", (PIXELS, PIXELS), (80 * index, 0, 0)) for index in range(3)]
+    settings = SETTINGS | {"steps": 4}
+    whole, killed, plain = tmp_path / "whole", tmp_path / "killed", tmp_path / "plain"
+    draw_folders({plain: WANTED}, tiny_base, settings)
+    draw_folders({whole: WANTED}, tiny_base, settings, starts=Starts(reds, 0.5))
+    shutil.copytree(whole, tmp_path / "killed.unfinished")
+    (tmp_path / "killed.unfinished" / "001.png").unlink()
+    draw_folders({killed: WANTED}, tiny_base, settings, starts=Starts(reds, 0.5))
+    assert max(np.abs(a - b).max() for a, b in zip(pixels(whole), pixels(killed), strict=True)) <= 1
+    assert min(np.abs(a - b).max() for a, b in zip(pixels(whole), pixels(plain), strict=True)) > 1
+    names = {
+        drawing_folder(str(tmp_path), "cat", WANTED, tiny_base, settings, starts=starts)
+        for starts in (None, Starts(reds, 0.5), Starts(reds, 0.6), Starts(reds[::-1], 0.5))
+    }
+    assert len(names) == 4

@@ -67,23 +67,6 @@ def test_content_alone_gets_looks_its_pictures_in_turn():
     assert add_content_looks(manifest, pictures, ingestion())[0].equals(manifest)
 
 
-def test_recoloured_copies_are_captioned_without_a_colour_and_keep_ground_and_greys():
-    manifest = pd.DataFrame({
-        "picture": ["content/cup/0"], "role": ["content"], "token": ["snq"], "noun": ["toy"],
-        "caption": ["a snq toy in ink style"], "caption_source": ["sidecar"],
-    })  # fmt: skip
-    drawing = ring()
-    drawing.paste((128, 128, 128), (0, 0, 6, 6))
-    shown, drawn = add_content_looks(manifest, {"content/cup/0": drawing}, ingestion(recoloured=2))
-    assert shown["picture"].tolist()[1:] == ["content/cup/0+hue-1", "content/cup/0+hue-2"] == list(drawn)
-    assert shown["caption"].tolist()[1:] == ["a snq toy"] * 2 and set(shown["caption_source"][1:]) == {"look"}
-    before, first, second = (np.asarray(image, int) for image in (drawing, *drawn.values()))
-    changed = np.abs(first - before).max(-1) > 40
-    saturated = before.max(-1) - before.min(-1) > 60
-    assert changed[saturated].mean() > 0.9 and not changed[~saturated].any()
-    assert np.abs(first - second)[saturated].mean() > 40
-
-
 def test_another_look_keeps_the_pictures_mask():
     masked = ring().convert("RGBA")
     masked.putalpha(Image.linear_gradient("L").resize(masked.size))

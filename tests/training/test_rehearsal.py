@@ -21,9 +21,12 @@ def params(folder: Path, **changes) -> RehearsalParams:
     return RehearsalParams(**own | changes)
 
 
+SHOWN = [Image.new("RGB", (PIXELS, 2 * PIXELS), "red")], [Image.effect_noise((PIXELS, PIXELS), 90).convert("RGB")] * 2
+
+
 @pytest.fixture
 def folder(tiny_joined, tiny_base, tmp_path) -> Path:
-    return rehearsal.rehearse(tiny_joined, tiny_base, params(tmp_path), 0)
+    return rehearsal.rehearse(tiny_joined, *SHOWN, tiny_base, params(tmp_path), 0)
 
 
 @pytest.fixture
@@ -42,7 +45,7 @@ def test_prompts_take_turns_and_stand_beside_their_pictures(folder, tiny_joined,
     pictures = [Image.open(folder / f"00{index}.png") for index in range(3)]
     assert all(picture.size == (PIXELS, PIXELS) for picture in pictures)
     assert pictures[0].tobytes() != pictures[2].tobytes()  # another seed
-    again = rehearsal.rehearse(tiny_joined, tiny_base, params(tmp_path / "again", batch_size=3), 0)
+    again = rehearsal.rehearse(tiny_joined, *SHOWN, tiny_base, params(tmp_path / "again", batch_size=3), 0)
     assert again.name == folder.name
     first, second = (np.asarray(Image.open(each / "002.png"), int) for each in (folder, again))
     assert np.abs(first - second).max() <= 1
@@ -50,10 +53,11 @@ def test_prompts_take_turns_and_stand_beside_their_pictures(folder, tiny_joined,
 
 def test_what_is_there_is_not_drawn_again_and_other_settings_have_another_folder(folder, tiny_joined, tiny_base, tmp_path):
     (folder / "001.png").unlink()
-    assert rehearsal.rehearse(tiny_joined, tiny_base, params(tmp_path), 0) == folder
+    assert rehearsal.rehearse(tiny_joined, *SHOWN, tiny_base, params(tmp_path), 0) == folder
     assert not (folder / "001.png").exists()
-    for changed, seed in ((params(tmp_path, images=1), 0), (params(tmp_path), 1)):
-        assert rehearsal.rehearse(tiny_joined, tiny_base, changed, seed) != folder
+    other = params(tmp_path, images=1), params(tmp_path, start="noise"), params(tmp_path, strength=0.9)
+    for changed, seed in (*((each, 0) for each in other), (params(tmp_path), 1)):
+        assert rehearsal.rehearse(tiny_joined, *SHOWN, tiny_base, changed, seed) != folder
 
 
 def test_what_is_in_the_folder_is_the_unions_pictures(folder, joined, tiny_training_set):
@@ -88,3 +92,18 @@ def test_make_trains_on_it_and_is_another_adapter_if_a_picture_is_deleted(
     (folder / "000.png").unlink()
     (folder / "000.txt").unlink()
     assert len({before, stage(joined(folder)), stage(tiny_training_set)}) == 3
+
+
+def test_drawings_begin_with_the_contents_pictures_in_the_styles_colours(tiny_joined, tiny_base, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(rehearsal, "draw_folders", lambda folders, base, settings, adapter, starts: given.append(starts) or [])
+    cup = Image.new("RGB", (PIXELS, PIXELS), "white")
+    cup.paste("red", (8, 8, 24, 24))
+    night = Image.new("RGB", (2 * PIXELS, 2 * PIXELS), "black")
+    night.paste("white", (10, 10, 40, 40))
+    for start in ("pictures", "noise"):
+        rehearsal.rehearse(tiny_joined, [cup], [night, night], tiny_base, params(tmp_path, start=start), 0)
+    assert given[1] is None and given[0].strength == 0.65 and len(given[0].pictures) == 3
+    for picture in given[0].pictures:
+        assert picture.size == (PIXELS, PIXELS)
+        assert min(picture.getpixel((16, 16))) > 230 and max(picture.getpixel((1, 1))) < 25

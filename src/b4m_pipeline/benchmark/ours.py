@@ -28,7 +28,7 @@ class LeakingBreakStage(BreakStage):
 @dataclass(frozen=True)
 class Variant:
     """What an ablation changes. frame, make: parameters; counterparts, looks, variants (further captions), preservation,
-    rehearsal: whether there are any; joined: the halves as they are, without the make stage."""
+    rehearsal: whether there are any; start: `make.rehearsal.start`; joined: the halves as they are, without the make stage."""
 
     frame: dict[str, Any] | None = None
     make: dict[str, Any] | None = None
@@ -37,6 +37,7 @@ class Variant:
     variants: bool = True
     preservation: bool = True
     rehearsal: bool = True
+    start: Literal["pictures", "noise"] | None = None
     joined: bool = False
     stage: type[BreakStage] = BreakStage
 
@@ -60,7 +61,8 @@ def break_for_make(task: Task, variant: Variant | None = None) -> Adapter:
         return whole
     params = MakeParams(**task.make.model_dump() | (v.make or {}) | ({} if v.rehearsal else {"rehearsal": None}))
     if params.rehearsal:
-        data = _training_set(task.rehearsed(whole, params.rehearsal), v)
+        rehearsal = params.rehearsal.model_copy(update={"start": v.start} if v.start else {})
+        data = _training_set(task.rehearsed(whole, rehearsal), v)
     guard = task.guard() if params.keep == "best" else None
     return MakeStage(whole, data, task.base_model, frame, params, task.seed, guard).train()[0]
 
@@ -101,6 +103,7 @@ VARIANTS: dict[str, Variant] = {
     "ours, no further captions": Variant(variants=False),
     "ours, no preservation": Variant(preservation=False),
     "ours, no rehearsal": Variant(rehearsal=False),
+    "ours, rehearsal from noise": Variant(start="noise"),
     "ours, make to its end": Variant(make={"keep": "last"}),
     "ours, the paper's data": Variant(looks=False, variants=False, preservation=False, rehearsal=False),
     "ours, frame of words": Variant(frame={"basis": "words"}),

@@ -86,7 +86,8 @@ class Task:
     def rehearsed(self, joined: Adapter, params: RehearsalParams) -> TrainingSet:
         """The training set with images of the content in the style that the joined halves draw."""
         own = self._sources()
-        given = own.prepared.manifest, own.prepared.pictures, rehearse(joined, self.base_model, params, self.seed)
+        shown = own.prepared.references("content"), own.prepared.references("style")
+        given = own.prepared.manifest, own.prepared.pictures, rehearse(joined, *shown, self.base_model, params, self.seed)
         return with_rehearsal(self.training_set, *given, joined, self.base_model, own.ingestion, own.captioning, None)[0]
 
     def guard(self) -> Guard:

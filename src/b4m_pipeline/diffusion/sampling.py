@@ -3,13 +3,13 @@
 import json
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydantic import BaseModel
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from b4m_pipeline.common.devices import pick_device
 from b4m_pipeline.common.words import file_words
-from b4m_pipeline.diffusion.families import base_model_id, family_of, load_family
+from b4m_pipeline.diffusion.families import Family, base_model_id, family_of, load_family
 from b4m_pipeline.diffusion.params import BaseModelParams, GenerateParams
 from b4m_pipeline.method.adapter import PEFT_NAME, URI_KEY, Adapter, example_prompt
 from b4m_pipeline.method.combine import with_strengths
@@ -55,11 +55,15 @@ def draw(
     size: tuple[int, int],
     negative_prompt: str | None = None,
     encoded: dict[str, Any] | None = None,
+    starts: Sequence[torch.Tensor] | None = None,
+    strength: float = 1.0,
 ) -> Iterator[tuple[Request, Image.Image]]:
     """Draw the requests in batches, as RGB images of `size` = (height, width) pixels.
 
-    encoded: what the pipeline takes in place of prompts (see `Family.encode_guided`), a row a request. Raises GenerationError
-    for a negative prompt where the base model's pipeline takes none."""
+    encoded: what the pipeline takes in place of prompts (see `Family.encode_guided`), a row a request; starts: a picture's
+    latents (C, h, w) for each request (see `Family.encode_pictures`). The last `strength` of the steps then begin with this
+    picture under noise, as in SDEdit (Meng et al. 2022, arXiv 2108.01073). Raises GenerationError for a negative prompt where
+    the base model's pipeline takes none."""
     height, width = size
     family = family_of(pipeline)
     if negative_prompt and not family.negative_prompts:
@@ -68,22 +72,51 @@ def draw(
         )
     if not encoded:
         _warn_of_cut(pipeline, [request.prompt for request in requests] + [negative_prompt or ""])
-    for start in range(0, len(requests), batch_size):
-        batch = requests[start : start + batch_size]
-        inputs: dict[str, Any] = {"prompt": [request.prompt for request in batch]}
-        if encoded:
-            inputs = {key: value[start : start + batch_size] for key, value in encoded.items()}
-        elif negative := negative_prompt or family.empty_prompt:
-            inputs["negative_prompt"] = [negative] * len(batch)
-        images = pipeline(
-            **inputs,
-            num_inference_steps=steps,
-            **family.guidance(guidance_scale),
-            height=height,
-            width=width,
-            generator=[torch.Generator().manual_seed(request.seed) for request in batch],
-        ).images
-        yield from zip(batch, images, strict=True)
+    skipped = steps - max(1, round(steps * strength)) if starts else 0
+    own = pipeline.scheduler
+    if skipped and any(hasattr(own, past) for past in ("model_outputs", "ets")):  # it would look back at what is replaced
+        pipeline.scheduler = DDIMScheduler.from_config(own.config, clip_sample=False)
+    try:
+        for first in range(0, len(requests), batch_size):
+            part = slice(first, first + batch_size)
+            batch = requests[part]
+            inputs: dict[str, Any] = {"prompt": [request.prompt for request in batch]}
+            if encoded:
+                inputs = {key: value[part] for key, value in encoded.items()}
+            elif negative := negative_prompt or family.empty_prompt:
+                inputs["negative_prompt"] = [negative] * len(batch)
+            if starts and skipped:
+                inputs["callback_on_step_end"] = _begin_with(family, torch.stack([*starts[part]]), batch, skipped)
+            images = pipeline(
+                **inputs,
+                num_inference_steps=steps,
+                **family.guidance(guidance_scale),
+                height=height,
+                width=width,
+                generator=[torch.Generator().manual_seed(request.seed) for request in batch],
+            ).images
+            yield from zip(batch, images, strict=True)
+    finally:
+        pipeline.scheduler = own
+
+
+def _begin_with(family: type[Family], latents: torch.Tensor, requests: Sequence[ImageRequest], skipped: int) -> Callable:
+    """A callback for diffusers' pipelines that puts latents (B, C, h, w), noised as far as the next step expects, in the place
+    of what the first steps have made. These steps are lost, but this way is the same for all pipelines."""
+
+    def replace(
+        pipeline: DiffusionPipeline, step: int, timestep: Any, given: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        if step != skipped - 1:
+            return given
+        drawn = [torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(request.seed)) for request in requests]
+        scheduler = pipeline.scheduler
+        noise, at = torch.stack(drawn), scheduler.timesteps[[skipped] * len(requests)].cpu()
+        flows = hasattr(scheduler, "scale_noise")
+        noisy = scheduler.scale_noise(latents, at, noise) if flows else scheduler.add_noise(latents, noise, at)
+        return {"latents": family.in_loop(noisy).to(given["latents"])}
+
+    return replace
 
 
 def _warn_of_cut(pipeline: DiffusionPipeline, prompts: list[str]) -> None:

@@ -7,6 +7,7 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,34 @@ class Drawing(ImageRequest):
     text: str
 
 
+@dataclass(frozen=True)
+class Starts:
+    """What drawings begin with instead of noise alone. pictures: RGB, one for each drawing and of its size; strength: for what
+    share of the denoising steps they are drawn over."""
+
+    pictures: Sequence[Image.Image]
+    strength: float
+
+    def digest(self) -> str:
+        """Of the pixels and the strength."""
+        return digest_of([sha256(picture.tobytes()).hexdigest() for picture in self.pictures], self.strength)
+
+
 def drawing_folder(
-    root: str, name: str, drawings: Sequence[Drawing], base_model: BaseModelParams, settings: dict[str, Any], *made_from: Any
+    root: str,
+    name: str,
+    drawings: Sequence[Drawing],
+    base_model: BaseModelParams,
+    settings: dict[str, Any],
+    made_from: Any = None,
+    starts: Starts | None = None,
 ) -> Path:
     """Where these drawings are kept: a folder in `root` that is named after `name` and a digest of all that decides them.
     settings: arguments of `draw`; made_from: what else decides them, such as an adapter's weights. Raises BaseModelError or
     HubError if there is no such base model."""
     decisive = {key: value for key, value in settings.items() if key != "batch_size"}
-    digest = digest_of([asdict(drawing) for drawing in drawings], encoder_id(base_model), decisive, *made_from)
+    further = [part for part in (made_from, starts and starts.digest()) if part is not None]
+    digest = digest_of([asdict(drawing) for drawing in drawings], encoder_id(base_model), decisive, *further)
     return Path(root) / f"{name}-{digest}"
 
 
@@ -46,25 +67,31 @@ def draw_folders(
     base_model: BaseModelParams,
     settings: dict[str, Any],
     adapter: Adapter | None = None,
+    starts: Starts | None = None,
 ) -> list[Path]:
     """Draw every folder that is not there yet: NNN.png, and NNN.txt with its text. Returns those that were drawn now.
 
     Until all of its pictures are there, a folder is called NAME.unfinished. A run that was killed goes on from there. The
-    model is loaded only if something is missing. adapter: what the model draws with, if not by itself."""
+    model is loaded only if something is missing. adapter: what the model draws with, if not by itself; starts: what the
+    drawings of each folder begin with."""
     wanted = [folder for folder in folders if not folder.exists()]
     missing = [
-        (_unfinished(folder) / f"{index:03d}.png", drawing)
+        (_unfinished(folder) / f"{index:03d}.png", drawing, index)
         for folder in wanted
         for index, drawing in enumerate(folders[folder])
         if not (_unfinished(folder) / f"{index:03d}.png").exists()
     ]
     if missing:
-        pipeline = load_family(base_model).load_pipeline(pick_device())
+        family, device = load_family(base_model), pick_device()
+        if starts:
+            latents = family.encode_pictures([starts.pictures[index] for _, _, index in missing], device)
+            settings = settings | {"starts": [mean for mean, _ in latents], "strength": starts.strength}
+        pipeline = family.load_pipeline(device)
         if adapter is not None:
             put_on(pipeline, adapter)
-        drawn = draw(pipeline, [drawing for _, drawing in missing], **settings)
+        drawn = draw(pipeline, [drawing for _, drawing, _ in missing], **settings)
         progress = tqdm(drawn, desc="Drawing pictures", total=len(missing), mininterval=1.0)
-        for (file, drawing), (_, image) in zip(missing, progress, strict=True):
+        for (file, drawing, _), (_, image) in zip(missing, progress, strict=True):
             _save(image, drawing.text, file)
     for folder in wanted:
         if folder.exists():  # another run was faster

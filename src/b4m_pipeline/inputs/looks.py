@@ -18,7 +18,6 @@ from b4m_pipeline.inputs.filters import STYLES
 from b4m_pipeline.inputs.folders import Picture, load_picture
 from b4m_pipeline.inputs.params import IngestionParams
 
-_PLAIN = "{article} {content} {noun}"
 _MASK_SIDE = 256
 _TOLERANCE = 10  # of 255: what compression and resizing leave of an even ground
 _DRAWN_SIDE = 128  # smaller pictures are redrawn at this size and shrunk, as the base model's own corpus is
@@ -42,19 +41,11 @@ def redraw(picture: Image.Image, look: str, background: tuple[int, int, int], na
         factor = _DRAWN_SIDE / side
         drawn = drawn.resize((round(picture.width * factor), round(picture.height * factor)), Image.Resampling.LANCZOS)
     rgb = np.asarray(drawn, dtype=np.float32) / 255
-    alpha = 1 - np.asarray(_ground(drawn, background), dtype=np.float32)[..., None] / 255
+    alpha = 1 - np.asarray(ground_mask(drawn, background), dtype=np.float32)[..., None] / 255
     styled = STYLES[look](np.concatenate([rgb, alpha], axis=-1), numpy_generator("look", look, name))
     rgba = Image.fromarray((styled * 255 + 0.5).clip(0, 255).astype(np.uint8), "RGBA")
     flat = Image.alpha_composite(Image.new("RGBA", rgba.size, (*background, 255)), rgba).convert("RGB")
     return flat.resize(picture.size, Image.Resampling.BOX) if flat.size != picture.size else flat
-
-
-def recolour(picture: Image.Image, turn: float, background: tuple[int, int, int]) -> Image.Image:
-    """An RGB picture with all hues turned by a share of the circle. The ground keeps its colour, and greys have no hue."""
-    drawn = picture.convert("RGB")
-    hue, saturation, value = drawn.convert("HSV").split()
-    turned = Image.merge("HSV", (hue.point(lambda level: round(level + 256 * turn) % 256), saturation, value)).convert("RGB")
-    return Image.composite(drawn, turned, _ground(drawn, background))
 
 
 def _saturation(picture: Image.Image) -> float:
@@ -62,7 +53,7 @@ def _saturation(picture: Image.Image) -> float:
     return float(np.asarray(picture.convert("HSV"))[..., 1].mean())
 
 
-def _ground(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+def ground_mask(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     """Mask (L) of the ground: pixels of the background's colour that a path of such pixels joins to the border."""
     small = picture if max(picture.size) <= _MASK_SIDE else picture.resize((_MASK_SIDE,) * 2, Image.Resampling.BILINEAR)
     even = np.abs(np.asarray(small, dtype=np.int16) - np.array(background, dtype=np.int16)).max(-1) <= _TOLERANCE
@@ -86,31 +77,26 @@ def add_content_looks(
     manifest: pd.DataFrame, pictures: Mapping[str, Picture], params: IngestionParams
 ) -> tuple[pd.DataFrame, dict[str, Image.Image]]:
     """The captioned manifest with a row for each of `content_looks`, a picture of the content redrawn and captioned with the
-    look's words, one for each of `recoloured`, captioned without any, and these images by key. The pictures take turns, the
-    more colourful first: all in all looks would leave too few steps to each."""
+    look's words, and these images by key. The pictures take turns, the more colourful first: all in all looks would leave too
+    few steps to each."""
     looks = params.content_looks or {}
     check_looks(looks)
-    turns = {f"hue-{index}": index / (params.recoloured + 1) for index in range(1, params.recoloured + 1)}
     rows: list[pd.DataFrame] = [manifest]
     further: dict[str, Image.Image] = {}
     content = manifest[manifest["role"] == "content"]
     if content.empty:  # a style is trained by itself
         return manifest, {}
     content = content.iloc[np.argsort([-_saturation(load_picture(pictures[key])) for key in content["picture"]], kind="stable")]
-    for place, look in enumerate([*looks, *turns]):
+    for place, look in enumerate(looks):
         copy = content.iloc[[place % len(content)]].copy()
         key = copy["picture"].item()
         new = f"{key}+{look.replace(' ', '-')}"
         token, noun = copy["token"].item(), noun_after(copy["token"].item(), copy["noun"].item())
-        template = params.look_template if look in looks else _PLAIN
-        caption = template.format(article=article(token), content=token, noun=noun, look=looks.get(look))
+        caption = params.look_template.format(article=article(token), content=token, noun=noun, look=looks[look])
         rows.append(copy.assign(picture=new, caption=" ".join(caption.split()), caption_source=LOOK))
         given = pictures[key]
         picture = given if isinstance(given, Image.Image) else given()
-        if look in looks:
-            further[new] = redraw(picture, look, params.background, new)
-        else:
-            further[new] = recolour(picture, turns[look], params.background)
+        further[new] = redraw(picture, look, params.background, new)
         if picture.mode == "RGBA":  # its mask
             further[new].putalpha(picture.getchannel("A"))
     return pd.concat(rows, ignore_index=True), further

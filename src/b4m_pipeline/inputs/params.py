@@ -123,9 +123,6 @@ class IngestionParams(Strict):
     """Larger pictures are quarantined before they are decoded."""
     near_duplicate_bits: int = Field(ge=0, le=64)
     """Pictures whose perceptual hashes differ in so many bits or fewer are reported as near-duplicates."""
-    recoloured: int = Field(0, ge=0)
-    """So many pictures of the content once more with their hues turned, so that its half does not learn a colour as part of the
-    content. 0 where the colours are the content's own: a logo, a flag."""
     content_looks: dict[str, str] | None
     """Filters (names in `inputs.filters.STYLES`) that the content's pictures are redrawn by, and the words that the base
     model knows each look by. Null: none."""

@@ -28,7 +28,7 @@ class Prepared:
 
     def references(self, role: str) -> list[Image.Image]:
         """The role's pictures themselves, RGB."""
-        return [load_picture(self.pictures[key]) for key in own_pictures(self.manifest, role)["picture"]]
+        return references(self.manifest, self.pictures, role)
 
 
 def prepare(
@@ -58,6 +58,11 @@ def caption_pictures(
 def own_pictures(manifest: pd.DataFrame, role: str) -> pd.DataFrame:
     """The manifest's rows of a role's pictures themselves: neither looks nor further captions."""
     return manifest[(manifest["role"] == role) & ~manifest["caption_source"].isin([LOOK, VARIANT])]
+
+
+def references(manifest: pd.DataFrame, pictures: Mapping[str, Picture], role: str) -> list[Image.Image]:
+    """A role's pictures themselves, RGB."""
+    return [load_picture(pictures[key]) for key in own_pictures(manifest, role)["picture"]]
 
 
 def caption_manifest(

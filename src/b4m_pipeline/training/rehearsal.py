@@ -1,20 +1,23 @@
 """Rehearsal, our addition to the paper: before make, the joined halves draw the content in the style, and make trains on these
 images as pictures of the union. Otherwise make sees content's and style's pictures alone, and the content's own look can win
-where the prompt names both."""
+where the prompt names both. The drawings begin with the content's own pictures in the style's colours (inputs/palettes.py), so
+that make also learns what the joined halves cannot draw from noise."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
+from PIL import Image, ImageOps
 
 from b4m_pipeline.common.seeding import derive_seed
 from b4m_pipeline.common.words import fill_prompt
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.diffusion.sampling import settings_of
-from b4m_pipeline.inputs.drawings import Drawing, draw_folders, drawing_folder
+from b4m_pipeline.inputs.drawings import Drawing, Starts, draw_folders, drawing_folder
 from b4m_pipeline.inputs.encode import encode_training_set
 from b4m_pipeline.inputs.folders import Folder, Picture
+from b4m_pipeline.inputs.palettes import in_colours_of
 from b4m_pipeline.inputs.params import CaptioningParams, IngestionParams
 from b4m_pipeline.inputs.prepare import Prepared, prepare
 from b4m_pipeline.inputs.training_set import TrainingSet
@@ -24,10 +27,17 @@ from b4m_pipeline.training.params import RehearsalParams
 logger = logging.getLogger(__name__)
 
 
-def rehearse(joined: Adapter, base_model: BaseModelParams, params: RehearsalParams, seed: int) -> Path:
+def rehearse(
+    joined: Adapter,
+    contents: Sequence[Image.Image],
+    styles: Sequence[Image.Image],
+    base_model: BaseModelParams,
+    params: RehearsalParams,
+    seed: int,
+) -> Path:
     """Draw `params.images` images with the joined halves, unless that was done before -> the folder that has them, each with
     its prompt in a text file beside it (see inputs/drawings.py). What the user deletes from it stays deleted, what the user
-    adds is trained on."""
+    adds is trained on. contents, styles: RGB pictures of the two."""
     about = joined.metadata
     words = {"content": about["content_token"], "style": about["style_token"]}
     prompts = [fill_prompt(template, words, about["noun"]) for template in params.prompts]
@@ -36,8 +46,13 @@ def rehearse(joined: Adapter, base_model: BaseModelParams, params: RehearsalPara
     drawings = [Drawing(prompt, own_seed, prompt) for prompt, own_seed in asked]
     settings = settings_of(params, base_model.resolution)
     weights = {key: value.double().sum().item() for key, value in joined.tensors.items()}
-    folder = drawing_folder(params.folder, about["name"], drawings, base_model, settings, weights)
-    if draw_folders({folder: drawings}, base_model, settings, joined):
+    starts = None
+    if params.start == "pictures":
+        side = (base_model.resolution,) * 2
+        squares = [[ImageOps.fit(picture, side, Image.Resampling.LANCZOS) for picture in given] for given in (contents, styles)]
+        starts = Starts(in_colours_of(*squares, len(drawings)), params.strength)
+    folder = drawing_folder(params.folder, about["name"], drawings, base_model, settings, weights, starts)
+    if draw_folders({folder: drawings}, base_model, settings, joined, starts):
         logger.info("Rehearsal: pictures in %s. Delete what is bad, add your own, and run joint_make again", folder)
     else:
         logger.info("Rehearsal: the pictures in %s are used", folder)

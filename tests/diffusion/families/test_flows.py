@@ -315,3 +315,18 @@ def test_patches_are_rows_of_tokens_and_back() -> None:
     assert packed.shape == (2, 6, 12) and torch.equal(unpack(packed, 4), latents)
     assert packed[0, 1].tolist() == latents[0, :, 0:2, 2:4].flatten().tolist()  # first row, second column
     assert places(2, 3, 4, torch.device("cpu")).tolist()[4] == [0, 1, 1, 0]
+
+
+@every_flow
+def test_a_drawing_begins_with_a_picture_under_noise(name, model, monkeypatch):
+    own = model(name)
+    starts = [mean for mean, _ in own.family.encode_pictures(pictures(2))]
+    requests = [ImageRequest(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
+    settings = {"steps": 4, "guidance_scale": NO_GUIDANCE.get(name, 1.0), "batch_size": 2, "size": (SIDE, SIDE)}
+    seen = steps_of(own.pipeline, monkeypatch)
+    list(draw(own.pipeline, requests, **settings, starts=starts, strength=0.5))
+    assert len(seen) == 4
+    sigma = own.pipeline.scheduler.sigmas[2]
+    noise = [torch.randn(starts[0].shape, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
+    wanted = (1 - sigma) * torch.stack(starts) + sigma * torch.stack(noise)
+    assert torch.allclose(own.latents(seen[2][2]).float(), wanted, atol=1e-5)

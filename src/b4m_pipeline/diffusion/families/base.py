@@ -305,6 +305,11 @@ class Family(ABC):
         return {"guidance_scale": scale}
 
     @classmethod
+    def in_loop(cls, latents: torch.Tensor) -> torch.Tensor:
+        """Latents (B, C, h, w) as the pipeline has them from step to step."""
+        return latents
+
+    @classmethod
     def timestep_of_call(cls, given: torch.Tensor) -> torch.Tensor:
         """What the pipeline tells the denoiser as the timestep -> the scheduler's timestep."""
         return given

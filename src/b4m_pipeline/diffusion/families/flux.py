@@ -49,6 +49,10 @@ class Flux(FlowFamily):
         tokens = prompts["prompt_embeds"].to(denoiser.device)
         return {"context_embedder": tokens} | pooled_inputs(denoiser, prompts["pooled_prompt_embeds"])
 
+    @classmethod
+    def in_loop(cls, latents: torch.Tensor) -> torch.Tensor:
+        return pack(latents)
+
     def predict(
         self,
         denoiser: Any,
@@ -60,7 +64,7 @@ class Flux(FlowFamily):
         height, width = latents.shape[-2:]
         guided = denoiser.config.guidance_embeds
         tokens = denoiser(
-            hidden_states=pack(latents),
+            hidden_states=self.in_loop(latents),
             timestep=timesteps / 1000,
             guidance=timesteps.new_full(timesteps.shape, _TRAINED_GUIDANCE) if guided else None,
             pooled_projections=prompts["pooled_prompt_embeds"],

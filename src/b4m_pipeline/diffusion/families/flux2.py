@@ -57,6 +57,10 @@ class Flux2Klein(FlowFamily):
     def prompt_inputs(self, denoiser: Any, prompts: Prompts) -> dict[str, torch.Tensor]:
         return {"context_embedder": prompts["prompt_embeds"].to(denoiser.device)}
 
+    @classmethod
+    def in_loop(cls, latents: torch.Tensor) -> torch.Tensor:
+        return latents.flatten(2).transpose(1, 2)
+
     def predict(
         self,
         denoiser: Any,
@@ -69,7 +73,7 @@ class Flux2Klein(FlowFamily):
         words = torch.zeros(prompts["prompt_embeds"].shape[1], 4, device=latents.device)
         words[:, 3] = torch.arange(len(words), device=latents.device)
         tokens = denoiser(
-            hidden_states=latents.flatten(2).transpose(1, 2),
+            hidden_states=self.in_loop(latents),
             timestep=timesteps / 1000,
             encoder_hidden_states=prompts["prompt_embeds"],
             txt_ids=words,

@@ -66,6 +66,10 @@ class QwenImage(FlowFamily):
     def prompt_inputs(self, denoiser: Any, prompts: Prompts) -> dict[str, torch.Tensor]:
         return {"txt_in": denoiser.txt_norm(prompts["prompt_embeds"].to(denoiser.device, denoiser.dtype))}
 
+    @classmethod
+    def in_loop(cls, latents: torch.Tensor) -> torch.Tensor:
+        return pack(latents)
+
     def predict(
         self,
         denoiser: Any,
@@ -78,7 +82,7 @@ class QwenImage(FlowFamily):
         mask = prompts[MASK].bool()
         longest = int(mask.sum(1).max())
         tokens = denoiser(
-            hidden_states=pack(latents),
+            hidden_states=self.in_loop(latents),
             timestep=timesteps / 1000,
             encoder_hidden_states=prompts["prompt_embeds"][:, :longest],
             encoder_hidden_states_mask=mask[:, :longest].to(latents.device),

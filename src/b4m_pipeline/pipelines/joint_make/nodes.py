@@ -7,9 +7,9 @@ import pandas as pd
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.evaluation.params import EvaluationParams
 from b4m_pipeline.inputs.captions import plain_captions
-from b4m_pipeline.inputs.folders import Picture, load_picture
+from b4m_pipeline.inputs.folders import Picture
 from b4m_pipeline.inputs.params import CaptioningParams, IngestionParams
-from b4m_pipeline.inputs.prepare import own_pictures
+from b4m_pipeline.inputs.prepare import own_pictures, references
 from b4m_pipeline.inputs.training_set import TrainingSet
 from b4m_pipeline.method.adapter import Adapter
 from b4m_pipeline.method.params import FrameParams
@@ -36,11 +36,12 @@ def rehearse(
     from b4m_pipeline.registry.tracking import log_picture
     from b4m_pipeline.training import rehearsal
 
-    folder = rehearsal.rehearse(reconstructed_adapter, base_model, make.rehearsal, seed)
-    joined_set, shown = rehearsal.with_rehearsal(
+    shown = [references(manifest, pictures, role) for role in ("content", "style")]
+    folder = rehearsal.rehearse(reconstructed_adapter, *shown, base_model, make.rehearsal, seed)
+    joined_set, rehearsed = rehearsal.with_rehearsal(
         training_set, manifest, pictures, folder, reconstructed_adapter, base_model, ingestion, captioning, encoding_cache
     )
-    log_picture(paint_grid([Row("rehearsal", shown.references("union"), str(folder))]), "rehearsal")
+    log_picture(paint_grid([Row("rehearsal", rehearsed.references("union"), str(folder))]), "rehearsal")
     return joined_set
 
 
@@ -66,8 +67,7 @@ def make_adapter(
 
     guard = None
     if make.keep == "best":
-        rows = {kind: own_pictures(manifest, kind) for kind in ("content", "style")}
-        shown = [[load_picture(pictures[key]) for key in rows[kind]["picture"]] for kind in rows]
-        guard = MakeGuard(base_model, evaluation, *shown, plain_captions(rows["style"], captioning), seed)
+        shown = [references(manifest, pictures, role) for role in ("content", "style")]
+        guard = MakeGuard(base_model, evaluation, *shown, plain_captions(own_pictures(manifest, "style"), captioning), seed)
     stage = MakeStage(reconstructed_adapter, rehearsed_training_set, base_model, frame, make, seed, guard)
     return train_or_reuse(stage, checkpoints, reuse)
