@@ -117,3 +117,11 @@ def test_a_make_that_was_spoilt_on_purpose_is_not_kept(tmp_path, monkeypatch):
     assert figures["0"]["style_kept"] > figures[str(task.make.steps)]["style_kept"] + 0.2
     joined = break_for_make(task, Variant(joined=True))
     assert all(torch.equal(spoilt.tensors[key], joined.tensors[key]) for key in joined.tensors)
+
+
+def test_of_two_sets_of_drawings_it_prefers_the_one_that_keeps_more(guard):
+    """Unmocked: one set is the content's picture in the style's colour, the other noise."""
+    noise = [Image.effect_noise((32, 32), 120).convert("RGB")] * 2
+    assert guard.prefer({"noise": noise, "style": [picture(20)] * 3}) == "style"
+    assert guard.prefer({"style": [picture(20)] * 3, "noise": noise}) == "style"
+    assert guard.prefer({"one": noise, "other": noise}) == "one"

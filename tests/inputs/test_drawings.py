@@ -108,8 +108,4 @@ def test_drawings_begin_with_pictures_and_each_has_its_own_after_a_kill(tiny_bas
     draw_folders({killed: WANTED}, tiny_base, settings, starts=Starts(reds, 0.5))
     assert max(np.abs(a - b).max() for a, b in zip(pixels(whole), pixels(killed), strict=True)) <= 1
     assert min(np.abs(a - b).max() for a, b in zip(pixels(whole), pixels(plain), strict=True)) > 1
-    names = {
-        drawing_folder(str(tmp_path), "cat", WANTED, tiny_base, settings, starts=starts)
-        for starts in (None, Starts(reds, 0.5), Starts(reds, 0.6), Starts(reds[::-1], 0.5))
-    }
-    assert len(names) == 4
+    assert len({starts.digest() for starts in (Starts(reds, 0.5), Starts(reds, 0.6), Starts(reds[::-1], 0.5))}) == 3

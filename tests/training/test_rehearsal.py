@@ -24,9 +24,13 @@ def params(folder: Path, **changes) -> RehearsalParams:
 SHOWN = [Image.new("RGB", (PIXELS, 2 * PIXELS), "red")], [Image.effect_noise((PIXELS, PIXELS), 90).convert("RGB")] * 2
 
 
+def rehearse(joined, base, own: RehearsalParams, seed: int = 0, prefer=lambda sets: "pictures") -> Path:
+    return rehearsal.rehearse(joined, *SHOWN, base, own, seed, prefer)
+
+
 @pytest.fixture
 def folder(tiny_joined, tiny_base, tmp_path) -> Path:
-    return rehearsal.rehearse(tiny_joined, *SHOWN, tiny_base, params(tmp_path), 0)
+    return rehearse(tiny_joined, tiny_base, params(tmp_path))
 
 
 @pytest.fixture
@@ -45,7 +49,7 @@ def test_prompts_take_turns_and_stand_beside_their_pictures(folder, tiny_joined,
     pictures = [Image.open(folder / f"00{index}.png") for index in range(3)]
     assert all(picture.size == (PIXELS, PIXELS) for picture in pictures)
     assert pictures[0].tobytes() != pictures[2].tobytes()  # another seed
-    again = rehearsal.rehearse(tiny_joined, *SHOWN, tiny_base, params(tmp_path / "again", batch_size=3), 0)
+    again = rehearse(tiny_joined, tiny_base, params(tmp_path / "again", batch_size=3), 0)
     assert again.name == folder.name
     first, second = (np.asarray(Image.open(each / "002.png"), int) for each in (folder, again))
     assert np.abs(first - second).max() <= 1
@@ -53,11 +57,11 @@ def test_prompts_take_turns_and_stand_beside_their_pictures(folder, tiny_joined,
 
 def test_what_is_there_is_not_drawn_again_and_other_settings_have_another_folder(folder, tiny_joined, tiny_base, tmp_path):
     (folder / "001.png").unlink()
-    assert rehearsal.rehearse(tiny_joined, *SHOWN, tiny_base, params(tmp_path), 0) == folder
+    assert rehearse(tiny_joined, tiny_base, params(tmp_path), 0) == folder
     assert not (folder / "001.png").exists()
     other = params(tmp_path, images=1), params(tmp_path, start="noise"), params(tmp_path, strength=0.9)
     for changed, seed in (*((each, 0) for each in other), (params(tmp_path), 1)):
-        assert rehearsal.rehearse(tiny_joined, *SHOWN, tiny_base, changed, seed) != folder
+        assert rehearse(tiny_joined, tiny_base, changed, seed) != folder
 
 
 def test_what_is_in_the_folder_is_the_unions_pictures(folder, joined, tiny_training_set):
@@ -96,14 +100,39 @@ def test_make_trains_on_it_and_is_another_adapter_if_a_picture_is_deleted(
 
 def test_drawings_begin_with_the_contents_pictures_in_the_styles_colours(tiny_joined, tiny_base, tmp_path, monkeypatch):
     given = []
-    monkeypatch.setattr(rehearsal, "draw_folders", lambda folders, base, settings, adapter, starts: given.append(starts) or [])
+
+    def draw_folders(folders, base_model, settings, adapter, starts):
+        given.append(starts)
+        for folder in folders:
+            folder.mkdir(parents=True)
+
+    monkeypatch.setattr(rehearsal, "draw_folders", draw_folders)
     cup = Image.new("RGB", (PIXELS, PIXELS), "white")
     cup.paste("red", (8, 8, 24, 24))
     night = Image.new("RGB", (2 * PIXELS, 2 * PIXELS), "black")
     night.paste("white", (10, 10, 40, 40))
     for start in ("pictures", "noise"):
-        rehearsal.rehearse(tiny_joined, [cup], [night, night], tiny_base, params(tmp_path, start=start), 0)
+        own = params(tmp_path, start=start)
+        rehearsal.rehearse(tiny_joined, [cup], [night, night], tiny_base, own, 0, None)
     assert given[1] is None and given[0].strength == 0.65 and len(given[0].pictures) == 3
     for picture in given[0].pictures:
         assert picture.size == (PIXELS, PIXELS)
         assert min(picture.getpixel((16, 16))) > 230 and max(picture.getpixel((1, 1))) < 25
+
+
+@pytest.mark.parametrize("better", ["pictures", "noise"])
+def test_of_drawings_that_begin_both_ways_the_better_ones_stay(better, tiny_joined, tiny_base, tmp_path):
+    asked = []
+
+    def prefer(sets):
+        asked.append({name: [image.size for image in images] for name, images in sets.items()})
+        return better
+
+    folder = rehearse(tiny_joined, tiny_base, params(tmp_path / "best", start="best"), 0, prefer)
+    assert asked == [dict.fromkeys(("pictures", "noise"), [(PIXELS, PIXELS)] * 3)]
+    assert list(folder.parent.iterdir()) == [folder]
+    alone = rehearse(tiny_joined, tiny_base, params(tmp_path / "alone", start=better), 0)
+    for name in ("000.png", "002.png"):
+        assert (folder / name).read_bytes() == (alone / name).read_bytes()
+    rehearse(tiny_joined, tiny_base, params(tmp_path / "best", start="best"), 0, prefer)
+    assert len(asked) == 1  # the folder is the user's now

@@ -37,7 +37,7 @@ class Variant:
     variants: bool = True
     preservation: bool = True
     rehearsal: bool = True
-    start: Literal["pictures", "noise"] | None = None
+    start: Literal["pictures", "noise"] | None = None  # None: as given
     joined: bool = False
     stage: type[BreakStage] = BreakStage
 

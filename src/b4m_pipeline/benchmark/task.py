@@ -87,15 +87,19 @@ class Task:
         """The training set with images of the content in the style that the joined halves draw."""
         own = self._sources()
         shown = own.prepared.references("content"), own.prepared.references("style")
-        given = own.prepared.manifest, own.prepared.pictures, rehearse(joined, *shown, self.base_model, params, self.seed)
+        folder = rehearse(joined, *shown, self.base_model, params, self.seed, self._guard().prefer)
+        given = own.prepared.manifest, own.prepared.pictures, folder
         return with_rehearsal(self.training_set, *given, joined, self.base_model, own.ingestion, own.captioning, None)[0]
 
     def guard(self) -> Guard:
         """What chooses among make's adapters."""
+        return cast(Guard, self._guard())
+
+    def _guard(self) -> MakeGuard:
         own = self._sources()
         shown = own.prepared.references("content"), own.prepared.references("style")
         things = plain_captions(own_pictures(own.prepared.manifest, "style"), own.captioning)
-        return cast(Guard, MakeGuard(self.base_model, own.evaluation, *shown, things, self.seed))
+        return MakeGuard(self.base_model, own.evaluation, *shown, things, self.seed)
 
     def _sources(self) -> Sources:
         if self.sources is None:

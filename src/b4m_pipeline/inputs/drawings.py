@@ -45,20 +45,13 @@ class Starts:
 
 
 def drawing_folder(
-    root: str,
-    name: str,
-    drawings: Sequence[Drawing],
-    base_model: BaseModelParams,
-    settings: dict[str, Any],
-    made_from: Any = None,
-    starts: Starts | None = None,
+    root: str, name: str, drawings: Sequence[Drawing], base_model: BaseModelParams, settings: dict[str, Any], *made_from: Any
 ) -> Path:
     """Where these drawings are kept: a folder in `root` that is named after `name` and a digest of all that decides them.
     settings: arguments of `draw`; made_from: what else decides them, such as an adapter's weights. Raises BaseModelError or
     HubError if there is no such base model."""
     decisive = {key: value for key, value in settings.items() if key != "batch_size"}
-    further = [part for part in (made_from, starts and starts.digest()) if part is not None]
-    digest = digest_of([asdict(drawing) for drawing in drawings], encoder_id(base_model), decisive, *further)
+    digest = digest_of([asdict(drawing) for drawing in drawings], encoder_id(base_model), decisive, *made_from)
     return Path(root) / f"{name}-{digest}"
 
 

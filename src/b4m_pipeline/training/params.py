@@ -136,11 +136,12 @@ class RehearsalParams(Strict):
         ["{article} {content} {noun} in {style} style"], min_length=1
     )
     """What is drawn, in turn, with {content}, {style} and, if wanted, {article} and {noun}."""
-    start: Literal["pictures", "noise"] = "pictures"
+    start: Literal["best", "pictures", "noise"] = "best"
     """`pictures`: each drawing begins with one of the content's pictures in the colours of one of the style's, under noise.
-    `noise`: with noise alone, so that shape and colours are what the joined halves make of the prompt."""
+    `noise`: with noise alone, so that shape and colours are what the joined halves make of the prompt. `best`: both are drawn,
+    and those are kept that keep more of content and style, as the guard over make measures it."""
     strength: float = Field(0.65, gt=0, le=1)
-    """The share of the denoising steps for which a picture is drawn over: more is nearer to `noise`, less to the picture."""
+    """For what share of the denoising steps a picture is drawn over: more is nearer to `noise`, less to the picture."""
     steps: int = Field(20, ge=1)
     """Denoising steps of an image."""
     guidance_scale: float = Field(2.0, ge=0)

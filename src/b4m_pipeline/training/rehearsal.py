@@ -1,10 +1,11 @@
 """Rehearsal, our addition to the paper: before make, the joined halves draw the content in the style, and make trains on these
 images as pictures of the union. Otherwise make sees content's and style's pictures alone, and the content's own look can win
-where the prompt names both. The drawings begin with the content's own pictures in the style's colours (inputs/palettes.py), so
-that make also learns what the joined halves cannot draw from noise."""
+where the prompt names both. The drawings may begin with the content's own pictures in the style's colours
+(inputs/palettes.py), so that make also learns what the joined halves cannot draw from noise."""
 
 import logging
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -34,10 +35,12 @@ def rehearse(
     base_model: BaseModelParams,
     params: RehearsalParams,
     seed: int,
+    prefer: Callable[[Mapping[str, list[Image.Image]]], str],
 ) -> Path:
     """Draw `params.images` images with the joined halves, unless that was done before -> the folder that has them, each with
     its prompt in a text file beside it (see inputs/drawings.py). What the user deletes from it stays deleted, what the user
-    adds is trained on. contents, styles: RGB pictures of the two."""
+    adds is trained on. contents, styles: RGB pictures of the two; prefer: drawings by how they begin -> what begins the better
+    ones, asked if `params.start` is best."""
     about = joined.metadata
     words = {"content": about["content_token"], "style": about["style_token"]}
     prompts = [fill_prompt(template, words, about["noun"]) for template in params.prompts]
@@ -46,16 +49,29 @@ def rehearse(
     drawings = [Drawing(prompt, own_seed, prompt) for prompt, own_seed in asked]
     settings = settings_of(params, base_model.resolution)
     weights = {key: value.double().sum().item() for key, value in joined.tensors.items()}
-    starts = None
-    if params.start == "pictures":
-        side = (base_model.resolution,) * 2
-        squares = [[ImageOps.fit(picture, side, Image.Resampling.LANCZOS) for picture in given] for given in (contents, styles)]
-        starts = Starts(in_colours_of(*squares, len(drawings)), params.strength)
-    folder = drawing_folder(params.folder, about["name"], drawings, base_model, settings, weights, starts)
-    if draw_folders({folder: drawings}, base_model, settings, joined, starts):
-        logger.info("Rehearsal: pictures in %s. Delete what is bad, add your own, and run joint_make again", folder)
-    else:
+    side = (base_model.resolution,) * 2
+    squares = [[ImageOps.fit(picture, side, Image.Resampling.LANCZOS) for picture in given] for given in (contents, styles)]
+    starts = Starts(in_colours_of(*squares, len(drawings)), params.strength)
+    begun = None if params.start == "noise" else starts.digest()
+    folder = drawing_folder(params.folder, about["name"], drawings, base_model, settings, [weights, params.start, begun])
+    if folder.exists():
         logger.info("Rehearsal: the pictures in %s are used", folder)
+        return folder
+    ways = {"pictures": starts, "noise": None}
+    ways = {way: ways[way] for way in ways if params.start in ("best", way)}
+    candidates = {way: folder.with_name(f"{folder.name}.{way}") for way in ways}
+    for way, candidate in candidates.items():
+        draw_folders({candidate: drawings}, base_model, settings, joined, ways[way])
+    shown = {way: [Image.open(file).convert("RGB") for file in sorted(path.glob("*.png"))] for way, path in candidates.items()}
+    kept = prefer(shown) if len(ways) > 1 else params.start
+    candidates.pop(kept).rename(folder)
+    for other in candidates.values():
+        shutil.rmtree(other)
+    logger.info(
+        "Rehearsal: drawings that begin with %s, in %s. Delete what is bad, add your own, and run joint_make again",
+        kept,
+        folder,
+    )
     return folder
 
 

@@ -1,6 +1,7 @@
 """Nodes of the joint make fine-tuning."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -15,6 +16,9 @@ from b4m_pipeline.method.adapter import Adapter
 from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.training.params import MakeParams
 
+if TYPE_CHECKING:
+    from b4m_pipeline.evaluation.guard import MakeGuard
+
 
 def rehearse(
     reconstructed_adapter: Adapter,
@@ -25,6 +29,7 @@ def rehearse(
     ingestion: IngestionParams,
     captioning: CaptioningParams,
     make: MakeParams,
+    evaluation: EvaluationParams,
     seed: int,
     encoding_cache: str | None,
 ) -> TrainingSet:
@@ -37,7 +42,8 @@ def rehearse(
     from b4m_pipeline.training import rehearsal
 
     shown = [references(manifest, pictures, role) for role in ("content", "style")]
-    folder = rehearsal.rehearse(reconstructed_adapter, *shown, base_model, make.rehearsal, seed)
+    prefer = _guard(manifest, pictures, base_model, captioning, evaluation, seed).prefer
+    folder = rehearsal.rehearse(reconstructed_adapter, *shown, base_model, make.rehearsal, seed, prefer)
     joined_set, rehearsed = rehearsal.with_rehearsal(
         training_set, manifest, pictures, folder, reconstructed_adapter, base_model, ingestion, captioning, encoding_cache
     )
@@ -61,13 +67,23 @@ def make_adapter(
 ) -> tuple[Adapter, pd.DataFrame]:
     """Fine-tune both learnable parts together, unless the registry has the result of the same recipe; returns the adapter that
     the guard keeps, and the loss curve (a row a step)."""
-    from b4m_pipeline.evaluation.guard import MakeGuard
     from b4m_pipeline.library.reuse import train_or_reuse
     from b4m_pipeline.training.stages import MakeStage
 
-    guard = None
-    if make.keep == "best":
-        shown = [references(manifest, pictures, role) for role in ("content", "style")]
-        guard = MakeGuard(base_model, evaluation, *shown, plain_captions(own_pictures(manifest, "style"), captioning), seed)
+    guard = _guard(manifest, pictures, base_model, captioning, evaluation, seed) if make.keep == "best" else None
     stage = MakeStage(reconstructed_adapter, rehearsed_training_set, base_model, frame, make, seed, guard)
     return train_or_reuse(stage, checkpoints, reuse)
+
+
+def _guard(
+    manifest: pd.DataFrame,
+    pictures: Mapping[str, Picture],
+    base_model: BaseModelParams,
+    captioning: CaptioningParams,
+    evaluation: EvaluationParams,
+    seed: int,
+) -> "MakeGuard":
+    from b4m_pipeline.evaluation.guard import MakeGuard
+
+    shown = [references(manifest, pictures, role) for role in ("content", "style")]
+    return MakeGuard(base_model, evaluation, *shown, plain_captions(own_pictures(manifest, "style"), captioning), seed)

@@ -13,7 +13,7 @@ def create_pipeline(**kwargs) -> Pipeline:
                 rehearse,
                 inputs=[
                     *("reconstructed_adapter", "training_set", "manifest", "pictures"),
-                    *params("base_model", "ingestion", "captioning", "make", "seed", "encoding_cache"),
+                    *params("base_model", "ingestion", "captioning", "make", "evaluation", "seed", "encoding_cache"),
                 ],
                 outputs="rehearsed_training_set",
                 name="rehearse",
