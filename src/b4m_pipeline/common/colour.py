@@ -1,6 +1,7 @@
 """CIELAB, where distances are about as large as they look, and how far two palettes are apart."""
 
 from functools import cache
+from typing import cast
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -22,7 +23,7 @@ def from_lab(lab: np.ndarray) -> Image.Image:
     """The inverse of `to_lab`, for colours that sRGB does not have its nearest ones."""
     levels = (lab * (255 / 100, 1, 1) + (0, 128, 128)).round().clip(0, 255).astype(np.uint8)  # as bands of their own: from 0
     planes = [Image.fromarray(plane) for plane in np.moveaxis(levels, -1, 0)]
-    return ImageCms.applyTransform(Image.merge("LAB", planes), _transform("LAB", "RGB"))
+    return cast(Image.Image, ImageCms.applyTransform(Image.merge("LAB", planes), _transform("LAB", "RGB")))
 
 
 def slices(colours: np.ndarray) -> np.ndarray:

@@ -54,8 +54,8 @@ def _parts(picture: Image.Image) -> _Parts:
     rgb = picture.convert("RGB")
     pixels = np.asarray(rgb)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    colour = np.median(border, axis=0)
-    even = np.asarray(ground_mask(rgb, tuple(int(level) for level in colour))) > 127
+    red, green, blue = (int(level) for level in np.median(border, axis=0))
+    even = np.asarray(ground_mask(rgb, (red, green, blue))) > 127
     lab = to_lab(rgb)
     if _GROUND[0] <= even.mean() <= _GROUND[1]:
         return _Parts(lab, ~even, np.median(lab[even], axis=0))
@@ -64,11 +64,9 @@ def _parts(picture: Image.Image) -> _Parts:
 
 def _recolour(own: _Parts, model: _Parts, share: float) -> Image.Image:
     """A picture in another's colours. Without an even ground in both, all of one takes the colours of all of the other."""
-    grounds = own.ground is not None and model.ground is not None
-    subject = own.subject if grounds else np.ones_like(own.subject)
-    palette = model.lab[model.subject] if grounds else model.lab.reshape(-1, 3)
-    lab = own.lab.copy()
-    if grounds:
+    lab, subject, palette = own.lab.copy(), np.ones_like(own.subject), model.lab.reshape(-1, 3)
+    if own.ground is not None and model.ground is not None:
+        subject, palette = own.subject, model.lab[model.subject]
         lab[~subject] += model.ground - own.ground
     lab[subject] += share * _shifts(lab[subject], palette)
     return from_lab(lab)

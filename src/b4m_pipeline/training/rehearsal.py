@@ -50,8 +50,10 @@ def rehearse(
     settings = settings_of(params, base_model.resolution)
     weights = {key: value.double().sum().item() for key, value in joined.tensors.items()}
     side = (base_model.resolution,) * 2
-    squares = [[ImageOps.fit(picture, side, Image.Resampling.LANCZOS) for picture in given] for given in (contents, styles)]
-    starts = Starts(in_colours_of(*squares, len(drawings)), params.strength)
+    shapes, colours = (
+        [ImageOps.fit(picture, side, Image.Resampling.LANCZOS) for picture in given] for given in (contents, styles)
+    )
+    starts = Starts(in_colours_of(shapes, colours, len(drawings)), params.strength)
     begun = None if params.start == "noise" else starts.digest()
     folder = drawing_folder(params.folder, about["name"], drawings, base_model, settings, [weights, params.start, begun])
     if folder.exists():
