@@ -59,7 +59,9 @@ class MakeGuard:
         return max(candidates, key=lambda step: (figures[step]["kept"], step)), figures
 
     def prefer(self, sets: Mapping[str, Sequence[Image.Image]]) -> str:
-        """The name of the set of RGB drawings of the content in the style that keeps most, the first of equals."""
+        """The name of the set of RGB drawings of the content in the style that keeps most of content and style together, the
+        first of equals. Not by the lower of both: make evens out what it trains on, so a little less of one may be worth much
+        more of the other."""
         known = self._known()
         drawn = draw_samples(known, {BASE: None}, self.base_model, self._params())
         given = {
@@ -68,7 +70,7 @@ class MakeGuard:
         figures = self._measure([*known, *given], drawn | {request.key: image for request, image in given.items()})
         for name in sets:
             logger.info("%s: %s", name, ", ".join(f"{measure} {value:.2f}" for measure, value in figures[name].items()))
-        return max(sets, key=lambda name: figures[name]["kept"])
+        return max(sets, key=lambda name: figures[name]["content_kept"] + figures[name]["style_kept"])
 
     def _measure(self, requests: list[SampleRequest], drawn: dict[str, Image.Image]) -> dict[str, dict[str, float]]:
         """The means of each system's drawings."""
