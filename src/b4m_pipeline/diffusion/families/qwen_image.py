@@ -17,6 +17,8 @@ class QwenImage(FlowFamily):
     videos, with a mean and a deviation for each channel of its latents; these are packed in patches of 2 x 2."""
 
     pipeline_class = QwenImagePipeline
+    environment = "qwen"
+    single_files = {"transformer_blocks.0.img_mod.1.weight": "Qwen/Qwen-Image"}
     denoiser_class = QwenImageTransformer2DModel
     vae_class = AutoencoderKLQwenImage
     max_tokens = 1024

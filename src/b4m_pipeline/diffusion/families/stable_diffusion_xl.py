@@ -13,8 +13,10 @@ class StableDiffusionXL(UNetFamily):
     """SDXL: two text encoders, their pooled output and the picture's size as further conditions."""
 
     pipeline_class = StableDiffusionXLPipeline
+    environment = "sdxl"
     text_parts = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
     single_files = {"conditioner.embedders.1.model.positional_embedding": "stabilityai/stable-diffusion-xl-base-1.0"}
+    encoders_in_file = {"text_encoder": "conditioner.embedders.0.", "text_encoder_2": "conditioner.embedders.1."}
 
     def _encode(self, pipeline: DiffusionPipeline, prompts: list[str], device: str) -> Prompts:
         embeds, _, pooled, _ = pipeline.encode_prompt(prompts, device=device, do_classifier_free_guidance=False)

@@ -22,6 +22,7 @@ class ZImage(FlowFamily):
     to picture (1) and says the velocity towards the picture. Its context refiner reads the prompt alone."""
 
     pipeline_class = ZImagePipeline
+    environment = "zimage"
     single_files = {"layers.0.adaLN_modulation.0.weight": "Tongyi-MAI/Z-Image-Turbo"}
     denoiser_class = ZImageTransformer2DModel
     max_tokens = 512
