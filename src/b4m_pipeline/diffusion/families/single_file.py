@@ -4,19 +4,19 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, GGUFQuantizationConfig
+from diffusers import AutoencoderKL, DiffusionPipeline
 from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from b4m_pipeline.common.tensor_files import Held, Stored, stored_in, tensors_in
+from b4m_pipeline.diffusion.families import gguf_files
+from b4m_pipeline.diffusion.families.gguf_files import is_gguf
 from b4m_pipeline.diffusion.families.identity import BaseModelError, required, sample_file
-from b4m_pipeline.diffusion.families.quantized import QuantizationError
 from b4m_pipeline.diffusion.families.source import Source, class_of
 from b4m_pipeline.diffusion.params import BaseModelParams
 
@@ -27,29 +27,12 @@ _VAE = ("first_stage_model.", "vae.")
 _ENCODERS = ("cond_stage_model.", "conditioner.", "text_encoders.")
 _SCALES = (".scale_weight", ".weight_scale", ".scale_input", ".input_scale")
 """Ends of names of what 8-bit weights must be multiplied by, which diffusers does not do."""
-_PLAIN = {"F32", "F16", "BF16"}
-"""Formats of weights that are not quantised, in GGUF files."""
-
-
-def is_gguf(path: str) -> bool:
-    return path.lower().endswith(".gguf")
 
 
 def file_tensors(params: BaseModelParams) -> dict[str, Held]:
     """What the base model's file holds, by name. Raises BaseModelError if it cannot be read, QuantizationError if the package
-    that reads GGUF files is absent, or if such weights are to be quantised once more."""
-    if is_gguf(params.path):
-        if find_spec("gguf") is None:
-            raise QuantizationError(
-                f"base_model.path {params.path!r} is a GGUF file, which needs the package gguf: pip install gguf, or "
-                'pip install -e ".[quantization]"'
-            )
-        if params.quantization or params.offload == "group":
-            own = f"quantization: {params.quantization}" if params.quantization else "offload: group"
-            raise QuantizationError(
-                f"base_model.{own} is not for a GGUF file ({params.path!r}), whose weights are quantised already: use null"
-                + ("" if params.quantization else ", or offload: model")
-            )
+    that reads GGUF files is absent."""
+    gguf_files.check_package(params)
     try:
         return tensors_in(Path(params.path))
     except (OSError, SafetensorError, ValueError, IndexError) as error:
@@ -78,8 +61,9 @@ class SingleFile(Source):
     def _holds(self, part: str) -> bool:
         if part == "vae":  # diffusers converts no other kind of them
             return class_of(self.index[part]) is AutoencoderKL and any(name.startswith(_VAE) for name in self.tensors)
-        own = self.encoders.get(part)
-        return part in ("unet", "transformer") or bool(own) and any(name.startswith(own) for name in self.tensors)
+        if part in self.encoders:
+            return any(name.startswith(self.encoders[part]) for name in self.tensors)
+        return part in ("unet", "transformer")
 
     def _denoiser(self, tensors: Mapping[str, Any], part: str) -> dict[str, Any]:
         """Of the tensors by name the denoiser's, as diffusers' converter wants to have them called."""
@@ -112,15 +96,8 @@ class SingleFile(Source):
                 f"base_model.path {path!r} has scaled 8-bit weights ({scaled}), which diffusers does not read: use the model's "
                 "own weights, and base_model.quantization, or a GGUF file"
             )
-        if not is_gguf(path):
-            return
-        if part == "unet":
-            raise BaseModelError(f"base_model.path {path!r}: GGUF files are read for transformers alone, and this is a UNet")
-        from diffusers.quantizers.gguf.utils import SUPPORTED_GGUF_QUANT_TYPES
-
-        known = _PLAIN | {kind.name for kind in SUPPORTED_GGUF_QUANT_TYPES}
-        if other := sorted({own.format for own in held.values()} - known):
-            raise BaseModelError(f"base_model.path {path!r} has weights in {', '.join(other)}; diffusers reads {sorted(known)}")
+        if is_gguf(path):
+            gguf_files.check_formats(path, part, held)
 
     def _misfit(self, part_class: Any, what: str) -> BaseModelError:
         return BaseModelError(
@@ -170,10 +147,9 @@ class SingleFile(Source):
             return super().load(part_class, part, **extra)
         given: Any = self.params.path
         if part in ("unet", "transformer"):
-            self.tensors  # noqa: B018 - says what is wrong with the file, if anything is
-            if is_gguf(self.params.path):
-                extra["quantization_config"] = GGUFQuantizationConfig(compute_dtype=extra["dtype"])
-            given = self._denoiser(_read(self.params.path), part)
+            packed = is_gguf(self.params.path)
+            extra |= gguf_files.loading(extra["dtype"]) if packed else {}
+            given = self._denoiser((gguf_files.read if packed else load_file)(self.params.path), part)
         with required(f"base_model.path {self.params.path!r} has no usable {part}"), self._converted(part_class):
             return part_class.from_single_file(given, config=self.place, subfolder=part, **self._where, **extra)
 
@@ -204,11 +180,3 @@ class SingleFile(Source):
 def _converter(part_class: Any) -> Callable[..., dict[str, Any]]:
     """Diffusers' converter of a class's tensors to its own names."""
     return SINGLE_FILE_LOADABLE_CLASSES[part_class.__name__]["checkpoint_mapping_fn"]
-
-
-def _read(path: str) -> dict[str, torch.Tensor]:
-    if is_gguf(path):
-        from diffusers.models.model_loading_utils import load_gguf_checkpoint
-
-        return load_gguf_checkpoint(path)
-    return load_file(path)
