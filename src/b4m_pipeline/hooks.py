@@ -97,6 +97,7 @@ class PrerequisitesHook:
             prerequisites.check_base_model(parameters["base_model"], frame, preserving)
             prerequisites.check_devices(parameters)
             trained = [name for name in (*breaks, "make") if f"params:{name}" in inputs]
+            prerequisites.check_starts(parameters, breaks)
             prerequisites.check_optimizers(parameters, trained)
             prerequisites.check_objectives(parameters, trained)
             if "params:ingestion" in inputs:

@@ -77,6 +77,18 @@ def check_objectives(parameters: dict[str, Any], stages: list[str]) -> None:
         check_objective(parameters["base_model"], name, parameters[name])
 
 
+def check_starts(parameters: dict[str, Any], stages: list[str]) -> None:
+    """Raise StartError, naming the parameter, if one of these breaks is to go on from what it cannot go on from."""
+    for name in stages:
+        if parameters[name].start_from is not None:
+            from b4m_pipeline.library.reuse import start_of
+            from b4m_pipeline.training.setup import make_frame
+            from b4m_pipeline.training.starts import check_start
+
+            frame = make_frame(parameters["base_model"], parameters["frame"])
+            check_start(start_of(parameters[name], name), name.removesuffix("_break"), parameters["frame"], frame)
+
+
 def check_hub(parameter: str, path: str | None) -> None:
     """Raise HubError, naming the parameter, if a model of transformers is wanted, a Hub id, that cannot be had."""
     from b4m_pipeline.common.hub import CONFIG, WEIGHTS, require_model

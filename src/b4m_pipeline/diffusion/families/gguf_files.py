@@ -20,8 +20,8 @@ def is_gguf(path: str) -> bool:
 
 
 def check_package(params: BaseModelParams) -> None:
-    """Raise QuantizationError for a GGUF file if the package that reads it is absent, or if its weights are to be quantised once
-    more, or moved layer by layer."""
+    """Raise QuantizationError for a GGUF file if the package that reads it is absent, or if its weights are to be quantised
+    once more, or moved layer by layer."""
     if not is_gguf(params.path):
         return
     if find_spec("gguf") is None:
