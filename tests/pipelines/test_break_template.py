@@ -45,11 +45,12 @@ def test_every_training_stage_reports_its_peak_memory(tracking, tiny_training_se
             reuse=False,
             **guard,
         )
+    metrics = tracking.get_run(run.info.run_id).data.metrics
+    peaks = [metrics[f"{stage}.process_peak_memory_gib"] for stage in ("content_break", "style_break", "joint_make")]
+    assert peaks[0] > 0 and peaks == sorted(peaks)  # of one process
+    with mlflow.start_run():
         save_adapter(halves["content"], tmp_path / "half")
         register_adapter(tmp_path / "half")
         further = params.model_copy(update={"start_from": "models:/b4m-content-cup@candidate"})
         about = (tiny_training_set, tiny_base, frame, CONCEPTS["content"], further, 0, checkpoints, True)
         assert json.loads(train_half(*about, kind="content")[0].metadata["parents"]) == ["models:/b4m-content-cup/1"]
-    metrics = tracking.get_run(run.info.run_id).data.metrics
-    peaks = [metrics[f"{stage}.process_peak_memory_gib"] for stage in ("content_break", "style_break", "joint_make")]
-    assert peaks[0] > 0 and peaks == sorted(peaks)  # of one process
