@@ -58,8 +58,8 @@ def _train(entry: Entry, settings: Settings) -> str:
         }
     )
     folders = list_concept_folders(entry.kind, entry.concept, getattr(partners, f"{other}s"))
-    resolution, style_token = settings.base_model.resolution, settings.tokens["style"]
-    prepared = prepare(folders, resolution, settings.ingestion, settings.captioning, style_token)
+    base, style_token = settings.base_model, settings.tokens["style"]
+    prepared = prepare(folders, base.resolution, settings.ingestion, settings.captioning, style_token, base)
     tokens = {kind: entry.concept.model_copy(update={"token": token}) for kind, token in settings.tokens.items()}
     others = preserved_prompts(settings.preservation, tokens["content"], tokens["style"], settings.counterparts, settings.seed)
     cache = settings.encoding_cache
