@@ -113,8 +113,8 @@ class BucketParams(Strict):
 class DrawnLooksParams(Strict):
     """The content's pictures once more, redrawn by the base model. What that is worth has not been measured."""
 
-    styles: list[str] = Field(min_length=1)
-    """What the base model calls them: watercolor, pencil sketch. Each is one picture, the content's take turns."""
+    styles: list[str] = Field(["watercolor", "oil painting", "pencil sketch", "low poly"], min_length=1)
+    """What the base model calls them. Each is one picture, the content's take turns."""
     template: Annotated[str, with_fields("look noun", "article")] = "{article} {noun} in {look} style"
     """The prompts, with {look}, {noun} and, if wanted, {article}: the base model does not know the token yet."""
     strength: float = Field(0.6, gt=0, le=1)
