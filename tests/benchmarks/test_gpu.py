@@ -67,6 +67,13 @@ def test_parts_without_time_are_named(tmp_path, monkeypatch) -> None:
     assert "no time was left" in (tmp_path / "tables.md").read_text()
 
 
+def test_without_a_gpu_small_models_must_be_named(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr("sys.argv", ["gpu", str(tmp_path), "--sdxl", "x"])
+    monkeypatch.setattr(gpu, "pick_device", lambda: "cpu")
+    with pytest.raises(SystemExit, match="no GPU: name small models with --sdxl and --flux2"):
+        gpu.main()
+
+
 def test_the_clock_ends_the_process(monkeypatch) -> None:
     ended = []
     monkeypatch.setattr("benchmarks.gpu.os._exit", ended.append)

@@ -197,6 +197,23 @@ def test_encoders_and_vae_may_lie_in_the_file_too(flow_files, tiny_flow, tmp_pat
     assert all(torch.equal(expected[key], got[key]) for key in expected)
 
 
+def test_a_file_of_flux_may_hold_all_parts(flow_files, tiny_flow, tmp_path) -> None:
+    whole, base = load_family(tiny_flow("flux")), tiny_flow("flux")
+    pipeline = whole.load_pipeline()
+    weights = {f"model.diffusion_model.{key}": value for key, value in flow_files("flux").items()}
+    weights |= {key.replace("first_stage_model.", "vae."): value for key, value in vae_names(pipeline.vae).items()}
+    clip = {f"text_model.{name.removeprefix('text_model.')}": own for name, own in pipeline.text_encoder.state_dict().items()}
+    for key, own in (("clip_l", clip), ("t5xxl", pipeline.text_encoder_2.state_dict())):
+        weights |= {f"text_encoders.{key}.transformer.{name}": value for name, value in own.items()}
+    weights = {name: value.clone().contiguous() for name, value in weights.items()}
+    bare = base.model_copy(update={"path": str(configuration(Path(base.path), tmp_path / "config"))})
+    family = load_family(single(weights, tmp_path / "all.safetensors", bare))
+    expected, got = (own.encode_prompts(["a cat in ink"]) for own in (whole, family))
+    assert all(torch.equal(expected[key], got[key]) for key in expected)
+    vae, own = pipeline.vae.state_dict(), family.load_vae().state_dict()
+    assert all(torch.equal(own[key], value) for key, value in vae.items())
+
+
 def test_weights_that_do_not_fit_are_refused_before_they_are_read(flow_files, tiny_flow, tmp_path) -> None:
     weights, base = flow_files("flux2"), tiny_flow("flux2")
     first = "double_blocks.0.img_attn.proj.weight"
