@@ -83,13 +83,13 @@ class _Trained:
         return [parameter for objective in self.trainer.objectives for parameter in objective.parameters]
 
 
-def _break_objectives(settings: Settings, own: list, other: list, counterparts: int, penalty=None) -> list[Objective]:
-    """As `stages.BreakStage` makes them: one for the concept and its half, one for all counterparts and the other half."""
-    rows = torch.arange(settings.batch * (1 + counterparts))
-    objectives = [Objective("concept", own, [rows[: settings.batch]], settings.batch, RATE, penalty)]
+def break_objectives(batch: int, counterparts: int, own: list, other: list, penalty=None) -> list[Objective]:
+    """As `stages.BreakStage` makes them: one for the concept and its half, one for all counterparts and the other half. batch,
+    counterparts: so many pictures of either in a step."""
+    rows = torch.arange(batch + counterparts)
+    objectives = [Objective("concept", own, [rows[:batch]], batch, RATE, penalty)]
     if counterparts:
-        size = settings.batch * counterparts
-        objectives.append(Objective("counterparts", other, [rows[settings.batch :]], size, COUNTERPART_RATE))
+        objectives.append(Objective("counterparts", other, [rows[batch:]], counterparts, COUNTERPART_RATE))
     return objectives
 
 
@@ -110,7 +110,7 @@ class Ours(_Trained):
         if inputs:
             penalty = Preservation(self.layers, inputs, 0.1)
         own, other = [layer.a for layer in self.layers.values()], [layer.b for layer in self.layers.values()]
-        objectives = _break_objectives(settings, own, other, counterparts, penalty)
+        objectives = break_objectives(settings.batch, settings.batch * counterparts, own, other, penalty)
         route = partial(route_gradients, self.layers, ("lora_A", "lora_B")) if one_pass and counterparts else None
         self.trainer = _trainer(settings, unet, objectives, self.pictures, route)
 
@@ -121,7 +121,8 @@ class PlainFactors(_Trained):
     def __init__(self, settings: Settings):
         self.pictures = settings.pictures
         unet, own, other = _lora_unet(settings)
-        self.trainer = _trainer(settings, unet, _break_objectives(settings, own, other, settings.counterparts), self.pictures)
+        objectives = break_objectives(settings.batch, settings.batch * settings.counterparts, own, other)
+        self.trainer = _trainer(settings, unet, objectives, self.pictures)
 
 
 class Make(_Trained):

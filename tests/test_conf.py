@@ -4,17 +4,17 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from kedro.config import OmegaConfigLoader
 from kedro.validation.exceptions import ParameterValidationError
 from pydantic import BaseModel
 from tools.reference import entry_model, nested_model, schemas
 
 from b4m_pipeline.common.config import RunParams
 from b4m_pipeline.common.devices import DeviceError
+from b4m_pipeline.diffusion.families import FAMILIES
 from b4m_pipeline.pipeline_registry import register_pipelines
 from b4m_pipeline.prerequisites import check_devices, check_parameters
 from b4m_pipeline.pretrain.text import alias_of
-from b4m_pipeline.settings import CONFIG_LOADER_ARGS
+from b4m_pipeline.settings import CONFIG_LOADER_ARGS, ConfigLoader
 from b4m_pipeline.training.params import SampleParams
 from tests.test_startup import ROOT
 
@@ -22,8 +22,8 @@ FLOWS = ("sd35", "flux", "flux2", "zimage", "qwen")
 """Environments of base models of rectified flow."""
 
 
-def config(environment: str, **runtime_params) -> OmegaConfigLoader:
-    return OmegaConfigLoader(str(ROOT / "conf"), env=environment, runtime_params=runtime_params, **CONFIG_LOADER_ARGS)
+def config(environment: str, **runtime_params) -> ConfigLoader:
+    return ConfigLoader(str(ROOT / "conf"), env=environment, runtime_params=runtime_params, **CONFIG_LOADER_ARGS)
 
 
 def load(environment: str) -> dict:
@@ -125,6 +125,25 @@ def test_folders_of_counterparts_can_be_named_in_an_environment_that_draws_them(
     del own["source"]
     with pytest.raises(ParameterValidationError, match="source is drawn, and contents or styles name folders"):
         check_parameters(config("sdxl", counterparts=own)["parameters"], register_pipelines())
+
+
+@pytest.mark.parametrize("environment", ["sdxl", "sd15", *FLOWS])
+def test_an_environment_is_for_the_family_of_its_model(environment) -> None:
+    family = check_parameters(load(environment), register_pipelines())["base_model"].family
+    (own,) = [each for each in FAMILIES.values() if each.environment == environment]
+    assert family == own.__name__
+
+
+@pytest.mark.parametrize("environment", ["sdxl", "flux2", "zimage"])
+def test_settings_by_memory_are_valid_and_change_what_they_name(environment) -> None:
+    loader = config(environment, memory=8, base_model={"offload": None})
+    presets, pipelines = loader.presets(), register_pipelines()
+    assert list(presets) == [8, 12, 24]
+    for raw in presets.values():
+        check_parameters(raw, pipelines)
+    chosen = loader["parameters"]
+    assert chosen == presets[8] | {"memory": 8} and presets[8] != presets[24]
+    assert chosen["base_model"]["offload"] is None  # what is set for the run counts more
 
 
 def test_own_pictures_need_no_name() -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from b4m_pipeline.diffusion.families import BaseModelError, ObjectiveError
 from b4m_pipeline.inputs.captions import CaptioningError
+from b4m_pipeline.method.files import save_adapter
 from b4m_pipeline.method.frame import TargetError
 from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.prerequisites import (
@@ -14,8 +15,10 @@ from b4m_pipeline.prerequisites import (
     check_halves,
     check_objectives,
     check_preservation,
+    check_starts,
 )  # fmt: skip
 from b4m_pipeline.training.params import BreakParams
+from b4m_pipeline.training.starts import StartError
 from tests.conftest import PLAIN_BREAK, TINY_FRAME, ingestion_params, preservation_params
 
 BREAK = {"steps": 1, "batch_size": 1, "learning_rate": 1e-3, "counterpart_batch_size": 1, "counterpart_learning_rate": 1e-4}
@@ -30,6 +33,17 @@ def test_preservation_needs_words_only_where_it_weighs_something():
         check_preservation(parameters, ["content_break", "style_break"])
     parameters["preservation"] = preservation_params(contents=["cat"], styles=["oil"])
     assert check_preservation(parameters, ["content_break", "style_break"])
+
+
+def test_breaks_go_on_from_halves_of_their_own_frame(tiny_halves, tiny_base, tmp_path):
+    save_adapter(tiny_halves[0], tmp_path)
+    given = BreakParams(**BREAK | {"start_from": str(tmp_path)})
+    parameters = {"content_break": given, "style_break": given, "base_model": tiny_base, "frame": FrameParams(**TINY_FRAME)}
+    check_starts(parameters, ["content_break"])
+    with pytest.raises(StartError, match=r"^style_break\.start_from: cup is a content adapter"):
+        check_starts(parameters, ["content_break", "style_break"])
+    parameters["style_break"] = BreakParams(**BREAK)
+    check_starts(parameters, ["content_break", "style_break"])
 
 
 def test_make_goes_on_with_halves_alone():

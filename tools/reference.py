@@ -16,14 +16,13 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen, MultipleOf
-from kedro.config import OmegaConfigLoader
 from kedro.validation.type_extractor import TypeExtractor
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from b4m_pipeline.common.config import RunParams
 from b4m_pipeline.pipeline_registry import register_pipelines
-from b4m_pipeline.settings import CONFIG_LOADER_ARGS
+from b4m_pipeline.settings import CONFIG_LOADER_ARGS, ConfigLoader
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/reference/parameters.md"
@@ -68,7 +67,7 @@ class Parameter:
 
 def values_of(environment: str) -> dict[str, Any]:
     """Kedro's parameters of an environment of this repository; of `base` without conf/local."""
-    return OmegaConfigLoader(str(ROOT / "conf"), env=environment, **CONFIG_LOADER_ARGS)["parameters"]
+    return ConfigLoader(str(ROOT / "conf"), env=environment, **CONFIG_LOADER_ARGS)["parameters"]
 
 
 @cache

@@ -19,9 +19,10 @@ logger = logging.getLogger(__name__)
 
 
 OUT_OF_MEMORY = (
-    "The GPU's memory is full. Set gradient_checkpointing: true for the stage, in a break also one_pass: false, lower its "
-    "batch_size (gradient_accumulation makes up for it), base_model.resolution or frame.rank; while pictures are drawn, "
-    "evaluation.batch_size."
+    "The GPU's memory is full. `kedro memory` says what each stage needs. Use the environment's settings for this GPU, where "
+    "it has some (memory: 8, 12 or 24). Or set gradient_checkpointing: true for the stage, in a break also one_pass: false, "
+    "lower its batch_size (gradient_accumulation makes up for it), base_model.resolution or frame.rank; while pictures are "
+    "drawn, evaluation.batch_size."
 )
 
 
@@ -69,11 +70,12 @@ class OneLineErrors(click.Command):
 
 
 def in_project(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the option --env, and hand it the project's context, whose tracking store is set up."""
+    """Give a command the option --env, and hand it the project's context, whose tracking store is set up. One that has the
+    option --params, too, gets a context with these."""
 
     @wraps(function)
-    def command(env: str | None, **given: Any) -> None:
-        with KedroSession.create(env=env) as session:
+    def command(env: str | None, params: dict[str, Any] | None = None, **given: Any) -> None:
+        with KedroSession.create(env=env, runtime_params=params) as session:
             function(session.load_context(), **given)
 
     return click.option("--env", "-e", default=None, help="Kedro configuration environment name.")(command)
@@ -175,9 +177,13 @@ def adapters(context: KedroContext, kind: str | None, concept: str | None, frame
     Console(width=None if sys.stdout.isatty() else 240).print(promotion.table(found))
 
 
-@click.command(cls=OneLineErrors)
+@click.command(cls=OneLineErrors, params=[option for option in kedro_run.params if option.name == "params"])
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
-@click.option("--gib", type=click.FloatRange(min=0, min_open=True), help="Memory to compare with.  [default: the device's]")
+@click.option(
+    "--gib",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Memory to compare with.  [default: that of the parameter `memory`, or the device's]",
+)
 @in_project
 def memory(context: KedroContext, device: str, gib: float | None) -> None:
     """Say what memory each stage will need, without loading the model, and which settings need less."""
@@ -188,7 +194,8 @@ def memory(context: KedroContext, device: str, gib: float | None) -> None:
     from b4m_pipeline.common.memory import device_memory
     from b4m_pipeline.training import footprint
 
-    parameters = prerequisites.check_parameters(context.config_loader["parameters"], dict(pipelines))
+    raw = context.config_loader["parameters"]
+    parameters, gib = prerequisites.check_parameters(raw, dict(pipelines)), gib or raw["memory"]
     # With --gib the question is about some GPU, which need not be here.
     chosen = "cuda" if gib and device in ("auto", "cuda") else pick_device(device)
     there = round(gib * footprint.GIB) if gib else device_memory(chosen)

@@ -97,11 +97,12 @@ class PrerequisitesHook:
             prerequisites.check_base_model(parameters["base_model"], frame, preserving)
             prerequisites.check_devices(parameters)
             trained = [name for name in (*breaks, "make") if f"params:{name}" in inputs]
+            prerequisites.check_starts(parameters, breaks)
             prerequisites.check_optimizers(parameters, trained)
             prerequisites.check_objectives(parameters, trained)
             if "params:ingestion" in inputs:
                 prerequisites.check_buckets(parameters["base_model"], parameters["ingestion"])
-            prerequisites.check_memory(parameters, trained)
+            prerequisites.check_memory(parameters, trained, self._presets)
         if "params:compose" in inputs and any("reconstructed_adapter" in node.inputs for node in pipeline.nodes):
             prerequisites.check_halves(parameters["compose"].methods)
         for name in ("captioning", "evaluation"):
@@ -114,6 +115,10 @@ class PrerequisitesHook:
         trains = any("training" in node.tags for node in pipeline.nodes)
         self._trained = [stem for name, stem in stages.items() if trains and f"params:{name}" in inputs]
         self._kept = {stem for name, stem in stages.items() if getattr(parameters.get(name), "keep_checkpoint", False)}
+
+    def _presets(self) -> dict[int, dict[str, Any]]:
+        found = self._config_loader.presets()
+        return {size: prerequisites.check_parameters(own, dict(pipelines)) for size, own in found.items()}
 
     @hook_impl
     def after_pipeline_run(self) -> None:

@@ -1,6 +1,7 @@
 """What can be known to be wrong before a run starts."""
 
 import difflib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from kedro.validation.parameter_validator import ParameterValidator
@@ -29,7 +30,7 @@ def check_parameters(parameters: dict[str, Any], pipelines: dict[str, "Pipeline"
     UnknownParameterError for a top-level name that no pipeline reads, ParameterValidationError for anything inside.
     """
     inputs = {name for pipeline in pipelines.values() for name in pipeline.inputs() if name.startswith(_PREFIX)}
-    known = {name.removeprefix(_PREFIX).split(".")[0] for name in inputs}
+    known = {name.removeprefix(_PREFIX).split(".")[0] for name in inputs} | set(RunParams.model_fields)
     for name in parameters:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
@@ -52,13 +53,16 @@ def check_devices(parameters: dict[str, Any]) -> None:
         check_precision(getattr(stage, "precision", "auto"), device, f"{name}.precision")
 
 
-def check_memory(parameters: dict[str, Any], stages: list[str]) -> None:
-    """Raise MemoryShortageError, naming a setting, if one of these stages certainly does not fit into the GPU's memory."""
+def check_memory(
+    parameters: dict[str, Any], stages: list[str], presets: Callable[[], dict[int, dict[str, Any]]] = dict
+) -> None:
+    """Raise MemoryShortageError, naming a setting, if one of these stages certainly does not fit into the GPU's memory.
+    presets: gives the typed parameters for each GB that the environment has settings for."""
     from b4m_pipeline.common.devices import pick_device
     from b4m_pipeline.training.footprint import check_weights
 
     for name in stages:
-        check_weights(parameters, [name], pick_device(parameters[name].device, f"{name}.device"))
+        check_weights(parameters, [name], pick_device(parameters[name].device, f"{name}.device"), presets)
 
 
 def check_optimizers(parameters: dict[str, Any], stages: list[str]) -> None:
@@ -75,6 +79,18 @@ def check_objectives(parameters: dict[str, Any], stages: list[str]) -> None:
 
     for name in stages:
         check_objective(parameters["base_model"], name, parameters[name])
+
+
+def check_starts(parameters: dict[str, Any], stages: list[str]) -> None:
+    """Raise StartError, naming the parameter, if one of these breaks is to go on from what it cannot go on from."""
+    for name in stages:
+        if parameters[name].start_from is not None:
+            from b4m_pipeline.library.reuse import start_of
+            from b4m_pipeline.training.setup import make_frame
+            from b4m_pipeline.training.starts import check_start
+
+            frame = make_frame(parameters["base_model"], parameters["frame"])
+            check_start(start_of(parameters[name], name), name.removesuffix("_break"), parameters["frame"], frame)
 
 
 def check_hub(parameter: str, path: str | None) -> None:

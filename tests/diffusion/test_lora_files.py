@@ -171,3 +171,15 @@ def test_an_adapter_of_ours_is_held_against_the_base_too(tiny_adapter, tiny_base
     tiny_adapter.tensors = {f"x.lora_{side}.weight": torch.zeros(2, 2) for side in "AB"}
     with pytest.raises(AdapterError, match=r"cup does not fit the base model base: 1 of 1 layers.*--env=sdxl"):
         require_layers(tiny_adapter, unet, "base", "cup")
+
+
+def test_a_lora_of_another_architecture_is_refused_in_a_line(tiny_adapter, tiny_base, tiny_flow, tmp_path) -> None:
+    of_unet = write(tmp_path / "unet.safetensors", of_diffusers(tiny_adapter))
+    tensors = {key.replace("unet.", "transformer."): value for key, value in of_diffusers(tiny_adapter).items()}
+    of_transformer = write(tmp_path / "transformer.safetensors", tensors)
+    flux2 = tiny_flow("flux2")
+    for file, base in ((of_unet, flux2), (of_transformer, flux2), (of_transformer, tiny_base)):
+        said = rf"{file.name} does not fit the base model {base.path}: 32 of 32 layers, .* is no layer there\. Name the base"
+        with pytest.raises(AdapterError, match=said) as error:
+            read_lora(file, base)
+        assert "\n" not in str(error.value)

@@ -7,11 +7,14 @@ import mlflow
 import pytest
 
 from b4m_pipeline.common.provenance import Recipe
-from b4m_pipeline.library.reuse import train_or_reuse
+from b4m_pipeline.library.reuse import start_of, train_or_reuse
 from b4m_pipeline.method.adapter import URI_KEY
 from b4m_pipeline.method.files import save_adapter
 from b4m_pipeline.registry.adapters import register_adapter
 from b4m_pipeline.training.checkpoint_files import checkpoint_file
+from b4m_pipeline.training.params import BreakParams
+from b4m_pipeline.training.starts import StartError
+from tests.training.helpers import BREAK
 
 
 @dataclass
@@ -59,3 +62,17 @@ def test_a_recipe_that_the_registry_has_is_not_trained_again(stage, tracking, tm
 def test_without_a_run_it_is_trained_all_the_same(stage, tmp_path):
     adapter, curve = train_or_reuse(stage, str(tmp_path), reuse=False)
     assert adapter is stage.adapter and len(curve) == 2
+
+
+def test_a_break_starts_from_a_folder_or_the_registry(tiny_halves, tracking, tmp_path):
+    def start(source):
+        return start_of(BreakParams(**BREAK | {"start_from": source}), "content_break")
+
+    folder = tmp_path / "half"
+    save_adapter(tiny_halves[0], folder)
+    assert start(None) is None and start(str(folder)).metadata["name"] == "cup"
+    register_adapter(folder)
+    assert start("models:/b4m-content-cup@candidate").metadata[URI_KEY] == "models:/b4m-content-cup/1"
+    for source in ("models:/b4m-content-hat@candidate", str(tmp_path / "none")):
+        with pytest.raises(StartError, match=r"^content_break\.start_from: "):
+            start(source)

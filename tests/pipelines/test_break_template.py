@@ -1,12 +1,16 @@
 """What the training nodes send to MLflow beside what they return."""
 
+import json
+
 import mlflow
 
 from b4m_pipeline.inputs.params import ConceptParams
 from b4m_pipeline.method.combine import join_halves
+from b4m_pipeline.method.files import save_adapter
 from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.pipelines.break_template import train_half
 from b4m_pipeline.pipelines.joint_make.nodes import make_adapter
+from b4m_pipeline.registry.adapters import register_adapter
 from b4m_pipeline.training.params import BreakParams, MakeParams
 from tests.conftest import PLAIN_TRAINING, TINY_FRAME
 
@@ -44,3 +48,9 @@ def test_every_training_stage_reports_its_peak_memory(tracking, tiny_training_se
     metrics = tracking.get_run(run.info.run_id).data.metrics
     peaks = [metrics[f"{stage}.process_peak_memory_gib"] for stage in ("content_break", "style_break", "joint_make")]
     assert peaks[0] > 0 and peaks == sorted(peaks)  # of one process
+    with mlflow.start_run():
+        save_adapter(halves["content"], tmp_path / "half")
+        register_adapter(tmp_path / "half")
+        further = params.model_copy(update={"start_from": "models:/b4m-content-cup@candidate"})
+        about = (tiny_training_set, tiny_base, frame, CONCEPTS["content"], further, 0, checkpoints, True)
+        assert json.loads(train_half(*about, kind="content")[0].metadata["parents"]) == ["models:/b4m-content-cup/1"]

@@ -6,6 +6,9 @@ import pytest
 
 from b4m_pipeline.common.memory import device_memory
 from b4m_pipeline.diffusion.params import BaseModelParams
+from b4m_pipeline.pipeline_registry import register_pipelines
+from b4m_pipeline.prerequisites import check_parameters
+from b4m_pipeline.settings import CONFIG_LOADER_ARGS, ConfigLoader
 from b4m_pipeline.training import footprint
 from b4m_pipeline.training.footprint import (
     GIB,
@@ -19,7 +22,9 @@ from b4m_pipeline.training.footprint import (
     report,
 )
 from b4m_pipeline.training.params import BreakParams, MakeParams
+from tests.test_startup import ROOT
 from tests.training.helpers import BREAK, MAKE, frame
+from tools import full_size
 
 STAGES = ("content_break", "style_break", "make")
 
@@ -91,6 +96,28 @@ def test_a_run_ends_before_it_begins_if_weights_alone_are_too_many(tiny_base, mo
     monkeypatch.setattr(footprint, "device_memory", lambda device: 1)
     with pytest.raises(MemoryShortageError, match="even in 4 bits it does not fit"):
         check_weights(given, stages, "cuda")
+
+
+def test_the_settings_for_this_memory_are_named_where_they_fit(tiny_base, monkeypatch) -> None:
+    plain, small = parameters(tiny_base), parameters(tiny_base.model_copy(update={"quantization": "nf4"}))
+    presets = {1: small, 2: plain, 8: small}  # 8 GB are not there
+    held = footprint._held(Settings.of(plain, "cuda"), "make")
+    monkeypatch.setattr(footprint, "device_memory", lambda device: held - 1)
+    with pytest.raises(MemoryShortageError, match=r"use this environment's settings for it, --params=memory=1\. `kedro memory"):
+        check_weights(plain, ["make"], "cuda", lambda: presets)
+    with pytest.raises(MemoryShortageError, match=r"set base_model\.quantization: nf4"):
+        check_weights(plain, ["make"], "cuda", lambda: {8: small})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("environment", full_size.MODELS)
+def test_settings_by_memory_fit_by_computation(environment, tmp_path) -> None:
+    base = {"path": str(full_size.write_configurations(environment, tmp_path)), "revision": None, "variant": None, "vae": None}
+    loader = ConfigLoader(str(ROOT / "conf"), env=environment, runtime_params={"base_model": base}, **CONFIG_LOADER_ARGS)
+    for size, raw in loader.presets().items():
+        own = Settings.of(check_parameters(raw, register_pipelines()), "cuda")
+        largest = max(needs(own), key=lambda need: need.total)
+        assert largest.total <= 0.95 * size * GIB, (size, largest)  # a driver and a desktop take some of it
 
 
 def test_this_machine_has_memory() -> None:

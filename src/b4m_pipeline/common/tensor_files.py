@@ -1,5 +1,5 @@
 """safetensors files: what they hold, and such as are the same to the byte for the same content, and readable for whom the umask
-says.
+says. GGUF files, whose weights are quantised: what they hold.
 
 The library's own `save_file` writes a header in another order each time, into a file for its owner alone.
 """
@@ -7,6 +7,7 @@ The library's own `save_file` writes a header in another order each time, into a
 import hashlib
 import json
 import math
+import re
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -62,3 +63,31 @@ def stored_in(files: Iterable[Path], counts: Callable[[str], bool] = lambda name
                 found[part.get_dtype()] += math.prod(part.get_shape())
     most = max(found, key=found.__getitem__, default="")
     return Stored(_DTYPES[most], found.total()) if most in _DTYPES else None
+
+
+class Held(NamedTuple):
+    """A tensor in a file. shape: of the weights, also where they are quantised; format: safetensors' or GGUF's name of its
+    numbers; size: its bytes."""
+
+    shape: tuple[int, ...]
+    format: str
+    size: int
+
+
+def tensors_in(path: Path) -> dict[str, Held]:
+    """What a safetensors or GGUF file holds, by its header alone. Raises SafetensorError or ValueError for what is no such
+    file, ImportError if the package gguf is absent."""
+    if path.suffix.lower() == ".gguf":
+        from gguf import GGUFReader
+
+        read = GGUFReader(path).tensors  # sizes from the last axis to the first
+        return {t.name: Held(tuple(map(int, reversed(t.shape))), t.tensor_type.name, int(t.n_bytes)) for t in read}
+    with safe_open(path, framework="pt") as file:
+        parts = {name: file.get_slice(name) for name in file.keys()}
+        formats = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in parts.items()}
+    return {name: Held(shape, kind, math.prod(shape) * _bits(kind) // 8) for name, (shape, kind) in formats.items()}
+
+
+def _bits(kind: str) -> int:
+    """Of a number in a safetensors file: BF16, F8_E4M3, BOOL."""
+    return int(found[0]) if (found := re.findall(r"\d+", kind)) else 8

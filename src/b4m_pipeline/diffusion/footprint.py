@@ -155,9 +155,10 @@ def layer_sizes(base: BaseModelParams, targets: tuple[str, ...]) -> tuple[tuple[
 
 @lru_cache(maxsize=32)
 def denoiser_bytes(base: BaseModelParams, dtype: torch.dtype) -> int:
-    """Of the frozen denoiser's weights, as `base_model.quantization` says."""
+    """Of the frozen denoiser's weights, as `base_model.quantization` or a GGUF file says."""
     family = load_family(base)
-    return _bytes(family.empty_denoiser(), dtype, family.params.quantization)
+    held = family.source.held_bytes(family.denoiser_name)
+    return held or _bytes(family.empty_denoiser(), dtype, family.params.quantization)
 
 
 @lru_cache(maxsize=32)

@@ -8,12 +8,17 @@ from pydantic import Field, model_validator
 from b4m_pipeline.common.config import Strict
 from b4m_pipeline.method.adapter import BASE_DETAILS
 
+FamilyName = Literal["StableDiffusion", "StableDiffusionXL", "StableDiffusion3", "Flux", "Flux2Klein", "ZImage", "QwenImage"]
+"""Classes of `families`, which cannot be imported here."""
+
 
 class BaseModelParams(Strict):
     """The text-to-image model that is customised."""
 
     path: str
-    """Local folder in diffusers' format, a Hugging Face Hub id, or one .safetensors file as model sites share it."""
+    """Local folder in diffusers' format, a Hugging Face Hub id, or one .safetensors or .gguf file as model sites share it."""
+    family: FamilyName | None = None
+    """The family that the environment's other settings are for: a model of another one is refused. Null: any."""
     config: str | None = None
     """Where a single file's configuration comes from, and what it lacks: a folder in diffusers' format, or a Hub id. Null: the
     model of the Hub that the file is a version of."""

@@ -85,7 +85,7 @@ def draw_folders(
         drawn = draw(pipeline, [drawing for _, drawing, _ in missing], **settings)
         progress = tqdm(drawn, desc="Drawing pictures", total=len(missing), mininterval=1.0)
         for (file, drawing, _), (_, image) in zip(missing, progress, strict=True):
-            _save(image, drawing.text, file)
+            save_drawing(image, drawing.text, file)
     for folder in wanted:
         if folder.exists():  # another run was faster
             shutil.rmtree(_unfinished(folder), ignore_errors=True)
@@ -98,7 +98,7 @@ def _unfinished(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.unfinished")
 
 
-def _save(image: Image.Image, text: str, file: Path) -> None:
+def save_drawing(image: Image.Image, text: str, file: Path) -> None:
     """Text first, then the picture under its name in one move: a picture that is there is whole and has its text."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.with_suffix(".txt").write_text(text, encoding="utf-8")

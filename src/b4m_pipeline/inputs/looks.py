@@ -73,6 +73,14 @@ def ground_mask(picture: Image.Image, background: tuple[int, int, int]) -> Image
     return mask if mask.size == picture.size else mask.resize(picture.size, Image.Resampling.BILINEAR)
 
 
+def look_row(row: pd.DataFrame, name: str, words: str | None, template: str) -> pd.DataFrame:
+    """The row of a picture of the content as that of a look of it: with a key of its own, and a caption of these words."""
+    token, noun = row["token"].item(), noun_after(row["token"].item(), row["noun"].item())
+    caption = template.format(article=article(token), content=token, noun=noun, look=words)
+    key = f"{row['picture'].item()}+{name.replace(' ', '-')}"
+    return row.assign(picture=key, caption=" ".join(caption.split()), caption_source=LOOK)
+
+
 def add_content_looks(
     manifest: pd.DataFrame, pictures: Mapping[str, Picture], params: IngestionParams
 ) -> tuple[pd.DataFrame, dict[str, Image.Image]]:
@@ -88,13 +96,9 @@ def add_content_looks(
         return manifest, {}
     content = content.iloc[np.argsort([-_saturation(load_picture(pictures[key])) for key in content["picture"]], kind="stable")]
     for place, look in enumerate(looks):
-        copy = content.iloc[[place % len(content)]].copy()
-        key = copy["picture"].item()
-        new = f"{key}+{look.replace(' ', '-')}"
-        token, noun = copy["token"].item(), noun_after(copy["token"].item(), copy["noun"].item())
-        caption = params.look_template.format(article=article(token), content=token, noun=noun, look=looks[look])
-        rows.append(copy.assign(picture=new, caption=" ".join(caption.split()), caption_source=LOOK))
-        given = pictures[key]
+        row = content.iloc[[place % len(content)]]
+        rows.append(look_row(row, look, looks[look], params.look_template))
+        new, given = rows[-1]["picture"].item(), pictures[row["picture"].item()]
         picture = given if isinstance(given, Image.Image) else given()
         further[new] = redraw(picture, look, params.background, new)
         if picture.mode == "RGBA":  # its mask

@@ -110,6 +110,37 @@ class BucketParams(Strict):
     """Longer side over shorter side, at most; what is longer is cut, or padded, to this."""
 
 
+class DrawnLooksParams(Strict):
+    """The content's pictures once more, redrawn by the base model. What that is worth has not been measured."""
+
+    styles: list[str] = Field(["watercolor", "oil painting", "pencil sketch", "low poly"], min_length=1)
+    """What the base model calls them. Each is one picture, the content's take turns."""
+    template: Annotated[str, with_fields("look noun", "article")] = "{article} {noun} in {look} style"
+    """The prompts, with {look}, {noun} and, if wanted, {article}: the base model does not know the token yet."""
+    strength: float = Field(0.6, gt=0, le=1)
+    """How far a picture is taken back to noise: more changes more of it, 1 keeps nothing. FLUX.2 klein has no such setting: it
+    edits the picture."""
+    steps: int = Field(20, ge=1)
+    """Denoising steps, of which the share `strength` is done."""
+    guidance_scale: float = Field(2.0, ge=0)
+    """Strength of guidance, as the base model's pipeline takes it; 1: none, as a rule."""
+    resolution: int | None = Field(None, ge=8, multiple_of=8)
+    """Pixels a side of a square that they are redrawn at, others have as many; training has `base_model.resolution`. Null: the
+    same."""
+    seed: int = Field(0, strict=True, ge=0, lt=2**31)
+    """Of the redrawing alone."""
+    folder: str = "data/05_model_input/looks"
+    """Where they are kept. What is deleted there is drawn again; another picture may be put in the place of one."""
+
+    @model_validator(mode="after")
+    def _some_step(self) -> "DrawnLooksParams":
+        if int(self.steps * self.strength) < 1:
+            raise ValueError(f"steps {self.steps} and strength {self.strength} leave no step: raise one of them")
+        if twice := [style for style in self.styles if self.styles.count(style) > 1]:
+            raise ValueError(f"styles name {twice[0]!r} twice")
+        return self
+
+
 class IngestionParams(Strict):
     """How pictures are checked and cut, and in which looks the content's are shown."""
 
@@ -126,6 +157,8 @@ class IngestionParams(Strict):
     content_looks: dict[str, str] | None
     """Filters (names in `inputs.filters.STYLES`) that the content's pictures are redrawn by, and the words that the base
     model knows each look by. Null: none."""
+    drawn_looks: DrawnLooksParams | None = None
+    """Looks that the base model draws of the content's pictures: for photographs. Null: none."""
     look_template: Annotated[str, with_fields("content look", "article noun")]
     """Caption of a redrawn picture, with {content}, {look} and, if wanted, {article} and {noun}."""
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 import pandas as pd
 from PIL import Image
 
+from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.inputs.captioners import tag_rows
 from b4m_pipeline.inputs.captions import LOOK, VARIANT, add_variants, caption_of
 from b4m_pipeline.inputs.folders import Folder, Picture, check_folders, load_picture
-from b4m_pipeline.inputs.looks import add_content_looks
+from b4m_pipeline.inputs.looks import UnknownLookError, add_content_looks
 from b4m_pipeline.inputs.params import CaptioningParams, IngestionParams
 from b4m_pipeline.inputs.vision_language import describe_rows
 
@@ -32,12 +33,17 @@ class Prepared:
 
 
 def prepare(
-    folders: Iterable[Folder], resolution: int, ingestion: IngestionParams, captioning: CaptioningParams, style_token: str
+    folders: Iterable[Folder],
+    resolution: int,
+    ingestion: IngestionParams,
+    captioning: CaptioningParams,
+    style_token: str,
+    base_model: BaseModelParams | None = None,
 ) -> Prepared:
-    """Check all folders, caption their pictures, add the content's looks and the further captions. Raises as `check_folders`
-    and `caption_pictures` do."""
+    """Check all folders, caption their pictures, add the content's looks and the further captions. base_model: what draws
+    looks. Raises as `check_folders` and `caption_pictures` do."""
     checked = check_folders(folders, resolution, ingestion)
-    manifest, pictures = caption_pictures(checked.manifest, checked.squares, ingestion, captioning, style_token)
+    manifest, pictures = caption_pictures(checked.manifest, checked.squares, ingestion, captioning, style_token, base_model)
     return Prepared(manifest, pictures, checked.quarantine)
 
 
@@ -47,11 +53,20 @@ def caption_pictures(
     ingestion: IngestionParams,
     captioning: CaptioningParams,
     style_token: str,
+    base_model: BaseModelParams | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Image.Image]]:
     """The checked manifest with captions, and with rows for the content's looks and for further captions; all of its images by
     key. Raises CaptioningError if a model is not there, UnknownLookError."""
-    manifest = caption_manifest(checked_manifest, pictures, captioning, style_token)
-    manifest, looks = add_content_looks(manifest, pictures, ingestion)
+    captioned = caption_manifest(checked_manifest, pictures, captioning, style_token)
+    manifest, looks = add_content_looks(captioned, pictures, ingestion)
+    if ingestion.drawn_looks:
+        if base_model is None:
+            raise UnknownLookError("ingestion.drawn_looks: here no base model draws any: set it to null")
+        from b4m_pipeline.inputs.drawn_looks import add_drawn_looks
+
+        drawn_rows, drawn = add_drawn_looks(captioned, pictures, ingestion, base_model)
+        manifest = pd.concat([manifest, drawn_rows.iloc[len(captioned) :]], ignore_index=True)
+        looks |= drawn
     return add_variants(manifest, captioning, style_token), {**pictures, **looks}
 
 

@@ -23,7 +23,7 @@ from b4m_pipeline.inputs.encode import encode_training_set
 from b4m_pipeline.inputs.folders import check_folders, list_concept_folders, load_picture
 from b4m_pipeline.inputs.params import ConceptParams, CounterpartParams
 from b4m_pipeline.inputs.prepare import prepare
-from b4m_pipeline.library.reuse import train_or_reuse
+from b4m_pipeline.library.reuse import start_of, train_or_reuse
 from b4m_pipeline.library.table import Composed, Entry, Kind, LibraryError, Settings, Trained
 from b4m_pipeline.method.adapter import RECIPE_KEY, URI_KEY
 from b4m_pipeline.method.combine import join_halves
@@ -58,14 +58,15 @@ def _train(entry: Entry, settings: Settings) -> str:
         }
     )
     folders = list_concept_folders(entry.kind, entry.concept, getattr(partners, f"{other}s"))
-    resolution, style_token = settings.base_model.resolution, settings.tokens["style"]
-    prepared = prepare(folders, resolution, settings.ingestion, settings.captioning, style_token)
+    base, style_token = settings.base_model, settings.tokens["style"]
+    prepared = prepare(folders, base.resolution, settings.ingestion, settings.captioning, style_token, base)
     tokens = {kind: entry.concept.model_copy(update={"token": token}) for kind, token in settings.tokens.items()}
     others = preserved_prompts(settings.preservation, tokens["content"], tokens["style"], settings.counterparts, settings.seed)
     cache = settings.encoding_cache
     training_set = encode_training_set(prepared.manifest, prepared.pictures, settings.base_model, others, cache)
     params = settings.breaks[entry.kind]
-    stage = BreakStage(entry.kind, training_set, settings.base_model, settings.frame, entry.concept, params, settings.seed)
+    about = (training_set, settings.base_model, settings.frame, entry.concept, params, settings.seed)
+    stage = BreakStage(entry.kind, *about, start_of(params, f"{entry.kind}_break"))
     half, _ = train_or_reuse(stage, settings.checkpoints, settings.reuse)
     folder = Path(settings.library.folder) / f"{entry.kind}-{entry.concept.name}"
     return _register(half, folder, settings)

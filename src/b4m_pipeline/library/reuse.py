@@ -1,4 +1,4 @@
-"""Train a stage, unless the registry has the result of the same recipe."""
+"""Train a stage, unless the registry has the result of the same recipe; what a break goes on from."""
 
 from pathlib import Path
 
@@ -6,11 +6,23 @@ import pandas as pd
 
 from b4m_pipeline.common.devices import pick_device
 from b4m_pipeline.common.memory import reported_peak
-from b4m_pipeline.method.adapter import Adapter
-from b4m_pipeline.registry.adapters import find_same
+from b4m_pipeline.method.adapter import Adapter, AdapterError
+from b4m_pipeline.registry.adapters import RegistrationError, fetch_adapter, find_same
 from b4m_pipeline.registry.tracking import MetricLogger, log_picture, logged_curve
 from b4m_pipeline.training.checkpoint_files import checkpoint_file
+from b4m_pipeline.training.params import BreakParams
 from b4m_pipeline.training.stages import Stage, TrainingIO
+from b4m_pipeline.training.starts import StartError
+
+
+def start_of(params: BreakParams, stage: str) -> Adapter | None:
+    """The half that a break goes on from; stage: content_break, style_break. Raises StartError if it cannot be had."""
+    if params.start_from is None:
+        return None
+    try:
+        return fetch_adapter(params.start_from)
+    except (AdapterError, RegistrationError) as error:
+        raise StartError(f"{stage}.start_from: {error}") from error
 
 
 def train_or_reuse(stage: Stage, checkpoints: str, reuse: bool) -> tuple[Adapter, pd.DataFrame]:

@@ -4,7 +4,7 @@ import json
 
 from b4m_pipeline.common.provenance import code_version, digest_of, recipe_code
 from b4m_pipeline.method.adapter import BASE_DETAILS, CREATED, DIRECTIONS_KEY, PIPELINE_KEY, RECIPE_KEY, URI_KEY, Adapter
-from b4m_pipeline.method.directions import unpack_directions
+from b4m_pipeline.method.directions import differing_layer, unpack_directions
 from b4m_pipeline.method.frame import FrameMismatchError, frame_of, require_same_frame
 from b4m_pipeline.method.params import Side
 
@@ -41,14 +41,11 @@ def reconstruct(half_a: Adapter, half_b: Adapter, metadata: dict[str, str]) -> A
 def _require_same_directions(half_a: Adapter, half_b: Adapter) -> None:
     """The fingerprint knows the words, not the text encoders that read them."""
     first, second = (unpack_directions(half.metadata.get(DIRECTIONS_KEY, "[]")) for half in (half_a, half_b))
-    for layer, own in first.items():
-        other = second[layer]
-        for mine, its in ((own.frozen, other.frozen), (own.learnt, other.learnt)):
-            if (mine - its @ (its.T @ mine)).square().sum() > 0.01 * mine.shape[1]:
-                raise FrameMismatchError(
-                    f"{half_a.metadata['name']} and {half_b.metadata['name']} were trained with different text encoders: their "
-                    f"known words differ in other directions ({layer}). Train both on one base model"
-                )
+    if layer := differing_layer(first, second):
+        raise FrameMismatchError(
+            f"{half_a.metadata['name']} and {half_b.metadata['name']} were trained with different text encoders: their "
+            f"known words differ in other directions ({layer}). Train both on one base model"
+        )
 
 
 def join_halves(content: Adapter, style: Adapter, content_side: Side) -> Adapter:

@@ -96,3 +96,14 @@ def unpack_directions(text: str) -> dict[str, Directions]:
         own = Directions(*torch.from_numpy(numbers.copy()))
         found |= dict.fromkeys(entry["layers"], own)
     return found
+
+
+def differing_layer(first: Mapping[str, Directions], second: Mapping[str, Directions]) -> str | None:
+    """A layer of the first whose directions are others in the second: text encoders differ that read the same words. None: all
+    span the same, up to rounding."""
+    for layer, own in first.items():
+        other = second[layer]
+        for mine, its in ((own.frozen, other.frozen), (own.learnt, other.learnt)):
+            if (mine - its @ (its.T @ mine)).square().sum() > 0.01 * mine.shape[1]:
+                return layer
+    return None

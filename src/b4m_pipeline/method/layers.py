@@ -1,5 +1,6 @@
 """Partly learnable projection (PLP): the frame's layers as they are trained (B4M section 3.1), and their way out as a LoRA."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,11 +13,12 @@ from torch.nn.utils import parametrize
 
 from b4m_pipeline.common.seeding import torch_generator
 from b4m_pipeline.method.adapter import DIRECTIONS_KEY, PEFT_NAME, Adapter
-from b4m_pipeline.method.directions import pack_directions
-from b4m_pipeline.method.frame import Frame, TargetError, require_same_frame
+from b4m_pipeline.method.directions import differing_layer, pack_directions, unpack_directions
+from b4m_pipeline.method.frame import Frame, FrameMismatchError, TargetError, require_same_frame
 from b4m_pipeline.method.params import Side
 
 Halves = Literal["orthogonal", "free"]
+SIDES: tuple[Side, ...] = ("lora_A", "lora_B")
 
 
 class OneCopy:
@@ -246,11 +248,19 @@ def inject(model: Any, frame: Frame, halves: Halves, seed: int = 0) -> dict[str,
 
 
 @torch.no_grad()
-def load_halves(layers: dict[str, PlpLayer], adapter: Adapter, frame: Frame) -> None:
-    """Set the learnable parts to an adapter's; raises FrameMismatchError if it was trained in another frame."""
+def load_halves(layers: dict[str, PlpLayer], adapter: Adapter, frame: Frame, sides: Sequence[Side] = SIDES) -> None:
+    """Set the learnable parts of these sides to an adapter's; raises FrameMismatchError if it was trained in another frame, or
+    one of words that other text encoders read."""
     require_same_frame(adapter.metadata["frame"], frame.fingerprint)
+    own = unpack_directions(adapter.metadata.get(DIRECTIONS_KEY, "[]"))
+    if other := differing_layer(own, frame.directions):
+        raise FrameMismatchError(
+            f"{adapter.metadata['name']} was trained with other text encoders: its known words differ in other directions "
+            f"({other})"
+        )
     for name, layer in layers.items():
-        for side, linear in (("lora_A", layer.module.lora_A), ("lora_B", layer.module.lora_B)):
+        for side in sides:
+            linear = layer.module.lora_A if side == "lora_A" else layer.module.lora_B
             linear[PEFT_NAME].weight = adapter.tensors[f"{name}.{side}.weight"].to(linear[PEFT_NAME].weight)
 
 

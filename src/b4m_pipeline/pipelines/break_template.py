@@ -29,10 +29,11 @@ def train_half(
 ) -> tuple[Adapter, pd.DataFrame]:
     """Train the half of `kind`, unless the registry has one of the same recipe; returns the half and its loss curve (a row a
     step)."""
-    from b4m_pipeline.library.reuse import train_or_reuse
+    from b4m_pipeline.library.reuse import start_of, train_or_reuse
     from b4m_pipeline.training.stages import BreakStage
 
-    stage = BreakStage(kind, training_set, base_model, frame, concept, training, seed)
+    start = start_of(training, f"{kind}_break")
+    stage = BreakStage(kind, training_set, base_model, frame, concept, training, seed, start)
     return train_or_reuse(stage, checkpoints, reuse)
 
 

@@ -99,7 +99,7 @@ def summary(about: dict[str, str]) -> str:
 
 
 def _example(about: dict[str, str], uri: str, inference: dict[str, Any]) -> list[str]:
-    if about["base_model"].endswith(".safetensors"):  # MLflow's own flavor loads folders and Hub ids alone
+    if about["base_model"].endswith((".safetensors", ".gguf")):  # MLflow's own flavor loads folders and Hub ids alone
         asked, given = json.dumps({"prompt": [example_prompt(about) or "..."]}), json.dumps(inference)
         code = f"images = mlflow.pyfunc.load_model({json.dumps(uri)}).predict({asked}, params={given})  # PNGs"
         return ["## Use", "", "```python", "import mlflow", "", code, "```", ""]

@@ -1,5 +1,6 @@
 """What memory each stage needs, and which settings need less."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -213,21 +214,32 @@ def report(own: Settings, memory: int) -> Iterator[str]:
         yield f"| {need.stage} | {' | '.join(f'{part / GIB:.2f}' for part in parts)} | {said} |"
 
 
-def check_weights(parameters: dict[str, Any], stages: list[str], device: str) -> None:
-    """Raise MemoryShortageError, naming the setting that helps, if the weights that one of these stages holds are by
-    themselves more than the GPU's whole memory. On a CPU memory can be swapped: there it is not checked."""
+def check_weights(
+    parameters: dict[str, Any], stages: list[str], device: str, presets: Callable[[], dict[int, dict[str, Any]]] = dict
+) -> None:
+    """Raise MemoryShortageError, naming what helps, if the weights that one of these stages holds are by themselves more than
+    the GPU's whole memory. On a CPU memory can be swapped: there it is not checked. presets: parameters by GB of memory."""
     if device != "cuda":
         return
     memory = device_memory(device)
     own = Settings.of(parameters, device)
     for name in stages:
-        held = _frozen(own, own.stages[name]) + _adapter(own, own.stages[name])
+        held = _held(own, name)
         if held <= memory:
             continue
-        smaller = own.with_base(quantization="nf4")
-        fits = _frozen(smaller, own.stages[name]) + _adapter(own, own.stages[name]) <= memory
-        what = "set base_model.quantization: nf4" if fits else "even in 4 bits it does not fit: use a smaller base model"
+        sizes = {size: Settings.of(given, device) for size, given in presets().items() if size <= math.ceil(memory / GIB)}
+        if fitting := [size for size, given in sizes.items() if _held(given, name) <= memory]:
+            what = f"use this environment's settings for it, --params=memory={max(fitting)}"
+        elif _held(own.with_base(quantization="nf4"), name) <= memory:
+            what = "set base_model.quantization: nf4"
+        else:
+            what = "even in 4 bits it does not fit: use a smaller base model"
         raise MemoryShortageError(
             f"{name} holds {held / GIB:.1f} GiB of weights, and the GPU has {memory / GIB:.1f} GiB: {what}. `kedro memory` "
             "says what each stage needs"
         )
+
+
+def _held(own: Settings, name: str) -> int:
+    """Bytes of the weights that a training stage holds throughout."""
+    return _frozen(own, own.stages[name]) + _adapter(own, own.stages[name])

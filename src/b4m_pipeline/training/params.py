@@ -122,6 +122,9 @@ class BreakParams(TrainParams):
     """The concept's pictures and the counterparts' go through the base model together: a faster step, in which the activations
     of both are in memory at once. Which half learns from which does not change. Without effect where pictures are of several
     sizes (buckets)."""
+    start_from: str | None = None
+    """A half to go on from, of the same kind, base model and frame: models:/NAME@ALIAS or models:/NAME/VERSION in the registry,
+    or a folder. Null: from the beginning."""
     preservation_weight: float = Field(ge=0)
     """How much the half is held back from answering to prompts that do not name its concept (see `preservation`); 0.1 is a
     start, more keeps the other concept purer and learns this one less."""

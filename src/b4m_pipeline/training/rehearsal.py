@@ -94,7 +94,7 @@ def with_rehearsal(
     union = Folder(
         "union", f"{about['name']}-rehearsal", about["content_token"], about["noun"], folder, "make.rehearsal.folder"
     )
-    rehearsed = prepare([union], base_model.resolution, ingestion, captioning, about["style_token"])
+    rehearsed = prepare([union], base_model.resolution, ingestion, captioning, about["style_token"], base_model)
     rows = pd.concat([manifest, rehearsed.manifest], ignore_index=True)
     every = {**pictures, **rehearsed.pictures}
     return encode_training_set(rows, every, base_model, training_set.others, cache), rehearsed

@@ -20,7 +20,7 @@ from b4m_pipeline.diffusion.families import load_family
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.inputs.params import ConceptParams
 from b4m_pipeline.inputs.training_set import TrainingSet
-from b4m_pipeline.method.adapter import KEPT_FIGURES, KEPT_STEP, Adapter
+from b4m_pipeline.method.adapter import KEPT_FIGURES, KEPT_STEP, URI_KEY, Adapter
 from b4m_pipeline.method.frame import half_side
 from b4m_pipeline.method.layers import export, load_halves, route_gradients
 from b4m_pipeline.method.params import FrameParams, Side
@@ -28,6 +28,7 @@ from b4m_pipeline.method.riemannian import RiemannianPreconditioner
 from b4m_pipeline.training.objectives import Objective
 from b4m_pipeline.training.params import BreakParams, MakeParams, TrainParams
 from b4m_pipeline.training.setup import Show, TrainingSetup, make_frame, require_encoded_by, set_up
+from b4m_pipeline.training.starts import check_start, weights_digest
 from b4m_pipeline.training.trainer import JointLoss, Log, fit
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,11 @@ logger = logging.getLogger(__name__)
 Kind = Literal["content", "style"]
 History = list[dict[str, float]]
 
-_IGNORED = ("train.checkpoint_every", "train.keep_checkpoint", "train.samples", "train.rehearsal")  # its pictures are data
+_IGNORED = (
+    *("train.checkpoint_every", "train.keep_checkpoint", "train.samples"),
+    "train.rehearsal",  # its pictures are data
+    "train.start_from",  # its weights are the parent
+)
 _KEPT = ("noun", "style_noun", "content_name", "style_name", "content_token", "style_token", "content_side", "parents")
 
 
@@ -63,7 +68,7 @@ class Guard(Protocol):
 class BreakStage:
     """Break (B4M section 3.2): the concept's half learns the concept at the main rate, the other half learns counterparts at
     a lower one, so that the half works with many partners. Each loss touches its own half alone. Without counterparts
-    the other half stays as it is."""
+    the other half stays as it is. The concept's half may go on from one that was trained before."""
 
     kind: Kind
     training_set: TrainingSet
@@ -72,6 +77,12 @@ class BreakStage:
     concept: ConceptParams
     params: BreakParams
     seed: int
+    start: Adapter | None = None
+    """What `params.start_from` names."""
+
+    def __post_init__(self):
+        if (self.start is None) != (self.params.start_from is None):
+            raise ValueError(f"{self.name}.start_from: here halves are trained from the beginning: set it to null")
 
     @property
     def name(self) -> str:
@@ -94,7 +105,11 @@ class BreakStage:
         data = self.training_set.digest(self.kind, self._counterparts)
         if self.params.preservation_weight:
             data = digest_of(data, self.training_set.others_without(self.concept.token)[0])
-        return _recipe(self.kind, self.concept.name, data, self.base_model, self.frame, self.params, self.seed)
+        parents: tuple[str, ...] = ()
+        if self.start:
+            check_start(self.start, self.kind, self.frame, make_frame(self.base_model, self.frame))
+            parents = (weights_digest(self.start),)
+        return _recipe(self.kind, self.concept.name, data, self.base_model, self.frame, self.params, self.seed, parents)
 
     def train(self, io: TrainingIO | None = None) -> tuple[Adapter, History]:
         """The half as an adapter, and the training history."""
@@ -106,6 +121,8 @@ class BreakStage:
         example = captions.iloc[0]
         setup = set_up(data, self.base_model, self.frame, self.params, self.frame.halves, self.seed, preserved, [example])
         own = half_side(self.kind, self.frame.content_side)
+        if self.start:
+            load_halves(setup.layers, self.start, setup.frame, [own])
         objectives = self._objectives(setup, own, rows)
         history = fit(
             setup.loss,
@@ -123,6 +140,8 @@ class BreakStage:
         )
         metadata = _metadata(recipe, self.base_model) | {"token": self.concept.token, "noun": self.concept.noun}
         metadata["pictures"] = json.dumps(data.provenance(self.kind, self._counterparts))
+        if self.start:
+            metadata["parents"] = json.dumps([self.start.metadata.get(URI_KEY, self.params.start_from)])
         return export(setup.layers, setup.frame, metadata | {"example_prompt": example}, only=own), history
 
     def _objectives(self, setup: TrainingSetup, own: Side, rows: torch.Tensor) -> list[Objective]:
@@ -181,7 +200,7 @@ class MakeStage:
             self.training_set.require(kind, about[f"{kind}_name"], about[f"{kind}_token"])
         require_encoded_by(self.base_model, self.training_set)
         data = self.training_set.digest(*self._roles)
-        parent = digest_of({k: v.double().sum().item() for k, v in self.reconstructed.tensors.items()})
+        parent = weights_digest(self.reconstructed)
         recipe = _recipe("made", about["name"], data, self.base_model, self.frame, self.params, self.seed, (parent,))
         if self.guard is None:
             return recipe

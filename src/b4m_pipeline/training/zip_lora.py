@@ -7,6 +7,7 @@ from torch.nn.utils import parametrize
 
 from b4m_pipeline.common.devices import pick_device
 from b4m_pipeline.diffusion.families import QuantizationError, load_family
+from b4m_pipeline.diffusion.families.gguf_files import is_gguf
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.inputs.training_set import TrainingSet
 from b4m_pipeline.method.adapter import Adapter
@@ -56,9 +57,10 @@ def zip_lora(
 
     train: batch, precision and all else that `params` does not say. Raises TrainingSetError for a role without pictures,
     QuantizationError for a base model whose weights are quantised: here they are changed themselves."""
-    if base_model.quantization:
+    if base_model.quantization or is_gguf(base_model.path):
         raise QuantizationError(
-            f"base_model.quantization is {base_model.quantization}, with which ZipLoRA cannot work: use null"
+            f"the base model's weights are quantised (base_model.quantization: {base_model.quantization}, path: "
+            f"{base_model.path!r}), with which ZipLoRA cannot work: use its own weights"
         )
     family, device = load_family(base_model), pick_device(train.device)
     pictures = training_set.without_variants()

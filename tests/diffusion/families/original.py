@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline
 from safetensors.torch import save_file
 
 Tensors = dict[str, torch.Tensor]
@@ -86,18 +86,23 @@ def _open_clip(tensors: Tensors, layers: int) -> Tensors:
     return made
 
 
+def vae_names(vae: AutoencoderKL) -> Tensors:
+    """The VAE's tensors in a file of several parts."""
+    made = {}
+    for name, value in vae.state_dict().items():
+        flat = ".attentions.0." in name and name.endswith("weight") and value.ndim == 2  # a convolution of one pixel there
+        own = _in_vae(name, len(vae.config.block_out_channels))
+        made[f"first_stage_model.{own}"] = value[..., None, None] if flat else value
+    return made
+
+
 def as_single_file(folder: Path, file: Path) -> Path:
     """Write a Stable Diffusion (XL) in diffusers' format as one file."""
     pipeline = DiffusionPipeline.from_pretrained(folder, safety_checker=None)
-    unet, vae, made = pipeline.unet, pipeline.vae, {}
+    unet, made = pipeline.unet, vae_names(pipeline.vae)
     attended = {index for index, block in enumerate(unet.up_blocks) if hasattr(block, "attentions")}
     for name, value in unet.state_dict().items():
         made[f"model.diffusion_model.{_in_unet(name, unet.config.layers_per_block, attended)}"] = value
-    for name, value in vae.state_dict().items():
-        flat = ".attentions.0." in name and name.endswith("weight") and value.ndim == 2  # a convolution of one pixel there
-        made[f"first_stage_model.{_in_vae(name, len(vae.config.block_out_channels))}"] = (
-            value[..., None, None] if flat else value
-        )
     text = pipeline.text_encoder.state_dict()
     text = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in text.items()}
     if second := getattr(pipeline, "text_encoder_2", None):

@@ -233,6 +233,6 @@ def test_weights_that_are_quantised_in_their_files_are_refused(tiny_sdxl, tmp_pa
 
 
 def test_zip_lora_which_changes_weights_is_refused(tiny_base, tiny_training_set, tiny_halves) -> None:
-    base = tiny_base.model_copy(update={"quantization": "nf4"})
-    with pytest.raises(QuantizationError, match="with which ZipLoRA cannot work"):
-        zip_lora(*tiny_halves, tiny_training_set, base, MakeParams(**MAKE), ZipParams(), 0)
+    for changes in ({"quantization": "nf4"}, {"path": "own.gguf"}):
+        with pytest.raises(QuantizationError, match="with which ZipLoRA cannot work"):
+            zip_lora(*tiny_halves, tiny_training_set, tiny_base.model_copy(update=changes), MakeParams(**MAKE), ZipParams(), 0)

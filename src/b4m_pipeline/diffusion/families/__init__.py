@@ -17,7 +17,7 @@ from b4m_pipeline.diffusion.families.noise import ObjectiveError as ObjectiveErr
 from b4m_pipeline.diffusion.families.noise import TimestepSampling as TimestepSampling
 from b4m_pipeline.diffusion.families.quantized import QuantizationError as QuantizationError
 from b4m_pipeline.diffusion.families.qwen_image import QwenImage as QwenImage
-from b4m_pipeline.diffusion.families.source import SingleFile, tensor_names
+from b4m_pipeline.diffusion.families.single_file import SingleFile, file_tensors, plain_name
 from b4m_pipeline.diffusion.families.stable_diffusion import StableDiffusion as StableDiffusion
 from b4m_pipeline.diffusion.families.stable_diffusion_3 import StableDiffusion3 as StableDiffusion3
 from b4m_pipeline.diffusion.families.stable_diffusion_xl import StableDiffusionXL as StableDiffusionXL
@@ -33,20 +33,32 @@ FAMILIES: dict[str, type[Family]] = {
 
 def load_family(params: BaseModelParams) -> Family:
     """Read model_index.json, or what a single file holds, and pick the family. Raises BaseModelError or HubError, naming
-    the parameter, if there is no such model."""
+    the parameter, if there is no such model, or if it is of another family than the environment's."""
     if is_single_file(params):
         found = _family_of_file(params)
+        _require_own(params, found[0])
         config = params.config or found[1]
         family = _family_of_folder("base_model.config", config, params.revision)
         if family is not found[0]:
             raise BaseModelError(
                 f"base_model.path {params.path!r} is a file of {found[0].__name__}, and base_model.config {config!r} is of "
-                f"{family.__name__}: choose the environment of the file's family (--env), or another config"
+                f"{family.__name__}: choose the environment of the file's family (--env={found[0].environment}), or another "
+                "config"
             )
-        return family(params, SingleFile(params, config))
+        return family(params, SingleFile(params, config, family.encoders_in_file))
     if params.config is not None:
         raise BaseModelError(f"base_model.config is for a single file, which base_model.path {params.path!r} is not: use null")
-    return _family_of_folder("base_model.path", params.path, params.revision)(params)
+    family = _family_of_folder("base_model.path", params.path, params.revision)
+    _require_own(params, family)
+    return family(params)
+
+
+def _require_own(params: BaseModelParams, family: type[Family]) -> None:
+    if params.family not in (None, family.__name__):
+        raise BaseModelError(
+            f"base_model.path {params.path!r} is of {family.__name__}, and this environment's settings are for {params.family}:"
+            f" choose --env={family.environment}, or set base_model.family=null"
+        )
 
 
 def _family_of_folder(parameter: str, path: str, revision: str | None) -> type[Family]:
@@ -64,10 +76,10 @@ def _family_of_folder(parameter: str, path: str, revision: str | None) -> type[F
 
 def _family_of_file(params: BaseModelParams) -> tuple[type[Family], str]:
     """Family of a single file, and where its configuration is on the Hub."""
-    names = tensor_names(params)
+    names = {plain_name(name) for name in file_tensors(params)}
     for family in FAMILIES.values():
         for name, config in family.single_files.items():
-            if names & {name, f"model.diffusion_model.{name}"}:
+            if name in names:
                 return family, config
     kind = "It looks like a LoRA. " if any("lora" in name for name in names) else ""
     raise BaseModelError(

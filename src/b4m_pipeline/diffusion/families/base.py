@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 from PIL import Image
@@ -20,15 +19,13 @@ from b4m_pipeline.common.provenance import recipe_code
 from b4m_pipeline.diffusion.families import quantized
 from b4m_pipeline.diffusion.families.identity import BaseModelError, required
 from b4m_pipeline.diffusion.families.noise import NoiseSchedule
-from b4m_pipeline.diffusion.families.offload import pictures_at_once, place
+from b4m_pipeline.diffusion.families.offload import place
+from b4m_pipeline.diffusion.families.pictures import Latents, in_batches
 from b4m_pipeline.diffusion.families.prompts import MASK, Prompts, in_float32, join_prompts
 from b4m_pipeline.diffusion.families.source import Source, feed_folder
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.method.adapter import PIPELINE_KEY
 from b4m_pipeline.method.layers import find_layers
-
-Latents = tuple[torch.Tensor, torch.Tensor]
-"""Mean and standard deviation of a picture's latents, (C, h, w) each, float32."""
 
 
 class Family(ABC):
@@ -36,6 +33,8 @@ class Family(ABC):
     and learns. "transformer" and "unet" are diffusers' names of the part that denoises."""
 
     pipeline_class: type[DiffusionPipeline]
+    redrawing_class: type[DiffusionPipeline]
+    """Diffusers' pipeline of the same parts that redraws a picture by a prompt."""
     denoiser_name: str
     denoiser_class: Any
     vae_class: Any = AutoencoderKL
@@ -53,8 +52,12 @@ class Family(ABC):
     empty_prompt: str | None = None
     """The negative prompt without which the pipeline does not guide; None: it does."""
 
+    environment: str
+    """The configuration environment of its models, see conf/."""
     single_files: dict[str, str] = {}
     """Names of tensors by which a single file of this family is known -> the model of the Hub with its configuration."""
+    encoders_in_file: dict[str, str] = {}
+    """Text encoders that may lie in such a file, too -> how the names of their tensors begin."""
 
     def __init__(self, params: BaseModelParams, source: Source | None = None):
         self.params, self.source = params, source or Source(params)
@@ -128,6 +131,7 @@ class Family(ABC):
         go with the resolution; QuantizationError if weights are to be quantised and cannot be."""
         quantized.check_quantization(self.params.quantization)
         quantized.require_plain_weights(self.params.path, self.denoiser_config())
+        self.source.check(self.denoiser_class, self.denoiser_name, self.empty_denoiser)
         self.load_noise_schedule()
         self._require_text_parts()
         if self.params.vae:
@@ -143,26 +147,10 @@ class Family(ABC):
     def encode_pictures(self, pictures: list[Image.Image], device: str = "cpu", batch_size: int | None = None) -> list[Latents]:
         """RGB pictures -> mean and standard deviation of the latents of each as the denoiser takes them, (C, h, w), float32.
         Pictures of one size are encoded together. Raises BaseModelError for a size that the base model cannot have."""
-        multiple = self.side_multiple()
-        by_size: dict[tuple[int, int], list[int]] = {}
-        for index, picture in enumerate(pictures):
-            width, height = picture.size
-            if width % multiple or height % multiple:
-                raise BaseModelError(
-                    f"a picture of {width} x {height} pixels: this base model needs multiples of {multiple}, see "
-                    "base_model.resolution and ingestion.buckets.step"
-                )
-            by_size.setdefault(picture.size, []).append(index)
         vae = self.load_vae().to(device)
-        encoded: dict[int, Latents] = {}
-        for (width, height), places in by_size.items():
-            count = batch_size or pictures_at_once(width, height)
-            for start in range(0, len(places), count):
-                part = places[start : start + count]
-                batch = np.stack([np.asarray(pictures[index].convert("RGB")) for index in part])
-                images = torch.from_numpy(batch).permute(0, 3, 1, 2).float().div(127.5).sub(1).to(device)  # (B, 3, H, W)
-                encoded |= dict(zip(part, zip(*self._encode_images(vae, images), strict=True), strict=True))
-        return [encoded[index] for index in range(len(pictures))]
+        return in_batches(
+            pictures, self.side_multiple(), lambda images: self._encode_images(vae, images.to(device)), batch_size
+        )
 
     def _encode_images(self, vae: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Images (B, 3, H, W) in [-1, 1] -> means and standard deviations of their latents, (B, C, h, w) each, on the CPU."""
@@ -208,8 +196,8 @@ class Family(ABC):
         if missing := [part for part in self.text_parts if not self.source.names_part(part)]:
             raise BaseModelError(f"base_model.path {self.params.path!r} has no {', '.join(missing)} to read prompts with")
 
-    def load_pipeline(self, device: str = "cpu") -> DiffusionPipeline:
-        """The whole model to draw with, in one number format (see `common.devices.drawing_dtype`)."""
+    def load_pipeline(self, device: str = "cpu", redraws: bool = False) -> DiffusionPipeline:
+        """The whole model to draw with, or to redraw pictures, in one number format (see `common.devices.drawing_dtype`)."""
         stored = None
         if device == "cpu":
             self.source.fetch([self.denoiser_name])
@@ -221,7 +209,8 @@ class Family(ABC):
             own |= self._quantized_encoders(device, dict.fromkeys(self.encoders(), dtype))
             own[self.denoiser_name] = self.load_denoiser(device, dtype)
         with required(f"base_model.path {self.params.path!r} cannot be drawn with"):
-            return place(self._pipeline(dtype=dtype, **own), device, self.params.offload)
+            pipeline = self._pipeline(self.redrawing_class if redraws else self.pipeline_class, dtype=dtype, **own)
+            return place(pipeline, device, self.params.offload)
 
     def drawing_pipeline(self, denoiser: Any) -> DiffusionPipeline:
         """What draws from encoded prompts with this denoiser: the family's pipeline without text encoders; the VAE decodes in
@@ -236,9 +225,11 @@ class Family(ABC):
         vae.decode = decode
         return self._pipeline(**{self.denoiser_name: denoiser}, vae=vae, **dict.fromkeys(self.text_parts))
 
-    def _pipeline(self, **parts: Any) -> DiffusionPipeline:
-        """The family's pipeline, with these parts in place of the model's own (None: without)."""
-        return self.source.pipeline(self.pipeline_class, self.text_parts, **dict.fromkeys(self.unused_parts) | parts)
+    def _pipeline(self, pipeline_class: type[DiffusionPipeline] | None = None, **parts: Any) -> DiffusionPipeline:
+        """The family's pipeline, or another of its parts, with these in place of the model's own (None: without)."""
+        return self.source.pipeline(
+            pipeline_class or self.pipeline_class, self.text_parts, **dict.fromkeys(self.unused_parts) | parts
+        )
 
     def empty_vae(self) -> Any:
         """The VAE's layers without weights."""

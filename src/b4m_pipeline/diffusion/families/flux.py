@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, FluxPipeline, FluxTransformer2DModel
+from diffusers import DiffusionPipeline, FluxImg2ImgPipeline, FluxPipeline, FluxTransformer2DModel
 
 from b4m_pipeline.diffusion.families.flows import FlowFamily, pack, places, unpack
 from b4m_pipeline.diffusion.families.prompts import Prompts
@@ -17,10 +17,13 @@ class Flux(FlowFamily):
     """FLUX.1: T5's tokens, CLIP's pooled output; latents are packed in patches of 2 x 2, tokens have places."""
 
     pipeline_class = FluxPipeline
+    redrawing_class = FluxImg2ImgPipeline
+    environment = "flux"
     single_files = {
         "guidance_in.in_layer.bias": "black-forest-labs/FLUX.1-dev",
         "vector_in.in_layer.bias": "black-forest-labs/FLUX.1-schnell",
     }
+    encoders_in_file = {"text_encoder": "text_encoders.clip_l.", "text_encoder_2": "text_encoders.t5xxl."}
     denoiser_class = FluxTransformer2DModel
     text_parts = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
     unused_parts = ("image_encoder", "feature_extractor")

@@ -23,11 +23,13 @@ def required(what: str) -> Iterator[None]:
 
 
 def is_single_file(params: BaseModelParams) -> bool:
-    """Whether the base model is one file. Raises BaseModelError if that is no safetensors file."""
+    """Whether the base model is one file. Raises BaseModelError if that is neither a safetensors nor a GGUF file."""
     path = Path(params.path)
     if path.suffix.lower() in (".ckpt", ".pt", ".pth", ".bin"):
-        raise BaseModelError(f"base_model.path {params.path!r}: weights are read from .safetensors alone, so convert it")
-    if path.suffix.lower() != ".safetensors":
+        raise BaseModelError(
+            f"base_model.path {params.path!r}: weights are read from .safetensors and .gguf alone, so convert it"
+        )
+    if path.suffix.lower() not in (".safetensors", ".gguf"):
         return False
     if not path.is_file():
         raise BaseModelError(f"base_model.path {params.path!r}: there is no such file")

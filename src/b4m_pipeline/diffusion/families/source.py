@@ -1,22 +1,18 @@
-"""Where the parts of a base model lie: in a folder of diffusers' format, on the Hub, or in one file as model sites share it."""
+"""Where the parts of a base model lie: in a folder of diffusers' format, or on the Hub (in one file: see single_file.py)."""
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from safetensors import SafetensorError, safe_open
 
 from b4m_pipeline.common.tensor_files import Stored, stored_in
-from b4m_pipeline.diffusion.families.identity import BaseModelError, required, sample_file
+from b4m_pipeline.diffusion.families.identity import required, sample_file
 from b4m_pipeline.diffusion.params import BaseModelParams
-
-Names = frozenset[str]
-"""Of the tensors in a file."""
 
 
 class Source:
@@ -34,11 +30,11 @@ class Source:
 
     def load_encoder(self, part: str, **extra: Any) -> Any:
         """A text encoder alone. Raises BaseModelError if it is not there."""
-        return self.load(_class_of(self.index[part]), part, **extra)
+        return self.load(class_of(self.index[part]), part, **extra)
 
     def empty_encoder(self, part: str) -> Any:
         """A text encoder's layers without weights. Raises BaseModelError if its configuration is not there."""
-        encoder_class = _class_of(self.index[part])
+        encoder_class = class_of(self.index[part])
         with required(f"base_model.path {self.params.path!r} has no usable {part}"):
             config = encoder_class.config_class.from_pretrained(self.place, subfolder=part, **self._where)
         with torch.device("meta"):
@@ -66,6 +62,14 @@ class Source:
             others = {part: None for part, entry in self.index.items() if isinstance(entry, list) and part not in parts}
             with required(f"base_model.path {self.params.path!r} cannot be fetched"):
                 DiffusionPipeline.download(self.place, **self._weights, **others)
+
+    def check(self, part_class: Any, part: str, empty: Callable[[], torch.nn.Module]) -> None:
+        """Raise BaseModelError if a part's weights cannot be those of this class and configuration. empty: makes its layers
+        without weights. Folders of diffusers' format are written together, and taken at their word."""
+
+    def held_bytes(self, part: str) -> int | None:
+        """Bytes that a part's weights take as they are held, where the file alone decides that. None: where it does not."""
+        return None
 
     def stored(self, part: str) -> Stored | None:
         """A part's weights by the headers of its files. None if these are not on this machine (see `fetch`)."""
@@ -99,71 +103,7 @@ class Source:
         feed_folder(self.place, parts, digest)
 
 
-class SingleFile(Source):
-    """One .safetensors file: a whole checkpoint of Stable Diffusion, or the transformer alone. Diffusers' converters read it.
-    Configurations, tokenizers, the scheduler and what the file lacks come from base_model.config."""
-
-    def __init__(self, params: BaseModelParams, config: str):
-        super().__init__(params)
-        self.place = config
-        self._weights = self._where | {"use_safetensors": True}
-
-    @cached_property
-    def names(self) -> Names:
-        return tensor_names(self.params)
-
-    def _holds(self, part: str) -> bool:
-        return part in ("unet", "transformer") or any(name.startswith(_prefixes(part)) for name in self.names)
-
-    def stored(self, part: str) -> Stored | None:
-        if not self._holds(part):
-            return super().stored(part)
-        if part in ("unet", "transformer"):
-            others = _prefixes("vae") + _prefixes("text_encoder")
-            return stored_in([Path(self.params.path)], lambda name: not name.startswith(others))
-        return stored_in([Path(self.params.path)], lambda name: name.startswith(_prefixes(part)))
-
-    def load_encoder(self, part: str, **extra: Any) -> Any:
-        if self._holds(part):
-            raise BaseModelError(
-                f"base_model.quantization: the text encoders of {self.params.path!r} lie in the file itself, where they cannot "
-                "be quantised: use null, or a file of the denoiser alone"
-            )
-        return super().load_encoder(part, **extra)
-
-    def fetch(self, parts: Iterable[str]) -> None:
-        super().fetch([part for part in parts if not self._holds(part)])
-
-    def load(self, part_class: Any, part: str, **extra: Any) -> Any:
-        if not self._holds(part):
-            return super().load(part_class, part, **extra)
-        with required(f"base_model.path {self.params.path!r} has no usable {part}"):
-            return part_class.from_single_file(self.params.path, config=self.place, subfolder=part, **self._where, **extra)
-
-    def pipeline(self, pipeline_class: type[DiffusionPipeline], text_parts: Iterable[str], **parts: Any) -> DiffusionPipeline:
-        dtypes = parts["dtype"] if isinstance(parts.get("dtype"), dict) else {"default": parts.get("dtype")}
-        for part in ("unet", "transformer", "vae"):
-            if part in self.index and part not in parts:
-                parts[part] = self.load(_class_of(self.index[part]), part, dtype=dtypes.get(part, dtypes["default"]))
-        encoders = [part for part in text_parts if part.startswith("text_encoder") and part not in parts]
-        if encoders and self._holds("text_encoder"):
-            others = {key: None for key, entry in self.index.items() if isinstance(entry, list) and key not in encoders}
-            dtype = dtypes.get(encoders[0], dtypes["default"])  # they lie in one file, so they are stored alike
-            read = pipeline_class.from_single_file(self.params.path, config=self.place, **self._where, dtype=dtype, **others)
-            parts |= {part: getattr(read, part) for part in encoders}
-        return super().pipeline(pipeline_class, text_parts, **parts)
-
-    def feed(self, parts: Iterable[str], digest: "hashlib._Hash") -> None:
-        sample_file(Path(self.params.path), digest)
-        super().feed(parts, digest)
-
-
-def _prefixes(part: str) -> tuple[str, ...]:
-    """How names of the VAE's tensors, or of those of the text encoders, begin in a file of several parts."""
-    return ("first_stage_model.", "vae.") if part == "vae" else ("cond_stage_model.", "conditioner.", "text_encoders.")
-
-
-def _class_of(entry: list[str]) -> Any:
+def class_of(entry: list[str]) -> Any:
     """What model_index.json names: [library, class]."""
     import importlib
 
@@ -180,12 +120,3 @@ def feed_folder(place: str | None, parts: Iterable[str], digest: "hashlib._Hash"
         for file in sorted(path for path in (folder / part).rglob("*") if path.is_file()):
             digest.update(file.relative_to(folder).as_posix().encode())
             sample_file(file, digest)
-
-
-def tensor_names(params: BaseModelParams) -> Names:
-    """What a single file holds. Raises BaseModelError if it cannot be read."""
-    try:
-        with safe_open(params.path, framework="pt") as file:
-            return frozenset(file.keys())
-    except (OSError, SafetensorError) as error:
-        raise BaseModelError(f"base_model.path {params.path!r} cannot be read as safetensors: {error}") from error

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 
 from b4m_pipeline.diffusion.families.prompts import Prompts
 from b4m_pipeline.diffusion.families.unets import UNetFamily, cross_attention_layers
@@ -13,11 +13,14 @@ class StableDiffusion(UNetFamily):
     """SD 1.x and 2.x: one text encoder, no further conditions."""
 
     pipeline_class = StableDiffusionPipeline
+    redrawing_class = StableDiffusionImg2ImgPipeline
+    environment = "sd15"
     unused_parts = ("safety_checker", "feature_extractor")
     single_files = {
         "cond_stage_model.transformer.text_model.final_layer_norm.weight": "stable-diffusion-v1-5/stable-diffusion-v1-5",
         "cond_stage_model.model.positional_embedding": "stabilityai/stable-diffusion-2-1",
     }
+    encoders_in_file = {"text_encoder": "cond_stage_model."}
 
     def _encode(self, pipeline: DiffusionPipeline, prompts: list[str], device: str) -> Prompts:
         embeds, _ = pipeline.encode_prompt(prompts, device, 1, False)

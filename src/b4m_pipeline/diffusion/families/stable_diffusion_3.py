@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, SD3Transformer2DModel, StableDiffusion3Pipeline
+from diffusers import DiffusionPipeline, SD3Transformer2DModel, StableDiffusion3Img2ImgPipeline, StableDiffusion3Pipeline
 
 from b4m_pipeline.diffusion.families.flows import FlowFamily
 from b4m_pipeline.diffusion.families.prompts import Prompts
@@ -16,10 +16,17 @@ class StableDiffusion3(FlowFamily):
     the latents into patches itself."""
 
     pipeline_class = StableDiffusion3Pipeline
+    redrawing_class = StableDiffusion3Img2ImgPipeline
+    environment = "sd35"
     single_files = {
         "joint_blocks.37.x_block.mlp.fc1.weight": "stabilityai/stable-diffusion-3.5-large",
         "joint_blocks.0.x_block.attn2.qkv.weight": "stabilityai/stable-diffusion-3.5-medium",
         "joint_blocks.0.context_block.adaLN_modulation.1.bias": "stabilityai/stable-diffusion-3-medium-diffusers",
+    }
+    encoders_in_file = {
+        "text_encoder": "text_encoders.clip_l.",
+        "text_encoder_2": "text_encoders.clip_g.",
+        "text_encoder_3": "text_encoders.t5xxl.",
     }
     denoiser_class = SD3Transformer2DModel
     text_parts = ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3")

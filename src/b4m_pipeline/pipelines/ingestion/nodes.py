@@ -49,10 +49,11 @@ def caption_pictures(
     ingestion: IngestionParams,
     captioning: CaptioningParams,
     style: ConceptParams,
+    base_model: BaseModelParams | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Image.Image]]:
     """The manifest that is trained on, with captions and with rows for the content's looks and for further captions, and all of
     its images by key."""
-    return prepare.caption_pictures(checked_manifest, checked_pictures, ingestion, captioning, style.token)
+    return prepare.caption_pictures(checked_manifest, checked_pictures, ingestion, captioning, style.token, base_model)
 
 
 def draw_input_sheet(manifest: pd.DataFrame, pictures: dict[str, Picture]) -> Image.Image:

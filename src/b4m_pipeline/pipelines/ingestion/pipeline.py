@@ -29,7 +29,7 @@ def create_pipeline(**kwargs) -> Pipeline:
             ),
             Node(
                 caption_pictures,
-                inputs=["checked_manifest", "checked_pictures", *params("ingestion", "captioning", "style")],
+                inputs=["checked_manifest", "checked_pictures", *params("ingestion", "captioning", "style", "base_model")],
                 outputs=["manifest", "pictures"],
                 name="caption_pictures",
             ),
