@@ -29,7 +29,7 @@ def check_parameters(parameters: dict[str, Any], pipelines: dict[str, "Pipeline"
     UnknownParameterError for a top-level name that no pipeline reads, ParameterValidationError for anything inside.
     """
     inputs = {name for pipeline in pipelines.values() for name in pipeline.inputs() if name.startswith(_PREFIX)}
-    known = {name.removeprefix(_PREFIX).split(".")[0] for name in inputs}
+    known = {name.removeprefix(_PREFIX).split(".")[0] for name in inputs} | RunParams.model_fields.keys()
     for name in parameters:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
