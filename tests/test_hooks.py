@@ -21,6 +21,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS
 from safetensors import SafetensorError
 
 from b4m_pipeline.cli import cli, is_users_error
+from b4m_pipeline.common.locks import FolderLock
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.hooks import PrerequisitesHook, git_commit
 from b4m_pipeline.method.adapter import AdapterError
@@ -40,6 +41,8 @@ PARAMETERS = {
 
 
 def train(base_model: BaseModelParams, frame: FrameParams, make: MakeParams) -> int:
+    if make.batch_size == 11:
+        raise KeyboardInterrupt
     if make.batch_size == 13:
         raise AdapterError("13 brings bad luck: set make.batch_size to another number")
     return make.batch_size
@@ -141,8 +144,68 @@ def test_bad_input_is_one_error_before_anything_is_trained_or_logged(project, pa
     assert result.output.count("Error: ") == 1
     assert message in result.output
     assert "Traceback" not in result.output
-    assert not (project / "data").exists()
+    assert {file.name for file in (project / "data").rglob("*")} <= {".lock"}
     assert runs(project) == []
+
+
+def test_one_run_at_a_time_in_a_data_folder(project, monkeypatch) -> None:
+    monkeypatch.chdir(project)
+    other = FolderLock(Path("data"))
+    other.acquire("kedro run --pipelines=library", "")
+    result = kedro("run")
+    assert result.exit_code == 1 and runs(project) == []
+    told = f"Error: data is in use by another process, {os.getpid()} (since "
+    assert told in result.output and "kedro run --pipelines=library). Wait for it or end it, or give this run" in result.output
+    assert kedro("run", "--params=data=elsewhere").exit_code == 0
+    assert (project / "elsewhere/.lock").is_file()
+    other.release()
+    assert kedro("run").exit_code == 0 and kedro("run").exit_code == 0
+    assert not (project / "data/.lock.json").exists()
+
+
+def test_a_data_folder_that_the_catalog_does_not_know_is_refused(project) -> None:
+    (project / "conf/base/parameters_more.yml").write_text("data: elsewhere\n")
+    result = kedro("run")
+    assert (
+        result.exit_code == 1 and "data is 'elsewhere' in parameters.yml, and the catalog's folder is 'data'" in result.output
+    )
+
+
+def test_relative_paths_count_from_the_project_wherever_kedro_is_started(project, tiny_sdxl) -> None:
+    shutil.copytree(tiny_sdxl, project / "models/base")
+    here = Path.cwd()
+    assert here != project
+    assert kedro("run", "--params=base_model.path=models/base").exit_code == 0
+    assert kedro("run", "--params=base_model.path=models/none").exit_code == 1
+    assert Path.cwd() == here
+    assert (project / "data/size.json").is_file() and list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_an_interrupted_run_counts_as_killed(project, again) -> None:
+    """Also in a notebook, where the next session finds it still active."""
+    if again:
+        with (
+            pytest.raises(KeyboardInterrupt),
+            KedroSession.create(project_path=project, runtime_params={"make": {"batch_size": 11}}) as session,
+        ):
+            session.run()
+        with KedroSession.create(project_path=project) as session:
+            session.run()
+        assert sorted(run.info.status for run in runs(project)) == ["FINISHED", "KILLED"]
+    else:
+        assert kedro("run", "--params=make.batch_size=11").exit_code == 1
+        assert [run.info.status for run in runs(project)] == ["KILLED"]
+    assert mlflow.active_run() is None
+
+
+def test_a_run_whose_process_is_gone_is_ended_by_the_next(project) -> None:
+    assert kedro("run").exit_code == 0
+    (run,) = runs(project)
+    assert run.data.tags["process.lock"] == str(project / "data/.lock") and run.data.tags["process.id"] == str(os.getpid())
+    mlflow.MlflowClient(f"sqlite:///{project / 'mlflow.db'}").update_run(run.info.run_id, "RUNNING")
+    assert kedro("run").exit_code == 0
+    assert sorted(run.info.status for run in runs(project)) == ["FINISHED", "KILLED"]
 
 
 def test_parameters_of_other_pipelines_are_checked_too(project, monkeypatch) -> None:
@@ -213,6 +276,31 @@ def test_an_error_of_a_node_fails_the_run_and_ends_in_its_message(project) -> No
     assert result.output.rstrip().endswith("Error: 13 brings bad luck: set make.batch_size to another number")
     (run,) = runs(project)
     assert run.info.status == "FAILED"
+
+
+def saved_in_another_thread(adapter_folder: Path):
+    """A pipeline whose node gives an adapter, which Kedro saves."""
+    from b4m_pipeline.method.files import load_adapter
+
+    def give(make: MakeParams):
+        return load_adapter(adapter_folder)
+
+    return Pipeline([Node(give, inputs="params:make", outputs="made_adapter", name="give")])
+
+
+@pytest.mark.parametrize("options", [["--async"], ["--runner=ThreadRunner"], ["--runner=ThreadRunner", "--async"]])
+def test_what_another_thread_registers_belongs_to_the_pipelines_run(project, tiny_adapter, monkeypatch, options) -> None:
+    from b4m_pipeline.method.files import save_adapter
+
+    save_adapter(tiny_adapter, project / "given")
+    register = sys.modules["registry_of_test"].register_pipelines
+    both = {"__default__": register()["__default__"] + saved_in_another_thread(project / "given")}
+    monkeypatch.setattr(sys.modules["registry_of_test"], "register_pipelines", lambda: both)
+    assert kedro("run", *options).exit_code == 0
+    (run,) = runs(project)
+    version = mlflow.MlflowClient().get_model_version_by_alias("b4m-make-cup-ink", "candidate")
+    assert run.info.status == "FINISHED" and version.run_id == run.info.run_id and version.description
+    assert run.data.params["make.steps"] == "1"
 
 
 def test_an_adapter_can_be_registered_later(project, tiny_adapter) -> None:

@@ -43,6 +43,15 @@ def check_parameters(parameters: dict[str, Any], pipelines: dict[str, "Pipeline"
     return ParameterValidator(pipelines).validate_raw_params(parameters)
 
 
+def check_data_folder(parameters: dict[str, Any], data: str) -> None:
+    """Raise WrongParameterError if the parameters name another data folder than `data`, the catalog's."""
+    if (own := parameters.get("data", data)) != data:
+        raise WrongParameterError(
+            f"data is {own!r} in parameters.yml, and the catalog's folder is {data!r}: set it in the environment's globals.yml "
+            "or, for one run, by --params=data=FOLDER"
+        )
+
+
 def check_devices(parameters: dict[str, Any]) -> None:
     """Raise DeviceError if a stage is to run on a device that is not there, or in a format that its device does not know."""
     from b4m_pipeline.common.devices import check_precision, pick_device
