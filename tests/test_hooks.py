@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 import mlflow
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -24,6 +25,8 @@ from b4m_pipeline.cli import cli, is_users_error
 from b4m_pipeline.common.locks import FolderLock
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.hooks import PrerequisitesHook, git_commit
+from b4m_pipeline.inputs.params import ConceptParams
+from b4m_pipeline.inputs.staleness import StaleInputError
 from b4m_pipeline.method.adapter import AdapterError
 from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.registry.adapters import adapter_uri
@@ -260,6 +263,19 @@ def test_a_stage_may_keep_its_last_finished_checkpoint(project, tmp_path) -> Non
         "joint_make-a-4.safetensors",
         "style_break-b-4.done.safetensors",  # this run has not trained any style
     ]
+
+
+def test_what_an_earlier_run_left_is_checked_and_what_this_run_makes_is_not(tiny_adapter) -> None:
+    concepts = {kind: ConceptParams(path=kind, name=name, token="snq") for kind, name in (("content", "cup"), ("style", "oil"))}
+    hook = PrerequisitesHook()
+    hook.after_dataset_loaded("made_adapter", tiny_adapter)  # in a process of ParallelRunner's
+    hook._parameters, hook._left_before = concepts | {"frame": FrameParams(**TINY_FRAME)}, {"made_adapter", "manifest"}
+    table = pd.DataFrame({"role": ["content"], "concept": ["hat"], "token": ["snq"], "sha256": ["0"]})
+    for name, data in (("made_adapter", tiny_adapter), ("manifest", table)):
+        with pytest.raises(StaleInputError, match=f"{name}: its content is"):
+            hook.after_dataset_loaded(name, data)
+    hook.after_dataset_loaded("reconstructed_adapter", tiny_adapter)
+    hook.after_dataset_loaded("counterparts", {})
 
 
 def test_a_tracking_server_that_is_away_is_one_error(project, monkeypatch) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Generator
+from collections.abc import Generator, Set
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from b4m_pipeline import prerequisites
 from b4m_pipeline.benchmark.params import BenchmarkParams
 from b4m_pipeline.common.locks import FolderLock
 from b4m_pipeline.common.provenance import code_version
+from b4m_pipeline.inputs import staleness
+from b4m_pipeline.inputs.training_set import TrainingSet
+from b4m_pipeline.method.adapter import Adapter
 from b4m_pipeline.registry import leftovers, runs
 from b4m_pipeline.registry.store import check_store, limit_patience, resolve_store
 from b4m_pipeline.training.checkpoint_files import finished_checkpoints
@@ -201,7 +204,10 @@ class TrackingHook(MlflowHook):
 
 
 class PrerequisitesHook:
-    """Refuses a run that could not end well, before anything is trained or logged."""
+    """Refuses a run that could not end well, before anything is trained or logged, and what an earlier run left for another."""
+
+    _left_before: Set[str] = frozenset()
+    """Datasets that this run reads and does not make."""
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -231,11 +237,24 @@ class PrerequisitesHook:
                 prerequisites.check_clip(f"{name}.clip", parameters[name].clip)
         if "params:captioning" in inputs:
             prerequisites.check_captioner(parameters["captioning"].vision_language_model)
+        self._parameters, self._left_before = parameters, set(inputs)
         self._checkpoints = parameters.get("checkpoints")
         stages = {"content_break": "content_break", "style_break": "style_break", "make": "joint_make"}
         trains = any("training" in node.tags for node in pipeline.nodes)
         self._trained = [stem for name, stem in stages.items() if trains and f"params:{name}" in inputs]
         self._kept = {stem for name, stem in stages.items() if getattr(parameters.get(name), "keep_checkpoint", False)}
+
+    @hook_impl
+    def after_dataset_loaded(self, dataset_name: str, data: Any) -> None:
+        """Raise StaleInputError if what an earlier run left is of another content, style or frame than this run."""
+        if dataset_name not in self._left_before:
+            return
+        concepts = {kind: self._parameters[kind] for kind in ("content", "style")}
+        if isinstance(data, Adapter):
+            staleness.require_adapter(dataset_name, data, concepts, self._parameters["frame"])
+        elif isinstance(data, TrainingSet) or dataset_name == "manifest":
+            table = data.table if isinstance(data, TrainingSet) else data
+            staleness.require_table(dataset_name, table, concepts)
 
     @hook_impl
     def after_pipeline_run(self) -> None:
