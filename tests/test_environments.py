@@ -76,7 +76,7 @@ def test_break_make_runs_in_the_environment(name, tiny_sdxl, tiny_sd, tiny_flow,
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(list((tmp_path / "drawn").glob("drawn-*/000.png"))) == 6
     client = MlflowClient(f"sqlite:///{store}")
-    version = client.get_model_version_by_alias("b4m-make-teapot-ink", "candidate")
+    version = client.get_model_version_by_alias("b4m-make-teapot-ink", "trial")
     assert version.tags["base_model"] == parameters["base_model"]["path"] and version.tags["resolution"] == "32"
     assert version.tags.get("base_config") == parameters["base_model"].get("config")
     assert version.tags.get("base_vae") == parameters["base_model"].get("vae")

@@ -67,7 +67,8 @@ def project(tmp_path: Path, tiny_sdxl: Path, monkeypatch: pytest.MonkeyPatch, em
     (root / "conf/base/catalog.yml").write_text(
         "size: {type: json.JSONDataset, filepath: data/size.json}\n"
         "made_adapter: {type: b4m_pipeline.datasets.registry.RegisteredAdapterDataset, filepath: data/made, "
-        "save_args: {inference: {guidance_scale: 7.5}}}\n"
+        "save_args: {alias: candidate, "
+        "trial: {alias: trial, break_steps: 200, make_steps: 75}, inference: {guidance_scale: 7.5}}}\n"
     )
     shutil.copy(empty_store, root / "mlflow.db")
 
@@ -314,7 +315,7 @@ def test_what_another_thread_registers_belongs_to_the_pipelines_run(project, tin
     monkeypatch.setattr(sys.modules["registry_of_test"], "register_pipelines", lambda: both)
     assert kedro("run", *options).exit_code == 0
     (run,) = runs(project)
-    version = mlflow.MlflowClient().get_model_version_by_alias("b4m-make-cup-ink", "candidate")
+    version = mlflow.MlflowClient().get_model_version_by_alias("b4m-make-cup-ink", "trial")
     assert run.info.status == "FINISHED" and version.run_id == run.info.run_id and version.description
     assert run.data.params["make.steps"] == "1"
 
@@ -329,6 +330,12 @@ def test_an_adapter_can_be_registered_later(project, tiny_adapter) -> None:
     assert result.stdout.splitlines()[-1] == "models:/b4m-make-cup-ink/1" == adapter_uri(folder)
     signature = mlflow.models.get_model_info(adapter_uri(folder)).signature
     assert {param.name: param.default for param in signature.params}["guidance_scale"] == 7.5  # as a run's own
+    aliases = mlflow.MlflowClient().get_registered_model("b4m-make-cup-ink").aliases
+    assert aliases == {"trial": "1"}  # two steps
+    result = kedro("register", str(folder), "--alias=candidate")
+    assert mlflow.MlflowClient().get_registered_model("b4m-make-cup-ink").aliases == {"trial": "1", "candidate": "2"}
+    (own, _) = runs(project)
+    assert own.data.tags["process.lock"] == str(folder / ".lock")
 
 
 def test_two_processes_may_make_the_experiment_at_once(project, monkeypatch) -> None:
