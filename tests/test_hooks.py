@@ -162,6 +162,11 @@ def test_one_run_at_a_time_in_a_data_folder(project, monkeypatch) -> None:
     assert told in result.output and "kedro run --pipelines=library). Wait for it or end it, or give this run" in result.output
     assert kedro("run", "--params=data=elsewhere").exit_code == 0
     assert (project / "elsewhere/.lock").is_file()
+    (project / "conf/base/globals.yml").write_text("data: third\n")
+    (project / "conf/base/parameters_more.yml").write_text("data: ${globals:data}\n")
+    assert kedro("run").exit_code == 0
+    assert (project / "third/.lock").is_file()
+    (project / "conf/base/globals.yml").write_text("data: data\n")
     other.release()
     assert kedro("run").exit_code == 0 and kedro("run").exit_code == 0
     assert not (project / "data/.lock.json").exists()

@@ -88,8 +88,8 @@ class ProjectHook:
             self._leave()
 
     def _lock(self, names: list[str]) -> None:
-        parameters, globals_ = self._loader["parameters"], self._loader.get("globals") or {}
-        data = (self._loader.runtime_params or {}).get("data") or globals_.get("data", "data")
+        parameters = self._loader["parameters"]
+        data = (self._loader.runtime_params or {}).get("data") or self._loader["globals"].get("data", "data")
         prerequisites.check_data_folder(parameters, data)
         remedy = "Wait for it or end it, or give this run a folder of its own: --params=data=FOLDER"
         locks = [FolderLock(Path(data))]
@@ -201,7 +201,7 @@ class TrackingHook(MlflowHook):
         """Take part in the run that was handed on; without one, log nothing."""
         self.run_id, self.mlflow_config = runs.current_run(), KedroMlflowConfig()
         self._is_mlflow_enabled = self.run_id is not None
-        self.flatten, self.long_parameters_strategy, self.long_params_strategy = True, "tag", "tag"
+        self.flatten, self.long_params_strategy = True, "tag"  # as in mlflow.yml
 
 
 class PrerequisitesHook:

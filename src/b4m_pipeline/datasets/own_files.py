@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from kedro.io import DatasetError
 from kedro_datasets.partitions import PartitionedDataset
 
@@ -16,7 +17,7 @@ from b4m_pipeline.common.provenance import file_digest
 logger = logging.getLogger(__name__)
 
 RECORD = ".written.json"
-_STAGED = ".new"
+_STAGED, _LOCK = ".new", ".written.lock"
 _MOST_BYTES = 240  # of a file's name: 255 are allowed nearly everywhere, the rest is for what is put behind it
 
 
@@ -44,6 +45,12 @@ class OwnFilesDataset(PartitionedDataset):
 
     def save(self, data: dict[str, Any]) -> None:
         self._require_short_names(data)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self._folder / _LOCK):  # processes that share a benchmark write the same folder
+            self._save(data)
+        self._invalidate_caches()
+
+    def _save(self, data: dict[str, Any]) -> None:
         staged = self._folder / _STAGED
         shutil.rmtree(staged, ignore_errors=True)  # of a save that was cut short
         new = {}
@@ -68,7 +75,6 @@ class OwnFilesDataset(PartitionedDataset):
                 _remove_empty(self._folder, (self._folder / file).parent)
         self._write_record(kept | {file: [digest] for file, digest in new.items()}, complete=True)
         shutil.rmtree(staged, ignore_errors=True)
-        self._invalidate_caches()
 
     def load(self) -> dict[str, Callable[[], Any]]:
         known, complete = self._read_record()
@@ -110,7 +116,6 @@ class OwnFilesDataset(PartitionedDataset):
             return {}, True
 
     def _write_record(self, files: dict[str, list[str]], complete: bool) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
         partial = self._folder / f"{RECORD}.partial"
         partial.write_text(json.dumps({"complete": complete, "files": files}, indent=0), encoding="utf-8")
         partial.replace(self._folder / RECORD)
