@@ -60,7 +60,8 @@ def make_project(folder: Path) -> Path:
     """A project with this configuration, a tiny model and two folders of pictures; the code stays here."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ROOT / "conf", folder / "conf", ignore=shutil.ignore_patterns("local"))
-    (folder / "conf/local").mkdir()
+    for name in ("conf/local", "src"):  # Kedro looks for the latter
+        (folder / name).mkdir()
     shutil.copy(ROOT / "pyproject.toml", folder)
     parameters = merged(yaml.safe_load((folder / "conf/zimage/parameters.yml").read_text(encoding="utf-8")), SHORT)
     (folder / "conf/local/parameters.yml").write_text(yaml.safe_dump(parameters, sort_keys=False), encoding="utf-8")

@@ -336,9 +336,9 @@ def test_an_adapter_can_be_registered_later(project, tiny_adapter) -> None:
     signature = mlflow.models.get_model_info(adapter_uri(folder)).signature
     assert {param.name: param.default for param in signature.params}["guidance_scale"] == 7.5  # as a run's own
     aliases = mlflow.MlflowClient().get_registered_model("b4m-make-cup-ink").aliases
-    assert aliases == {"trial": "1"}  # two steps
+    assert aliases == {"trial": 1}  # two steps
     result = kedro("register", str(folder), "--alias=candidate")
-    assert mlflow.MlflowClient().get_registered_model("b4m-make-cup-ink").aliases == {"trial": "1", "candidate": "2"}
+    assert mlflow.MlflowClient().get_registered_model("b4m-make-cup-ink").aliases == {"trial": 1, "candidate": 2}
     (own, _) = runs(project)
     assert own.data.tags["process.lock"] == str(folder / ".lock")
 

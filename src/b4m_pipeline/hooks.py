@@ -250,7 +250,7 @@ class PrerequisitesHook:
         """Raise StaleInputError if what an earlier run left is of another content, style or frame than this run."""
         if dataset_name not in self._left_before:
             return
-        concepts = {kind: self._parameters[kind] for kind in ("content", "style")}
+        concepts = {kind: self._parameters[kind] for kind in ("content", "style") if kind in self._parameters}
         if isinstance(data, Adapter):
             staleness.require_adapter(dataset_name, data, concepts, self._parameters["frame"])
         elif isinstance(data, TrainingSet) or dataset_name == "manifest":

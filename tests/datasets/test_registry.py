@@ -58,7 +58,7 @@ def test_a_short_trainings_version_is_a_trial_also_when_it_is_reused(tiny_adapte
     dataset = RegisteredAdapterDataset(filepath=str(tmp_path / "made"), save_args={"alias": "candidate", "trial": trial})
     dataset.save(tiny_adapter)
     dataset.save(dataset.load())
-    assert tracking.get_registered_model("b4m-make-cup-ink").aliases == {"trial": "1"}
+    assert tracking.get_registered_model("b4m-make-cup-ink").aliases == {"trial": 1}
 
 
 def test_changed_weights_are_not_taken_for_the_registered_ones(dataset, tiny_adapter, tracking, tmp_path) -> None:

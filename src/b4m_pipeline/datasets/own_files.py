@@ -47,10 +47,10 @@ class OwnFilesDataset(PartitionedDataset):
         self._require_short_names(data)
         self._folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self._folder / _LOCK):  # processes that share a benchmark write the same folder
-            self._save(data)
+            self._replace_old(data)
         self._invalidate_caches()
 
-    def _save(self, data: dict[str, Any]) -> None:
+    def _replace_old(self, data: dict[str, Any]) -> None:
         staged = self._folder / _STAGED
         shutil.rmtree(staged, ignore_errors=True)  # of a save that was cut short
         new = {}
