@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from b4m_pipeline.cli import cli, is_users_error
 from b4m_pipeline.common.locks import FolderLock
 from b4m_pipeline.diffusion.params import BaseModelParams
-from b4m_pipeline.hooks import PrerequisitesHook, git_commit
+from b4m_pipeline.hooks import PrerequisitesHook, _locks_of_pairs, git_commit
 from b4m_pipeline.inputs.params import ConceptParams
 from b4m_pipeline.inputs.staleness import StaleInputError
 from b4m_pipeline.method.adapter import AdapterError
@@ -170,6 +170,18 @@ def test_one_run_at_a_time_in_a_data_folder(project, monkeypatch) -> None:
     other.release()
     assert kedro("run").exit_code == 0 and kedro("run").exit_code == 0
     assert not (project / "data/.lock.json").exists()
+
+
+def test_processes_that_share_a_benchmark_lock_their_pairs_alone() -> None:
+    from tests.test_conf import load
+
+    def locked(part: str | None) -> set[Path]:
+        return {lock.path for lock in _locks_of_pairs({"benchmark": load("base")["benchmark"] | {"part": part}})}
+
+    first, second = locked("1/2"), locked("2/2")
+    assert first and second and not first & second and first | second == locked(None)
+    assert all(path.parent.name == "benchmark" for path in first)
+    assert _locks_of_pairs({"benchmark": {"pairs": 3}}) == []
 
 
 def test_a_data_folder_that_the_catalog_does_not_know_is_refused(project) -> None:
