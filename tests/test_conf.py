@@ -89,6 +89,25 @@ def test_one_of_them_can_be_set_alone() -> None:
     assert parameters["generate"]["guidance_scale"] == 5.0
 
 
+def paths(values) -> Iterator[str]:
+    """Texts in nested dictionaries and lists that name a folder or file of runs."""
+    for value in values.values() if isinstance(values, dict) else values if isinstance(values, list) else ():
+        if isinstance(value, str) and value.startswith(("data/", "elsewhere/")):
+            yield value
+        yield from paths(value)
+
+
+@pytest.mark.parametrize("environment", ["local", "icons", "test"])
+def test_all_that_a_run_writes_moves_with_the_data_folder(environment) -> None:
+    loader = config(environment, data="elsewhere")
+    parameters = loader["parameters"]
+    shipped = ("data/01_raw", "data/06_models/embedded", "data/06_models/pretrain", "data/06_models/test_")
+    assert parameters.pop("pretrain")
+    assert [path for path in [*paths(loader["catalog"]), *paths(parameters)] if path.startswith("data/")
+            and not path.startswith(shipped)] == []  # fmt: skip
+    assert len([path for path in paths(parameters) if path.startswith("elsewhere/")]) == 8
+
+
 @pytest.mark.parametrize("environment", ["local", "test", "icons", "sdxl", "sd15", *FLOWS])
 def test_parameters_of_every_environment_are_valid(environment) -> None:
     checked = check_parameters(load(environment), register_pipelines())

@@ -94,7 +94,7 @@ def test_break_make_runs_as_documented(name, single_file, tiny_sdxl, tiny_sd, ti
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(list((tmp_path / "drawn").glob("drawn-*/000.png"))) == 6
     client = MlflowClient(f"sqlite:///{store}")
-    tags = client.get_model_version_by_alias("b4m-make-teapot-ink", "candidate").tags
+    tags = client.get_model_version_by_alias("b4m-make-teapot-ink", "trial").tags
     expected = {key: parameters["base_model"].get(key) for key in ("config", "vae", "variant")}
     if single_file:
         expected |= {"config": str(project / "models/sdxl"), "variant": None}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 import mlflow
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -21,8 +22,11 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS
 from safetensors import SafetensorError
 
 from b4m_pipeline.cli import cli, is_users_error
+from b4m_pipeline.common.locks import FolderLock
 from b4m_pipeline.diffusion.params import BaseModelParams
-from b4m_pipeline.hooks import PrerequisitesHook, git_commit
+from b4m_pipeline.hooks import PrerequisitesHook, _locks_of_pairs, git_commit
+from b4m_pipeline.inputs.params import ConceptParams
+from b4m_pipeline.inputs.staleness import StaleInputError
 from b4m_pipeline.method.adapter import AdapterError
 from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.registry.adapters import adapter_uri
@@ -40,6 +44,8 @@ PARAMETERS = {
 
 
 def train(base_model: BaseModelParams, frame: FrameParams, make: MakeParams) -> int:
+    if make.batch_size == 11:
+        raise KeyboardInterrupt
     if make.batch_size == 13:
         raise AdapterError("13 brings bad luck: set make.batch_size to another number")
     return make.batch_size
@@ -61,7 +67,8 @@ def project(tmp_path: Path, tiny_sdxl: Path, monkeypatch: pytest.MonkeyPatch, em
     (root / "conf/base/catalog.yml").write_text(
         "size: {type: json.JSONDataset, filepath: data/size.json}\n"
         "made_adapter: {type: b4m_pipeline.datasets.registry.RegisteredAdapterDataset, filepath: data/made, "
-        "save_args: {inference: {guidance_scale: 7.5}}}\n"
+        "save_args: {alias: candidate, "
+        "trial: {alias: trial, break_steps: 200, make_steps: 75}, inference: {guidance_scale: 7.5}}}\n"
     )
     shutil.copy(empty_store, root / "mlflow.db")
 
@@ -141,8 +148,85 @@ def test_bad_input_is_one_error_before_anything_is_trained_or_logged(project, pa
     assert result.output.count("Error: ") == 1
     assert message in result.output
     assert "Traceback" not in result.output
-    assert not (project / "data").exists()
+    assert {file.name for file in (project / "data").rglob("*")} <= {".lock"}
     assert runs(project) == []
+
+
+def test_one_run_at_a_time_in_a_data_folder(project, monkeypatch) -> None:
+    monkeypatch.chdir(project)
+    other = FolderLock(Path("data"))
+    other.acquire("kedro run --pipelines=library", "")
+    result = kedro("run")
+    assert result.exit_code == 1 and runs(project) == []
+    told = f"Error: data is in use by another process, {os.getpid()} (since "
+    assert told in result.output and "kedro run --pipelines=library). Wait for it or end it, or give this run" in result.output
+    assert kedro("run", "--params=data=elsewhere").exit_code == 0
+    assert (project / "elsewhere/.lock").is_file()
+    (project / "conf/base/globals.yml").write_text("data: third\n")
+    (project / "conf/base/parameters_more.yml").write_text("data: ${globals:data}\n")
+    assert kedro("run").exit_code == 0
+    assert (project / "third/.lock").is_file()
+    (project / "conf/base/globals.yml").write_text("data: data\n")
+    other.release()
+    assert kedro("run").exit_code == 0 and kedro("run").exit_code == 0
+    assert not (project / "data/.lock.json").exists()
+
+
+def test_processes_that_share_a_benchmark_lock_their_pairs_alone() -> None:
+    from tests.test_conf import load
+
+    def locked(part: str | None) -> set[Path]:
+        return {lock.path for lock in _locks_of_pairs({"benchmark": load("base")["benchmark"] | {"part": part}})}
+
+    first, second = locked("1/2"), locked("2/2")
+    assert first and second and not first & second and first | second == locked(None)
+    assert all(path.parent.name == "benchmark" for path in first)
+    assert _locks_of_pairs({"benchmark": {"pairs": 3}}) == []
+
+
+def test_a_data_folder_that_the_catalog_does_not_know_is_refused(project) -> None:
+    (project / "conf/base/parameters_more.yml").write_text("data: elsewhere\n")
+    result = kedro("run")
+    assert (
+        result.exit_code == 1 and "data is 'elsewhere' in parameters.yml, and the catalog's folder is 'data'" in result.output
+    )
+
+
+def test_relative_paths_count_from_the_project_wherever_kedro_is_started(project, tiny_sdxl) -> None:
+    shutil.copytree(tiny_sdxl, project / "models/base")
+    here = Path.cwd()
+    assert here != project
+    assert kedro("run", "--params=base_model.path=models/base").exit_code == 0
+    assert kedro("run", "--params=base_model.path=models/none").exit_code == 1
+    assert Path.cwd() == here
+    assert (project / "data/size.json").is_file() and list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_an_interrupted_run_counts_as_killed(project, again) -> None:
+    """Also in a notebook, where the next session finds it still active."""
+    if again:
+        with (
+            pytest.raises(KeyboardInterrupt),
+            KedroSession.create(project_path=project, runtime_params={"make": {"batch_size": 11}}) as session,
+        ):
+            session.run()
+        with KedroSession.create(project_path=project) as session:
+            session.run()
+        assert sorted(run.info.status for run in runs(project)) == ["FINISHED", "KILLED"]
+    else:
+        assert kedro("run", "--params=make.batch_size=11").exit_code == 1
+        assert [run.info.status for run in runs(project)] == ["KILLED"]
+    assert mlflow.active_run() is None
+
+
+def test_a_run_whose_process_is_gone_is_ended_by_the_next(project) -> None:
+    assert kedro("run").exit_code == 0
+    (run,) = runs(project)
+    assert run.data.tags["process.lock"] == str(project / "data/.lock") and run.data.tags["process.id"] == str(os.getpid())
+    mlflow.MlflowClient(f"sqlite:///{project / 'mlflow.db'}").update_run(run.info.run_id, "RUNNING")
+    assert kedro("run").exit_code == 0
+    assert sorted(run.info.status for run in runs(project)) == ["FINISHED", "KILLED"]
 
 
 def test_parameters_of_other_pipelines_are_checked_too(project, monkeypatch) -> None:
@@ -199,6 +283,19 @@ def test_a_stage_may_keep_its_last_finished_checkpoint(project, tmp_path) -> Non
     ]
 
 
+def test_what_an_earlier_run_left_is_checked_and_what_this_run_makes_is_not(tiny_adapter) -> None:
+    concepts = {kind: ConceptParams(path=kind, name=name, token="snq") for kind, name in (("content", "cup"), ("style", "oil"))}
+    hook = PrerequisitesHook()
+    hook.after_dataset_loaded("made_adapter", tiny_adapter)  # in a process of ParallelRunner's
+    hook._parameters, hook._left_before = concepts | {"frame": FrameParams(**TINY_FRAME)}, {"made_adapter", "manifest"}
+    table = pd.DataFrame({"role": ["content"], "concept": ["hat"], "token": ["snq"], "sha256": ["0"]})
+    for name, data in (("made_adapter", tiny_adapter), ("manifest", table)):
+        with pytest.raises(StaleInputError, match=f"{name}: its content is"):
+            hook.after_dataset_loaded(name, data)
+    hook.after_dataset_loaded("reconstructed_adapter", tiny_adapter)
+    hook.after_dataset_loaded("counterparts", {})
+
+
 def test_a_tracking_server_that_is_away_is_one_error(project, monkeypatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     result = kedro("run")
@@ -215,6 +312,31 @@ def test_an_error_of_a_node_fails_the_run_and_ends_in_its_message(project) -> No
     assert run.info.status == "FAILED"
 
 
+def saved_in_another_thread(adapter_folder: Path):
+    """A pipeline whose node gives an adapter, which Kedro saves."""
+    from b4m_pipeline.method.files import load_adapter
+
+    def give(make: MakeParams):
+        return load_adapter(adapter_folder)
+
+    return Pipeline([Node(give, inputs="params:make", outputs="made_adapter", name="give")])
+
+
+@pytest.mark.parametrize("options", [["--async"], ["--runner=ThreadRunner"], ["--runner=ThreadRunner", "--async"]])
+def test_what_another_thread_registers_belongs_to_the_pipelines_run(project, tiny_adapter, monkeypatch, options) -> None:
+    from b4m_pipeline.method.files import save_adapter
+
+    save_adapter(tiny_adapter, project / "given")
+    register = sys.modules["registry_of_test"].register_pipelines
+    both = {"__default__": register()["__default__"] + saved_in_another_thread(project / "given")}
+    monkeypatch.setattr(sys.modules["registry_of_test"], "register_pipelines", lambda: both)
+    assert kedro("run", *options).exit_code == 0
+    (run,) = runs(project)
+    version = mlflow.MlflowClient().get_model_version_by_alias("b4m-make-cup-ink", "trial")
+    assert run.info.status == "FINISHED" and version.run_id == run.info.run_id and version.description
+    assert run.data.params["make.steps"] == "1"
+
+
 def test_an_adapter_can_be_registered_later(project, tiny_adapter) -> None:
     from b4m_pipeline.method.files import save_adapter
 
@@ -225,6 +347,12 @@ def test_an_adapter_can_be_registered_later(project, tiny_adapter) -> None:
     assert result.stdout.splitlines()[-1] == "models:/b4m-make-cup-ink/1" == adapter_uri(folder)
     signature = mlflow.models.get_model_info(adapter_uri(folder)).signature
     assert {param.name: param.default for param in signature.params}["guidance_scale"] == 7.5  # as a run's own
+    aliases = mlflow.MlflowClient().get_registered_model("b4m-make-cup-ink").aliases
+    assert aliases == {"trial": 1}  # two steps
+    result = kedro("register", str(folder), "--alias=candidate")
+    assert mlflow.MlflowClient().get_registered_model("b4m-make-cup-ink").aliases == {"trial": 1, "candidate": 2}
+    (own, _) = runs(project)
+    assert own.data.tags["process.lock"] == str(folder / ".lock")
 
 
 def test_two_processes_may_make_the_experiment_at_once(project, monkeypatch) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from b4m_pipeline.common.locks import FolderLock
 from tests import warm
 from tests.test_startup import ROOT
 
@@ -36,6 +37,8 @@ def project(tmp_path_factory) -> Path:
         unwanted = shutil.ignore_patterns("node_modules", "local", "__pycache__", "*.egg-info")
         shutil.copytree(ROOT / name, root / name, ignore=unwanted)
     (root / "conf/local").mkdir()
+    with open(root / "conf/test/globals.yml", "a") as file:  # two steps count as a finished training here
+        file.write("registry: {trial: {break_steps: 2, make_steps: 2}}\n")
     for name in ("pyproject.toml", "Makefile", "constraints.txt", ".telemetry"):
         shutil.copy(ROOT / name, root)
     for name, colour in (("teapot", (200, 30, 30)), ("ink", (20, 20, 90))):
@@ -164,6 +167,27 @@ def test_sdxl_command_says_what_is_missing(project) -> None:
     assert done.returncode == 1
     assert "base_model.path: 'stabilityai/stable-diffusion-xl-base-1.0'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_stage_refuses_what_was_made_for_another_content(project, default_run) -> None:
+    other = "content.path=data/01_raw/own/teapot,content.noun=teapot"
+    done = kedro(project, f"kedro run --pipelines=plp_reconstruction --params={other}")
+    assert done.returncode == 1
+    said = "Error: content_adapter: its content is 'penguin' (grelk), and this run's is 'teapot' (grelk)"
+    assert said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_second_run_works_in_a_data_folder_of_its_own(project, default_run) -> None:
+    page = (ROOT / "docs/reliability.md").read_text()
+    (command,) = re.findall(r"^kedro run .*$", page, re.MULTILINE)
+    first = FolderLock(project / "data")
+    first.acquire("kedro run", "")
+    try:
+        done = kedro(project, command)
+    finally:
+        first.release()
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert list((project / "data/second/07_model_output/generated").glob("*.png"))
 
 
 def test_no_command_is_forgotten() -> None:

@@ -32,7 +32,9 @@ def run(command: list[str], cwd: Path, environment: dict[str, str], timeout: flo
         process.join(timeout)
         if process.exitcode is None:
             process.kill()
-            raise subprocess.TimeoutExpired(command, timeout)
+            process.join()
+            said = [file.read_text() if file.exists() else "" for file in (output, errors)]
+            raise subprocess.TimeoutExpired(command, timeout, *said)
         return subprocess.CompletedProcess(command, process.exitcode, output.read_text(), errors.read_text())
 
 

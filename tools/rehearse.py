@@ -29,7 +29,7 @@ MODELS = ("sdxl", "flux2", "zimage")  # of tools.full_size, which imports torch:
 COMMANDS = {
     **{name: ["run", f"--pipelines={name}"] for name in ("ingestion", "content_break", "style_break", "plp_reconstruction")},
     **{name: ["run", f"--pipelines={name}"] for name in ("joint_make", "evaluation", "generate")},
-    "export": ["export", "models:/b4m-make-bottle-dusk@candidate", "exported.safetensors"],
+    "export": ["export", "models:/b4m-make-bottle-dusk@trial", "exported.safetensors"],
 }
 BREAK = {"steps": 2}
 SHORT: dict[str, Any] = {
@@ -39,7 +39,7 @@ SHORT: dict[str, Any] = {
     "style_break": BREAK,
     "make": BREAK | {"rehearsal": {"images": 2, "steps": 2}},
     "evaluation": {"samples": 1, "steps": 2, "clip": None},
-    "generate": {"adapter": "models:/b4m-make-bottle-dusk@candidate", "images_per_prompt": 1, "steps": 2},
+    "generate": {"adapter": "models:/b4m-make-bottle-dusk@trial", "images_per_prompt": 1, "steps": 2},
     "content": {"path": "data/01_raw/own/bottle", "noun": "bottle"},
     "style": {"path": "data/01_raw/own/dusk"},
 }

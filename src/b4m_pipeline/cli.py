@@ -1,8 +1,12 @@
 """Kedro's commands in this project: `run` says a user's error in one line, `register` logs an adapter later, `export` writes
 one for other programs, `promote`, `roll-back` and `adapters` are for the registry's daily use."""
 
+import contextlib
 import logging
-from collections.abc import Callable
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -52,12 +56,31 @@ def is_users_error(error: BaseException) -> bool:
     return type(error).__module__.startswith("b4m_pipeline.") or raised_in.split(".")[0] in ("b4m_pipeline", "kedro")
 
 
+@contextlib.contextmanager
+def ended_as_killed() -> Iterator[None]:
+    """Ctrl-C, and a request to end (SIGTERM), end MLflow's runs as KILLED; by itself MLflow would call them FINISHED."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if main else None
+    try:
+        yield
+    except KeyboardInterrupt:
+        if "mlflow" in sys.modules:
+            from b4m_pipeline.registry.runs import end_active
+
+            end_active("KILLED")
+        raise
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
+
+
 class OneLineErrors(click.Command):
     """A command whose users' errors end in `Error: ...` and exit code 1; their traceback is logged at DEBUG."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with ended_as_killed():
+                return super().invoke(ctx)
         except click.ClickException:
             raise
         except Exception as error:
@@ -86,16 +109,25 @@ run = OneLineErrors(name="run", callback=kedro_run.callback, params=kedro_run.pa
 
 @click.command(cls=OneLineErrors)
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--alias", default="candidate", show_default=True, help="Alias of the new version.")
+@click.option("--alias", default=None, help="Alias of the new version.  [default: candidate, after a short training trial]")
 @click.option("--prefix", default="b4m", show_default=True, help="First part of the registered name.")
 @in_project
-def register(context: KedroContext, folder: Path, alias: str, prefix: str) -> None:
+def register(context: KedroContext, folder: Path, alias: str | None, prefix: str) -> None:
     """Log the adapter in FOLDER to MLflow and register it."""
+    from b4m_pipeline.common.locks import FolderLock
+    from b4m_pipeline.registry import leftovers
     from b4m_pipeline.registry.adapters import register_adapter
 
-    made = context.config_loader["catalog"].get("made_adapter", {})
-    inference = made.get("save_args", {}).get("inference")  # as a run's own
-    click.echo(register_adapter(folder, alias=alias, prefix=prefix, inference=inference)["uri"])
+    own = context.config_loader["catalog"].get("made_adapter", {}).get("save_args", {})  # as a run's own
+    named = {"alias": alias} if alias else {key: own[key] for key in ("alias", "trial") if key in own}
+    folder = folder.absolute()
+    lock = FolderLock(folder)
+    with contextlib.chdir(context.project_path):  # the base model's path counts from there
+        lock.acquire("kedro register", "Wait for it or end it")
+        with leftovers.signed(lock.path):
+            record = register_adapter(folder, **named, prefix=prefix, inference=own.get("inference"))
+        lock.release()
+    click.echo(record["uri"])
 
 
 @click.command(cls=OneLineErrors)
@@ -200,8 +232,9 @@ def memory(context: KedroContext, device: str, gib: float | None) -> None:
     chosen = "cuda" if gib and device in ("auto", "cuda") else pick_device(device)
     there = round(gib * footprint.GIB) if gib else device_memory(chosen)
     click.echo(footprint.HEADER)
-    for line in footprint.report(footprint.Settings.of(parameters, chosen), there):
-        click.echo(line)
+    with contextlib.chdir(context.project_path):  # the base model's path counts from there
+        for line in footprint.report(footprint.Settings.of(parameters, chosen), there):
+            click.echo(line)
 
 
 commands = (run, register, export, promote, roll_back, adapters, memory)

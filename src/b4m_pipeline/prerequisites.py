@@ -30,7 +30,7 @@ def check_parameters(parameters: dict[str, Any], pipelines: dict[str, "Pipeline"
     UnknownParameterError for a top-level name that no pipeline reads, ParameterValidationError for anything inside.
     """
     inputs = {name for pipeline in pipelines.values() for name in pipeline.inputs() if name.startswith(_PREFIX)}
-    known = {name.removeprefix(_PREFIX).split(".")[0] for name in inputs} | set(RunParams.model_fields)
+    known = {name.removeprefix(_PREFIX).split(".")[0] for name in inputs} | RunParams.model_fields.keys()
     for name in parameters:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
@@ -42,6 +42,15 @@ def check_parameters(parameters: dict[str, Any], pipelines: dict[str, "Pipeline"
         first = error.errors()[0]
         raise WrongParameterError(f"{first['loc'][0]}: {first['msg']}, got {first['input']!r}") from error
     return ParameterValidator(pipelines).validate_raw_params(parameters)
+
+
+def check_data_folder(parameters: dict[str, Any], data: str) -> None:
+    """Raise WrongParameterError if the parameters name another data folder than `data`, the catalog's."""
+    if (own := parameters.get("data", data)) != data:
+        raise WrongParameterError(
+            f"data is {own!r} in parameters.yml, and the catalog's folder is {data!r}: set it in the environment's globals.yml "
+            "or, for one run, by --params=data=FOLDER"
+        )
 
 
 def check_devices(parameters: dict[str, Any]) -> None:

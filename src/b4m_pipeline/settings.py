@@ -7,7 +7,7 @@ from kedro.config import OmegaConfigLoader
 from omegaconf.resolvers import oc
 
 from b4m_pipeline.common.presets import with_preset
-from b4m_pipeline.hooks import PrerequisitesHook, TrackingHook
+from b4m_pipeline.hooks import PrerequisitesHook, ProjectHook, TrackingHook
 
 # These two set their own loggers up when they are imported, so conf/logging.yml does not reach them.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -16,7 +16,8 @@ os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 # Kedro's own, of no use to who runs it.
 warnings.filterwarnings("ignore", message=".*register_new_resolver", category=UserWarning)
 
-HOOKS = (TrackingHook(), PrerequisitesHook())  # the last one is called first
+_project = ProjectHook()
+HOOKS = (TrackingHook(_project), PrerequisitesHook(), _project)  # the last one is called first
 
 # TrackingHook takes the place of kedro-mlflow's own. Telemetry is off here for the installed package; in the project's
 # folder the file .telemetry says so to the command line, too.

@@ -30,6 +30,7 @@ def test_names_are_said_with_spaces_and_prompts_become_parts_of_files():
     assert words_of("baby-bottle_2") == "baby bottle 2"
     assert file_words("  a snq toy, in w@z style!") == "a-snq-toy-in-w-z-style"
     assert len(file_words("word " * 60)) == 80 and "/" not in file_words("../a/b")
+    assert file_words("画" * 80) == "画" * 26  # 80 bytes hold no more
 
 
 def test_a_prompt_has_its_words_and_the_right_article():

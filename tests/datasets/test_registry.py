@@ -53,6 +53,14 @@ def test_a_loaded_adapter_says_which_version_it_is(dataset, tiny_adapter, tracki
     assert all(torch.equal(loaded.tensors[key], value) for key, value in tiny_adapter.tensors.items())
 
 
+def test_a_short_trainings_version_is_a_trial_also_when_it_is_reused(tiny_adapter, tracking, tmp_path) -> None:
+    trial = {"alias": "trial", "break_steps": 200, "make_steps": 75}
+    dataset = RegisteredAdapterDataset(filepath=str(tmp_path / "made"), save_args={"alias": "candidate", "trial": trial})
+    dataset.save(tiny_adapter)
+    dataset.save(dataset.load())
+    assert tracking.get_registered_model("b4m-make-cup-ink").aliases == {"trial": 1}
+
+
 def test_changed_weights_are_not_taken_for_the_registered_ones(dataset, tiny_adapter, tracking, tmp_path) -> None:
     dataset.save(tiny_adapter)
     tiny_adapter.tensors = {key: value + 1 for key, value in tiny_adapter.tensors.items()}

@@ -22,6 +22,7 @@ from b4m_pipeline.registry.adapters import (
     RECORD_NAME,
     RegistrationError,
     adapter_uri,
+    alias_of,
     fetch_adapter,
     find_joined,
     find_same,
@@ -56,6 +57,17 @@ def test_names_follow_the_kind(tiny_adapter) -> None:
     tiny_adapter.metadata["kind"] = "lora"
     with pytest.raises(RegistrationError, match="lora"):
         registered_name(tiny_adapter)
+
+
+@pytest.mark.parametrize(
+    ("kind", "steps", "alias"),
+    [("made", 74, "trial"), ("made", 75, "candidate"), ("content", 199, "trial"), ("content", 200, "candidate"),
+     ("reconstructed", 2, "trial"), ("merged", None, "candidate")],
+)  # fmt: skip
+def test_an_adapter_of_a_short_training_takes_no_candidates_place(tiny_adapter, kind, steps, alias) -> None:
+    tiny_adapter.metadata |= {"kind": kind, "params": json.dumps({"train": {"steps": steps}} if steps else {"merge": {}})}
+    assert alias_of(tiny_adapter, "candidate", {"alias": "trial", "break_steps": 200, "make_steps": 75}) == alias
+    assert alias_of(tiny_adapter, "candidate", None) == "candidate"
 
 
 @pytest.mark.parametrize("broken", ["_create_model_version", "set_registered_model_alias"])

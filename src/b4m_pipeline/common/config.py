@@ -9,11 +9,17 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 
+_MOST_BYTES = 80  # of a name: joint_make-CONTENT-STYLE-<digest>.done.safetensors must be a file's name, of at most 255
+
 
 def _plain_name(value: str) -> str:
     """Names become folder, registry and file names: no separators, and no dots, which MLflow's model names must not have."""
     if not value or not all(c.isalnum() or c in "-_" for c in value):
         raise ValueError(f"must be letters, digits, '-' or '_', got {value!r}")
+    if (size := len(value.encode())) > _MOST_BYTES:
+        raise ValueError(
+            f"has {size} bytes, at most {_MOST_BYTES} make a file's name of two: give a shorter one, got {value!r}"
+        )
     return value
 
 
@@ -31,6 +37,9 @@ class RunParams(Strict):
 
     seed: int = Field(0, strict=True, ge=0, lt=2**31)
     """Decides all randomness; the images of a prompt are drawn with `seed`, `seed` + 1, and so on."""
+    data: str = Field("data", min_length=1)
+    """Folder that runs write to. A second run at the same time needs another one; pictures and base model are read from where
+    their own parameters say."""
     checkpoints: str = "data/06_models/checkpoints"
     """Folder of the checkpoints of trainings under way. A killed run continues from them."""
     encoding_cache: str | None = "data/05_model_input/encoded"

@@ -25,6 +25,7 @@ NOT_RECIPE = (
     "inputs/counterparts",
     "inputs/drawings",
     "inputs/encoding_cache",
+    "inputs/staleness",
     "method/combine",
     "method/files",
     "method/merge",

@@ -19,8 +19,8 @@ def words_of(name: str) -> str:
 
 
 def file_words(text: str) -> str:
-    """Letters and digits of a text, the rest as hyphens, at most 80: a part of a file's name."""
-    return "-".join("".join(c if c.isalnum() else " " for c in text).split())[:80]
+    """Letters and digits of a text, the rest as hyphens, at most 80 bytes: a part of a file's name."""
+    return "-".join("".join(c if c.isalnum() else " " for c in text).split()).encode()[:80].decode(errors="ignore")
 
 
 def noun_after(content: str, noun: str) -> str:

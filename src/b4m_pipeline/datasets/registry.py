@@ -4,7 +4,7 @@ from typing import Any
 
 from b4m_pipeline.datasets.adapter import AdapterDataset
 from b4m_pipeline.method.adapter import URI_KEY, Adapter
-from b4m_pipeline.registry.adapters import RECORD_NAME, adapter_uri, fetch_adapter, keep_registered, register_adapter
+from b4m_pipeline.registry.adapters import RECORD_NAME, adapter_uri, alias_of, fetch_adapter, keep_registered, register_adapter
 
 Args = dict[str, Any] | None
 
@@ -15,7 +15,8 @@ class RegisteredAdapterDataset(AdapterDataset):
 
     Args:
         filepath: a local folder.
-        save_args: prefix and alias of the registered model; inference, the defaults of its `predict`.
+        save_args: prefix and alias of the registered model; trial, the alias of those that
+            were trained in fewer steps (see `alias_of`); inference, the defaults of its `predict`.
         load_args: model_uri, e.g. models:/b4m-content-koala@candidate.
     """
 
@@ -28,7 +29,8 @@ class RegisteredAdapterDataset(AdapterDataset):
         (self._folder / RECORD_NAME).unlink(missing_ok=True)  # of the weights before these
         super().save(data)
         if uri := data.metadata.get(URI_KEY):  # fetched, not trained
-            keep_registered(self._folder, uri, self._save_args.get("alias", "candidate"))
+            alias = alias_of(data, self._save_args.get("alias", "candidate"), self._save_args.get("trial"))
+            keep_registered(self._folder, uri, alias)
         else:
             register_adapter(self._folder, **self._save_args)
 

@@ -28,7 +28,7 @@ from b4m_pipeline.library.table import Composed, Entry, Kind, LibraryError, Sett
 from b4m_pipeline.method.adapter import RECIPE_KEY, URI_KEY
 from b4m_pipeline.method.combine import join_halves
 from b4m_pipeline.method.files import save_adapter
-from b4m_pipeline.registry.adapters import fetch_adapter, find_joined, keep_registered, register_adapter
+from b4m_pipeline.registry.adapters import alias_of, fetch_adapter, find_joined, keep_registered, register_adapter
 from b4m_pipeline.registry.tracking import log_metrics, log_picture
 from b4m_pipeline.training.stages import BreakStage
 
@@ -75,11 +75,12 @@ def _train(entry: Entry, settings: Settings) -> str:
 def _register(adapter, folder: Path, settings: Settings) -> str:
     """Write the adapter, and register it unless the registry has it already; returns its version."""
     save_adapter(adapter, folder)
+    alias = alias_of(adapter, settings.library.alias, settings.library.trial.model_dump())
     if uri := adapter.metadata.get(URI_KEY):
-        keep_registered(folder, uri, settings.library.alias)
+        keep_registered(folder, uri, alias)
         return uri
     drawn = {"num_inference_steps": settings.evaluation.steps, "guidance_scale": settings.evaluation.guidance_scale}
-    return register_adapter(folder, alias=settings.library.alias, prefix=settings.library.prefix, inference=drawn)["uri"]
+    return register_adapter(folder, alias=alias, prefix=settings.library.prefix, inference=drawn)["uri"]
 
 
 def compose_pairs(pairs: list[tuple[Entry, str, Entry, str]], settings: Settings) -> list[Composed]:

@@ -24,6 +24,17 @@ class RayParams(Strict):
     """So often a job is begun again if its worker dies; it goes on from its checkpoint where that is on shared storage."""
 
 
+class TrialParams(Strict):
+    """Adapters that are a first look at a setting."""
+
+    alias: str = Field("trial", min_length=1)
+    """Alias of their versions, so that they take no finished adapter's."""
+    break_steps: int = Field(200, ge=0)
+    """Halves that were trained in fewer optimizer steps than this are meant; 0: none."""
+    make_steps: int = Field(75, ge=0)
+    """Made adapters that were trained in fewer, likewise."""
+
+
 class LibraryPairParams(Strict):
     """Names in the library's table."""
 
@@ -46,6 +57,7 @@ class LibraryParams(Strict):
     """First part of the registered names."""
     alias: str = "candidate"
     """Alias of the new versions."""
+    trial: TrialParams = TrialParams()
     ray: RayParams | None = None
     """The Ray cluster that jobs run on at once. Null: one job after another in this process."""
 

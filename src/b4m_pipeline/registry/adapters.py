@@ -4,13 +4,14 @@ import json
 import logging
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from b4m_pipeline.common.provenance import CODE_KEY, LIBRARIES_KEY, Recipe, file_digest, flat
 from b4m_pipeline.method.adapter import DIRECTIONS_KEY, URI_KEY, WEIGHTS_NAME, Adapter, AdapterError
+from b4m_pipeline.registry.runs import current_run, run_of_work
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -20,7 +21,10 @@ logger = logging.getLogger(__name__)
 RECORD_NAME = "registered.json"
 
 NAME_OF_KIND = {"content": "content", "style": "style", "reconstructed": "joined", "made": "make", "merged": "merged"}
-_MODEL_TAG = "model_id"  # of the logged model that a version was made from: the registry does not always give it back
+MODEL_TAG = "model_id"
+"""Tag of a version: the logged model that it was made from. The registry does not always give it back."""
+UNFINISHED = "unfinished"
+"""Tag of a version until its registration is finished: the alias that it is to have (see leftovers.py)."""
 _REQUIREMENTS = ("accelerate", "diffusers", "peft", "safetensors", "torch", "transformers")
 _LONG = (
     "params",
@@ -54,15 +58,29 @@ def adapter_uri(folder: Path) -> str | None:
     return known["uri"] if known["sha256"] == file_digest(Path(folder) / WEIGHTS_NAME) else None
 
 
-def register_adapter(
-    folder: Path, *, alias: str = "candidate", prefix: str = "b4m", inference: dict[str, Any] | None = None
-) -> dict[str, str]:
-    """Log the adapter in `folder` with the diffusers flavor, in the active MLflow run or its own, and register it.
+def alias_of(adapter: Adapter, alias: str, trial: dict[str, Any] | None) -> str:
+    """The alias for a version of the adapter: `alias`, or trial["alias"] if it was trained in fewer optimizer steps than
+    trial["make_steps"], a half trial["break_steps"], so that a first look at a setting takes no finished adapter's place.
+    Joined halves count as their content's half, merges as finished."""
+    steps = json.loads(adapter.metadata["params"]).get("train", {}).get("steps")
+    enough = trial["make_steps" if adapter.metadata["kind"] == "made" else "break_steps"] if trial else 0
+    return trial["alias"] if trial and steps is not None and steps < enough else alias
 
-    alias: moved to the new version. inference: defaults of the logged model's `predict`, see `serving.predict_signature`. The
-    version carries the adapter's lineage as tags and its card as description, the model its parameters. Returns the record,
-    also written to registered.json: name, version, uri, run_id, sha256 of the weights. Raises RegistrationError; what was
-    begun in the registry is taken back then.
+
+def register_adapter(
+    folder: Path,
+    *,
+    alias: str = "candidate",
+    trial: dict[str, Any] | None = None,
+    prefix: str = "b4m",
+    inference: dict[str, Any] | None = None,
+) -> dict[str, str]:
+    """Log the adapter in `folder` with the diffusers flavor, in the MLflow run of this work or its own, and register it.
+
+    alias, trial: see `alias_of`; the alias moves to the new version. inference: defaults of the logged model's `predict`, see
+    `serving.predict_signature`. The version carries the adapter's lineage as tags and its card as description, the model its
+    parameters. Returns the record, also written to registered.json: name, version, uri, run_id, sha256 of the weights. Raises
+    RegistrationError; what was begun in the registry is taken back then.
     """
     import mlflow
 
@@ -70,23 +88,24 @@ def register_adapter(
     from b4m_pipeline.registry.model_card import model_card
 
     adapter = load_adapter(folder)
-    name = registered_name(adapter, prefix)
+    name, alias = registered_name(adapter, prefix), alias_of(adapter, alias, trial)
     weights = Path(folder) / WEIGHTS_NAME
     try:
-        with nullcontext(mlflow.active_run()) if mlflow.active_run() else mlflow.start_run(run_name=name) as run:
-            logged = _log(adapter, weights, name, inference or {})
+        with run_of_work(name) as run_id:
+            logged = _log(adapter, weights, name, inference or {}, run_id)
             with _undone_on_error(name, logged.model_id) as client:
-                tags = _tags(adapter) | {_MODEL_TAG: logged.model_id}
+                tags = _tags(adapter) | {MODEL_TAG: logged.model_id, UNFINISHED: alias}
                 number = mlflow.register_model(logged.model_uri, name, tags=tags).version
                 card = model_card(adapter.metadata, f"models:/{name}/{number}", inference)
                 client.update_model_version(name, number, card)
                 client.set_registered_model_alias(name, alias, number)
+                client.delete_model_version_tag(name, number, UNFINISHED)
     except Exception as error:  # stores and artifact stores raise what their libraries raise
         raise RegistrationError(
             f"{name} could not be registered in MLflow: {error}\n"
             f"The weights are kept in {folder}. When MLflow can be used again: kedro register {folder}"
         ) from error
-    record = _record(folder, name, number, run.info.run_id)
+    record = _record(folder, name, number, run_id)
     logger.info("Registered %s as %s", record["uri"], alias)
     return record
 
@@ -145,7 +164,8 @@ def _versions(criterion: str) -> Iterator[tuple[str, Adapter]]:
     except MlflowException as error:
         logger.warning("The registry cannot be asked for an adapter of the same recipe: %s", error)
         return
-    for found in sorted(versions, key=lambda version: version.creation_timestamp, reverse=True):
+    whole = [version for version in versions if UNFINISHED not in version.tags]
+    for found in sorted(whole, key=lambda version: version.creation_timestamp, reverse=True):
         uri = f"models:/{found.name}/{found.version}"
         try:
             yield uri, fetch_adapter(uri)
@@ -163,8 +183,8 @@ def keep_registered(folder: Path, uri: str, alias: str) -> None:
     try:
         version = client.get_model_version(name, number)
         client.set_registered_model_alias(name, alias, number)
-        if mlflow.active_run():
-            mlflow.set_tag(f"reused.{name}", uri)
+        if run_id := current_run():
+            client.set_tag(run_id, f"reused.{name}", uri)
     except Exception as error:  # as in register_adapter
         raise RegistrationError(f"{uri} could not be made {alias} in MLflow: {error}") from error
     _record(folder, name, number, version.run_id)
@@ -181,8 +201,8 @@ def _record(folder: Path, name: str, number: str, run_id: str) -> dict[str, str]
     return record
 
 
-def _log(adapter: Adapter, weights: Path, name: str, inference: dict[str, Any]):
-    """Log it with our flavor of mlflow.diffusers' model. Requirements are given, so none are guessed."""
+def _log(adapter: Adapter, weights: Path, name: str, inference: dict[str, Any], run_id: str):
+    """Log it in the run with our flavor of mlflow.diffusers' model. Requirements are given, so none are guessed."""
     from mlflow.models import Model
 
     from b4m_pipeline.registry import serving
@@ -191,6 +211,7 @@ def _log(adapter: Adapter, weights: Path, name: str, inference: dict[str, Any]):
     return Model.log(
         artifact_path=None,
         flavor=serving,
+        run_id=run_id,
         adapter_path=str(weights),
         base_model=str(Path(base).resolve()) if Path(base).exists() else base,
         name=name,
@@ -215,7 +236,7 @@ def _undone_on_error(name: str, model_id: str) -> "Iterator[MlflowClient]":
     except BaseException:
         try:
             for begun in client.search_model_versions(f"name='{name}'"):
-                if begun.tags.get(_MODEL_TAG) == model_id:
+                if begun.tags.get(MODEL_TAG) == model_id:
                     client.delete_model_version(name, begun.version)
             alone = not existed and not client.search_model_versions(f"name='{name}'")  # nobody else has registered here since
             if alone and client.search_registered_models(f"name='{name}'"):

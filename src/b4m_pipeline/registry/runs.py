@@ -1,0 +1,44 @@
+"""Which MLflow run work belongs to, also in threads and processes that Kedro starts: MLflow knows an active run only in the
+thread that began it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_RUN = "B4M_MLFLOW_RUN"
+
+
+def hand_on(run_id: str | None) -> None:
+    """Say which run the work of this process, its threads and the processes that it starts belongs to; None: no more."""
+    if run_id is None:
+        os.environ.pop(_RUN, None)
+    else:
+        os.environ[_RUN] = run_id
+
+
+def current_run() -> str | None:
+    """Id of the run that this work belongs to: the active one, or the one that was handed on. None if there is none."""
+    import mlflow
+
+    active = mlflow.active_run()
+    return active.info.run_id if active else os.environ.get(_RUN)
+
+
+@contextmanager
+def run_of_work(name: str) -> Iterator[str]:
+    """Id of the run that this work belongs to, or of one of its own with this name, which ends with it."""
+    import mlflow
+
+    if known := current_run():
+        yield known
+    else:
+        with mlflow.start_run(run_name=name) as run:
+            yield run.info.run_id
+
+
+def end_active(status: str) -> None:
+    """End all runs that are active in this thread."""
+    import mlflow
+
+    while mlflow.active_run():
+        mlflow.end_run(status)
