@@ -229,7 +229,7 @@ def test_a_profile_is_heeded_and_one_that_cannot_be_is_remarked_on(save):
         ((8, 80), "center", None, 2.0),
         ((8, 80), "pad", None, 0.2),
         ((32, 64), "center", None, 0.5),
-        ((8, 16), "center", BucketParams(step=8, max_ratio=4.0), 1.0),
+        ((8, 16), "center", BucketParams(step=8, max_ratio=4.0), 1.5),  # to 8 x 24
     ],
 )
 def test_enlargement_is_that_of_a_side(save, size, crop, buckets, factor):

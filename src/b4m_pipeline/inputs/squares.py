@@ -18,7 +18,7 @@ from b4m_pipeline.inputs.colours import rgb_or_rgba, to_srgb
 from b4m_pipeline.inputs.params import BucketParams
 
 FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "ICO", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # decoders that any bytes may reach
-_BY_ENDING = {".tga": "TGA"}  # formats whose bytes do not say what they are
+_BY_ENDING = {".dib": "DIB", ".tga": "TGA"}  # formats whose bytes do not say what they are
 HEIC_ENDINGS = (".heic", ".heif", ".hif")
 EXTENSIONS = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".mpo", ".webp", ".bmp", ".dib", ".gif"),
@@ -68,7 +68,8 @@ def read_square(
     Raises UnusablePictureError if the file is empty, damaged, animated, larger than `max_pixels` or shows nothing.
     """
     try:
-        with path.open("rb") as handle:
+        with path.open("rb") as handle, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's of damage that it can read past
             sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
             if handle.tell() == 0:
                 raise UnusablePictureError("empty file")
@@ -106,7 +107,7 @@ def _unknown(path: Path) -> str:
     """Why a file whose format is not found out cannot be used."""
     if path.suffix.lower() in HEIC_ENDINGS and "HEIF" not in _readable():
         return "HEIC is read where pillow-heif is installed (pip install pillow-heif): install it, or convert to PNG or JPEG"
-    return f"no picture in a known format ({', '.join(_readable())})"
+    return f"no picture in a known format ({', '.join(_readable())}), or its beginning is damaged"
 
 
 def _open(handle: BinaryIO, ending: str) -> Image.Image:
