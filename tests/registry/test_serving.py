@@ -34,12 +34,13 @@ from b4m_pipeline.method.files import save_adapter
 from b4m_pipeline.method.frame import FrameMismatchError
 from b4m_pipeline.registry import serving
 from b4m_pipeline.registry.adapters import RegistrationError, register_adapter
+from b4m_pipeline.registry.turns import TimeUpError
 from tests.conftest import PIXELS, framed_lora_of
+from tests.registry.helpers import INFERENCE, log_adapter
 from tests.test_conf import load
 
 URI = "models:/b4m-make-cup-ink@candidate"
 PROMPT = "a snq toy in w@z style"
-INFERENCE = {"num_inference_steps": 2, "guidance_scale": 2.0}
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +51,7 @@ def adapter(tiny_sdxl):
 @pytest.fixture(scope="module")
 def logged(adapter, tiny_sdxl, tmp_path_factory) -> Path:
     """The model's files as they are logged."""
-    root = tmp_path_factory.mktemp("logged")
-    serving.save_model(
-        str(root / "model"),
-        adapter_path=str(save_adapter(adapter, root / "made")),
-        base_model=str(tiny_sdxl),
-        signature=serving.predict_signature(adapter.metadata, INFERENCE),
-        pip_requirements=[],
-    )
-    return root / "model"
+    return log_adapter(adapter, tiny_sdxl, tmp_path_factory.mktemp("logged"))
 
 
 def test_the_pinned_revision_is_kept_with_the_model(adapter, tiny_sdxl, tmp_path, monkeypatch):
@@ -147,12 +140,66 @@ def test_requests_of_many_threads_do_not_mix(served):
     assert together == alone * 2 and len(set(alone)) == len(wanted)
 
 
-def test_whoever_waits_too_long_is_told_so_and_not_drawn_for(served, monkeypatch):
-    monkeypatch.setenv("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", "0")
-    with served._model_impl._lock, pytest.raises(MlflowException, match="try again later") as error:
+@pytest.fixture
+def in_server(monkeypatch):
+    """As MLflow's server marks its process; seconds -> that is what a request may take."""
+    monkeypatch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")
+    return lambda seconds: monkeypatch.setenv("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", str(seconds))
+
+
+def test_whoever_waits_too_long_is_told_so_and_not_drawn_for(served, in_server):
+    in_server(0)
+    line = served._model_impl.line
+    with line.place(60, 9) as place, line.turn(place), pytest.raises(MlflowException, match="0 of 1 pictures") as error:
         ask(served)
-    assert error.value.get_http_status_code() == 503
+    assert error.value.get_http_status_code() == 503 and error.value.retry_after >= 1
+    in_server(60)
     assert len(ask(served)) == 1
+
+
+def test_drawing_stops_between_steps_when_the_time_is_up(served, in_server, monkeypatch):
+    in_server(60)
+    steps = []
+
+    def up_after_three(place):
+        steps.append(place)
+        if len(steps) > 3:
+            raise TimeUpError("the time is up")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("b4m_pipeline.registry.turns.Place.require_time", up_after_three)
+        with pytest.raises(MlflowException, match="0 of 1 pictures were drawn in the 57 s .* stopped") as error:
+            ask(served, num_inference_steps=90)
+    assert error.value.get_http_status_code() == 503 and len(steps) == 4
+    assert ask(served) == ask(served)  # nothing is left of the drawing that was stopped
+
+
+def test_a_full_line_refuses_at_once_in_a_server_alone(served, in_server):
+    in_server(60)
+    line = served._model_impl.line
+    with contextlib.ExitStack() as places:
+        for _ in range(serving.MAX_WAITING + 1):
+            places.enter_context(line.place(60, 9))
+        with pytest.raises(MlflowException, match=r"4 requests are waiting .* try again in \d+ s") as error:
+            ask(served)
+    assert error.value.get_http_status_code() == 429
+
+
+def test_a_large_request_lets_small_ones_go_between(served):
+    ended = []
+
+    def draw(*prompts):
+        pictures = ask(served, *prompts)
+        ended.append(len(prompts))
+        return pictures
+
+    with ThreadPoolExecutor(2) as pool:
+        large = pool.submit(draw, *["a toy"] * 32)
+        while not served._model_impl.line._places:
+            time.sleep(0.001)
+        small = pool.submit(draw, PROMPT)
+    assert ended == [1, 32] and len(large.result()) == 32
+    assert small.result() == ask(served)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +215,7 @@ def test_whoever_waits_too_long_is_told_so_and_not_drawn_for(served, monkeypatch
         ({"seed": -1}, "seed: .*greater than or equal to 0"),
         ({"negative_prompt": "x" * 2000}, "negative_prompt: .*at most 1000 characters"),
         ({"num_inference_steps": "many"}, "num_inference_steps"),
+        ({"num_inference_steps": 100, "height": 4 * PIXELS, "width": 4 * PIXELS}, "1 prompts of 128 x 128 .* too much"),
     ],
 )
 def test_params_out_of_bounds_are_a_bad_request(served, params, message):

@@ -3,7 +3,7 @@
 import json
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -55,11 +55,13 @@ def draw(
     size: tuple[int, int],
     negative_prompt: str | None = None,
     encoded: dict[str, Any] | None = None,
+    between_steps: Callable[[], None] | None = None,
 ) -> Iterator[tuple[Request, Image.Image]]:
     """Draw the requests in batches, as RGB images of `size` = (height, width) pixels.
 
-    encoded: what the pipeline takes in place of prompts (see `Family.encode_guided`), a row a request. Raises GenerationError
-    for a negative prompt where the base model's pipeline takes none."""
+    encoded: what the pipeline takes in place of prompts (see `Family.encode_guided`), a row a request. between_steps: called
+    after each denoising step; what it raises ends the drawing. Raises GenerationError for a negative prompt where the base
+    model's pipeline takes none."""
     height, width = size
     family = family_of(pipeline)
     if negative_prompt and not family.negative_prompts:
@@ -68,6 +70,7 @@ def draw(
         )
     if not encoded:
         _warn_of_cut(pipeline, [request.prompt for request in requests] + [negative_prompt or ""])
+    heeding = {"callback_on_step_end": _calling(between_steps)} if between_steps else {}
     for start in range(0, len(requests), batch_size):
         batch = requests[start : start + batch_size]
         inputs: dict[str, Any] = {"prompt": [request.prompt for request in batch]}
@@ -82,8 +85,19 @@ def draw(
             height=height,
             width=width,
             generator=[torch.Generator().manual_seed(request.seed) for request in batch],
+            **heeding,
         ).images
         yield from zip(batch, images, strict=True)
+
+
+def _calling(function: Callable[[], None]) -> Callable[..., dict[str, Any]]:
+    """`function` as diffusers calls it after each step: what it returns are changes, of which there are none."""
+
+    def after_step(pipeline: DiffusionPipeline, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        function()
+        return {}
+
+    return after_step
 
 
 def _warn_of_cut(pipeline: DiffusionPipeline, prompts: list[str]) -> None:

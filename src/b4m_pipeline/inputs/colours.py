@@ -29,7 +29,7 @@ def rgb_or_rgba(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         image = _eight_bit(image)
     if image.mode == "LAB":
-        return ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), _srgb(), outputMode="RGB")
+        return ImageCms.buildTransform(ImageCms.createProfile("LAB"), _srgb(), "LAB", "RGB").apply(image)
     if image.has_transparency_data:
         return image.convert("RGBA")
     return image if image.mode == "RGB" else image.convert("RGB")
@@ -47,7 +47,7 @@ def _converted(image: Image.Image, plain: Image.Image, profile: bytes) -> Image.
     transform = ImageCms.buildTransform(source, _srgb(), mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC, flags)
     if mode != "CMYK" and _moves(transform, mode) <= _SAME:
         return plain
-    converted = ImageCms.applyTransform(image if mode == "CMYK" else plain.convert(mode), transform)
+    converted = transform.apply(image if mode == "CMYK" else plain.convert(mode))
     if plain.mode == "RGBA":
         converted.putalpha(plain.getchannel("A"))
     return converted
@@ -63,7 +63,7 @@ def _moves(transform: ImageCms.ImageCmsTransform, mode: str) -> int:
     steps = np.arange(0, 256, 15, dtype=np.uint8)
     grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(1, -1, 3) if mode == "RGB" else steps[None]
     before = Image.fromarray(np.ascontiguousarray(grid))
-    after = np.asarray(ImageCms.applyTransform(before, transform), int)
+    after = np.asarray(transform.apply(before), int)
     return int(np.abs(after - np.asarray(before.convert("RGB"), int)).max())
 
 
