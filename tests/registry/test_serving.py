@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -35,9 +37,11 @@ from b4m_pipeline.method.frame import FrameMismatchError
 from b4m_pipeline.registry import serving
 from b4m_pipeline.registry.adapters import RegistrationError, register_adapter
 from b4m_pipeline.registry.turns import TimeUpError
+from tests import warm
 from tests.conftest import PIXELS, framed_lora_of
 from tests.registry.helpers import INFERENCE, log_adapter
 from tests.test_conf import load
+from tests.test_startup import ROOT
 
 URI = "models:/b4m-make-cup-ink@candidate"
 PROMPT = "a snq toy in w@z style"
@@ -345,39 +349,86 @@ def post(url: str, body: dict) -> tuple[int, dict]:
         return error.code, json.load(error)
 
 
+@contextlib.contextmanager
+def answering(port: int, log: Path, alive: Callable[[], bool]) -> Iterator[str]:
+    """The address of a server as soon as it answers."""
+    deadline = time.monotonic() + 180
+    while True:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5) as answer:
+            assert answer.status == 200
+            break
+        assert alive() and time.monotonic() < deadline, log.read_text()[-3000:]
+        time.sleep(0.3)
+    yield f"http://127.0.0.1:{port}/invocations"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def check_server(url: str) -> None:
+    """Pictures as asked for, equal ones for equal requests, and bounds."""
+    asked = {"inputs": {"prompt": [PROMPT, "a toy"]}, "params": {"seed": 7, "style_scale": 0.5}}
+    status, first = post(url, asked)
+    assert status == 200, first
+    pictures = [Image.open(io.BytesIO(base64.b64decode(text))) for text in first["predictions"]]
+    assert json.loads(pictures[0].info[INFO_KEY])["adapter"].startswith("models:/m-")
+    assert [(picture.format, picture.size) for picture in pictures] == [("PNG", (PIXELS, PIXELS))] * 2
+    assert post(url, asked)[1] == first
+    assert post(url, asked | {"params": {"seed": 8, "style_scale": 0.5}})[1] != first
+    for refused in ({"num_inference_steps": 0}, {"height": 30}, {"content_scale": -1.0}, {"width": 80000}):
+        status, said = post(url, asked | {"params": refused})
+        assert status == 400 and next(iter(refused)) in said["message"] and "Traceback" not in json.dumps(said)
+        assert PROMPT not in said["message"]
+
+
+def environment() -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+@pytest.mark.slow
 def test_mlflows_server_answers_with_pictures(adapter, tracking, tmp_path):
     save_adapter(adapter, tmp_path / "made")
     register_adapter(tmp_path / "made", inference=INFERENCE)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port, log = free_port(), tmp_path / "server.log"
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", URI, "--env-manager", "local", "-p", str(port)]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    log = tmp_path / "server.log"
     with log.open("w") as output:
-        server = subprocess.Popen(command, stdout=output, stderr=output, env=environment, cwd=tmp_path, start_new_session=True)
+        server = subprocess.Popen(
+            command, stdout=output, stderr=output, env=environment(), cwd=tmp_path, start_new_session=True
+        )
     try:
-        deadline = time.monotonic() + 180
-        while True:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5) as answer:
-                assert answer.status == 200
-                break
-            assert server.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
-            time.sleep(0.3)
-        url = f"http://127.0.0.1:{port}/invocations"
-        asked = {"inputs": {"prompt": [PROMPT, "a toy"]}, "params": {"seed": 7, "style_scale": 0.5}}
-        status, first = post(url, asked)
-        assert status == 200, first
-        pictures = [Image.open(io.BytesIO(base64.b64decode(text))) for text in first["predictions"]]
-        assert json.loads(pictures[0].info[INFO_KEY])["adapter"].startswith("models:/m-")
-        assert [(picture.format, picture.size) for picture in pictures] == [("PNG", (PIXELS, PIXELS))] * 2
-        assert post(url, asked)[1] == first
-        assert post(url, asked | {"params": {"seed": 8, "style_scale": 0.5}})[1] != first
-        for refused in ({"num_inference_steps": 0}, {"height": 30}, {"content_scale": -1.0}, {"width": 80000}):
-            status, said = post(url, asked | {"params": refused})
-            assert status == 400 and next(iter(refused)) in said["message"] and "Traceback" not in json.dumps(said)
+        with answering(port, log, lambda: server.poll() is None) as url:
+            check_server(url)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)
         server.wait()
+
+
+def test_our_server_answers_with_pictures(adapter, tracking, store, tmp_path):
+    """`kedro serve` as docs/registry.md says, in a project of its own."""
+    save_adapter(adapter, tmp_path / "made")
+    register_adapter(tmp_path / "made", inference=INFERENCE)
+    root = tmp_path / "project"
+    shutil.copytree(ROOT / "conf/base", root / "conf/base")
+    for folder in ("conf/local", "src"):
+        (root / folder).mkdir()
+    shutil.copy(ROOT / "pyproject.toml", root)
+    port, log = free_port(), tmp_path / "server.log"
+    page = (ROOT / "docs/registry.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^kedro serve .*--port .*$", page, re.MULTILINE)
+    command = line.replace("models:/b4m-make-penguin-knit@champion", URI).replace("5001", str(port)).split()
+    given = environment() | {"MLFLOW_TRACKING_URI": store}
+    server = warm.start(command, root, given, tmp_path / "output", log)
+    try:
+        with answering(port, log, server.is_alive) as url:
+            check_server(url)
+            assert post(url, {"inputs": [None]})[0] == 400 and post(url, {"inputs": ["x" * 600_000]})[0] == 413
+        os.kill(server.pid, signal.SIGTERM)
+        server.join(30)
+        assert server.exitcode is not None
+    finally:
+        server.kill()

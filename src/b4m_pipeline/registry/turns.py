@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _LOOK_UP = 0.5  # seconds between looks at whether somebody who waits has left
-_FIRST_GUESS = 5.0  # seconds that a turn takes, before the first was measured
+_FIRST_GUESS = 1.0  # seconds that a turn takes, before the first was measured
 
 
 class LineFullError(RuntimeError):
