@@ -210,7 +210,7 @@ def test_an_icon_that_holds_more_than_it_says_is_refused(tmp_path, save):
     large = save(Image.new("RGB", (600, 600), "red"), "large.png").read_bytes()
     path = tmp_path / "a.ico"  # one entry of 16 x 16 pixels, which is a PNG of 600 x 600
     path.write_bytes(struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(large), 22) + large)
-    with pytest.raises(UnusablePictureError):
+    with pytest.raises(UnusablePictureError, match="600 x 600 = 0.4 million pixels"):
         read(path, max_pixels=300_000)
 
 

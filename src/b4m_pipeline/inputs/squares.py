@@ -131,22 +131,17 @@ def picture_format(path: Path) -> str | None:
 def _decode(handle: BinaryIO, ending: str, max_pixels: int) -> Image.Image:
     """Judge a picture by its header, then decode its pixels."""
     image = _open(handle, ending)
-    _require_size(image, max_pixels)
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format not in _SEVERAL_IN_ONE:
-        kind = "several pages" if image.format == "TIFF" else "animated"
-        raise UnusablePictureError(f"{kind}: {frames} frames")
-    image.load()
-    _require_size(image, max_pixels)  # an icon's header may say less than it holds
-    return image
-
-
-def _require_size(image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
         raise UnusablePictureError(
             f"{width} x {height} = {width * height / 1e6:.1f} million pixels, more than ingestion.max_pixels = {max_pixels}"
         )
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format not in _SEVERAL_IN_ONE:
+        kind = "several pages" if image.format == "TIFF" else "animated"
+        raise UnusablePictureError(f"{kind}: {frames} frames")
+    image.load()
+    return image
 
 
 def _factor(given: tuple[int, int], size: tuple[int, int], crop: str) -> float:
