@@ -151,9 +151,10 @@ def in_server(monkeypatch):
     return lambda seconds: monkeypatch.setenv("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", str(seconds))
 
 
-def test_whoever_waits_too_long_is_told_so_and_not_drawn_for(served, in_server):
+def test_whoever_waits_too_long_is_told_so_and_not_drawn_for(served, in_server, monkeypatch):
     in_server(0)
     line = served._model_impl.line
+    monkeypatch.setattr(line, "_seconds", 0.0)  # otherwise it would not be let in
     with line.place(60, 9) as place, line.turn(place), pytest.raises(MlflowException, match="0 of 1 pictures") as error:
         ask(served)
     assert error.value.get_http_status_code() == 503 and error.value.retry_after >= 1
@@ -181,6 +182,7 @@ def test_drawing_stops_between_steps_when_the_time_is_up(served, in_server, monk
 def test_a_full_line_refuses_at_once_in_a_server_alone(served, in_server):
     in_server(60)
     line = served._model_impl.line
+    line._seconds = 1.0
     with contextlib.ExitStack() as places:
         for _ in range(serving.MAX_WAITING + 1):
             places.enter_context(line.place(60, 9))

@@ -48,8 +48,9 @@ def test_no_more_wait_than_may():
         pass
 
 
-def test_time_and_patience_run_out_while_waiting():
+def test_time_and_patience_run_out_while_waiting(monkeypatch):
     line, left = Line(), threading.Event()
+    monkeypatch.setattr(line, "_seconds", 0.0)
     with line.place(10, 9) as first, line.turn(first):
         with line.place(0.05, 9) as late, pytest.raises(TimeUpError), line.turn(late):
             pass
@@ -86,3 +87,30 @@ def test_the_time_to_come_again_follows_the_turns():
         with line.place(10, 9) as place, line.turn(place):
             pass
     assert line.retry_after == 1
+
+
+def test_nobody_is_let_in_whose_turn_would_not_come_in_time(monkeypatch):
+    line = Line()
+    monkeypatch.setattr(line, "_seconds", 20.0)
+    with line.place(10, 9):  # nobody is before it
+        with line.place(40, 9), pytest.raises(LineFullError, match="1 requests are waiting .* in 40 s"), line.place(57, 9):
+            pass
+        with pytest.raises(LineFullError, match="0 requests are waiting .* in 20 s"), line.place(39, 9):
+            pass
+
+
+def test_a_turn_that_ran_out_of_time_counts_and_one_that_was_left_does_not(monkeypatch):
+    line = Line()
+    times = iter([0.0, 0.0, 0.0, 31.0, 31.0, 31.0, 31.0, 99.0])
+    monkeypatch.setattr("b4m_pipeline.registry.turns.time.monotonic", lambda: next(times))
+
+    def stopped(error):
+        with line.place(10, 9) as place, line.turn(place):
+            raise error
+
+    with pytest.raises(TimeUpError):
+        stopped(TimeUpError())
+    assert line.retry_after == 1 and line._seconds == pytest.approx(10)
+    with pytest.raises(LeftError):
+        stopped(LeftError())
+    assert line._seconds == pytest.approx(10)

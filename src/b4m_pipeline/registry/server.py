@@ -19,7 +19,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_EXHAUSTED
 from mlflow.pyfunc import scoring_server
 
 from b4m_pipeline.registry.bounds import Answer, ServingError, refused, require_prompts, require_work, shown
-from b4m_pipeline.registry.serving import MAX_WAITING, ServedAdapter, client_left
+from b4m_pipeline.registry.serving import ServedAdapter, client_left, patience
 from b4m_pipeline.registry.turns import LineFullError
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class Guard:
             raise refused(f"params have no {shown(name)}; {f'did you mean {near[0]}?' if near else f'they have {self._names}'}")
         wanted = self._served.check(params)
         require_work(len(prompts), wanted, self._served.resolution)
-        self._served.line.require_room(MAX_WAITING)
+        self._served.line.require_room(*patience())
         given = {name for name, value in params.items() if value is not None}
         return json.dumps({"inputs": {"prompt": prompts}, "params": wanted.model_dump(include=given)}).encode()
 

@@ -93,6 +93,13 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> "Serv
     return ServedAdapter(adapter, path_of_base, pick_device(device))
 
 
+def patience() -> tuple[float, float]:
+    """Seconds that a request may take, and how many may wait; no bounds but in a server, where others want their turn."""
+    if not _IN_SERVER.get():
+        return math.inf, math.inf
+    return MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get() * _OF_THE_TIME, MAX_WAITING
+
+
 class ServedAdapter:
     """A base model with an adapter on it, loaded once, that answers one request at a time: neither schedulers nor tokenizers of
     a pipeline can be used by two threads at once, and a picture keeps all cores busy as it is."""
@@ -130,8 +137,8 @@ class ServedAdapter:
         """Draw the column `prompt` (or the only one) -> a PNG for each row; row i has the seed `seed` + i.
 
         Requests take turns, a batch each. params: see `PredictParams`. Raises Answer, which MLflow's server answers with: 400
-        for what cannot be drawn or is too much, 429 if the GPU's memory does not suffice; in a server also 429 if MAX_WAITING
-        others are waiting, and 503 if its time for a request is over: then drawing stops between two steps.
+        for what cannot be drawn or is too much, 429 if the GPU's memory does not suffice; in a server also 429 if too many
+        are waiting, and 503 if its time for a request is over: then drawing stops between two steps.
         """
         prompts, wanted = prompts_of(data), self.check(params or {})
         require_work(len(prompts), wanted, self.resolution)
@@ -148,9 +155,7 @@ class ServedAdapter:
             style_scale=wanted.style_scale,
         )
         pictures: list[bytes] = []
-        seconds = most_waiting = math.inf
-        if _IN_SERVER.get():
-            seconds, most_waiting = MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get() * _OF_THE_TIME, MAX_WAITING
+        seconds, most_waiting = patience()
         try:
             with self.line.place(seconds, most_waiting, client_left.get()) as place:
                 for start in range(0, len(requests), settings.batch_size):

@@ -61,10 +61,12 @@ class Line:
         """Seconds in which those in the line will have had a turn, at least 1."""
         return max(1, math.ceil(self._seconds * len(self._places)))
 
-    def require_room(self, most_waiting: float) -> None:
-        """Raise LineFullError if so many are waiting."""
-        if (waiting := len(self._places) - 1) >= most_waiting:
-            raise LineFullError(waiting, self.retry_after)
+    def require_room(self, seconds: float, most_waiting: float) -> None:
+        """Raise LineFullError if so many are waiting, or if a turn would hardly come and end within `seconds`: who is let in
+        and not drawn in time costs the others theirs. Where nobody is before it, a request is always let in."""
+        before = len(self._places)
+        if before and (before > most_waiting or self._seconds * (before + 1) > seconds):
+            raise LineFullError(before - 1, self.retry_after)
 
     @contextmanager
     def place(self, seconds: float, most_waiting: float, left: Callable[[], bool] = lambda: False) -> Iterator[Place]:
@@ -72,7 +74,7 @@ class Line:
         may wait at most; left: whether whoever asked has left. Raises LineFullError."""
         place = Place(seconds, left)
         with self._changed:
-            self.require_room(most_waiting)
+            self.require_room(seconds, most_waiting)
             self._places.append(place)
         try:
             yield place
@@ -90,8 +92,15 @@ class Line:
                 self._changed.wait(max(0.0, min(_LOOK_UP, place.rest)))
         place.require_time()
         begun = time.monotonic()
-        yield
+        try:
+            yield
+        except TimeUpError:
+            self._measure(begun)
+            raise
         with self._changed:
-            self._seconds += 0.3 * (time.monotonic() - begun - self._seconds)
+            self._measure(begun)
             self._places.rotate(-1)
             self._changed.notify_all()
+
+    def _measure(self, begun: float) -> None:
+        self._seconds += 0.3 * (time.monotonic() - begun - self._seconds)
