@@ -27,8 +27,7 @@ def run(command: list[str], cwd: Path, environment: dict[str, str], timeout: flo
     Variables that a library reads when it is imported do not count."""
     with tempfile.TemporaryDirectory() as folder:
         output, errors = Path(folder) / "output", Path(folder) / "errors"
-        process = _context.Process(target=_run, args=(command, str(cwd), environment, str(output), str(errors)))
-        process.start()
+        process = start(command, cwd, environment, output, errors)
         process.join(timeout)
         if process.exitcode is None:
             process.kill()
@@ -36,6 +35,13 @@ def run(command: list[str], cwd: Path, environment: dict[str, str], timeout: flo
             said = [file.read_text() if file.exists() else "" for file in (output, errors)]
             raise subprocess.TimeoutExpired(command, timeout, *said)
         return subprocess.CompletedProcess(command, process.exitcode, output.read_text(), errors.read_text())
+
+
+def start(command: list[str], cwd: Path, environment: dict[str, str], output: Path, errors: Path) -> multiprocessing.Process:
+    """See `run`; the process goes on until it ends or is killed. output, errors: files for what it writes."""
+    process = _context.Process(target=_run, args=(command, str(cwd), environment, str(output), str(errors)))
+    process.start()
+    return process
 
 
 def _run(command: list[str], cwd: str, environment: dict[str, str], output: str, errors: str) -> None:

@@ -1,5 +1,5 @@
 """Kedro's commands in this project: `run` says a user's error in one line, `register` logs an adapter later, `export` writes
-one for other programs, `promote`, `roll-back` and `adapters` are for the registry's daily use."""
+one for other programs, `promote`, `roll-back`, `adapters` and `serve` are for the registry's daily use."""
 
 import contextlib
 import logging
@@ -237,5 +237,19 @@ def memory(context: KedroContext, device: str, gib: float | None) -> None:
             click.echo(line)
 
 
-commands = (run, register, export, promote, roll_back, adapters, memory)
+@click.command(cls=OneLineErrors)
+@click.argument("adapter")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--port", type=click.IntRange(1, 65535), default=5001, show_default=True)
+@click.option("--timeout", type=click.IntRange(min=1), default=60, show_default=True, help="Seconds that a request may take.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, a base model in each.")
+@in_project
+def serve(context: KedroContext, adapter: str, host: str, port: int, timeout: int, workers: int) -> None:
+    """Serve the registered ADAPTER (models:/NAME@ALIAS) over HTTP, as `mlflow models serve` does, with bounds."""
+    from b4m_pipeline.registry import server
+
+    server.run(adapter, host, port, timeout, workers)
+
+
+commands = (run, register, export, promote, roll_back, adapters, memory, serve)
 cli = click.Group(name="b4m_pipeline", commands={command.name: command for command in commands})

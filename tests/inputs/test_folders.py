@@ -60,6 +60,7 @@ def test_manifest_says_what_there_is(folder):
 def test_bad_files_are_put_aside_with_a_reason(folder, caplog):
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n, and then nothing")
     (folder / "photo.HEIC").write_bytes(b"x")
+    (folder / "drawing.psd").write_bytes(b"8BPS")
     (folder / ".hidden.png").write_bytes(b"x")
     (folder / "notes.md").write_text("no picture")
     (folder / "folder.png").mkdir()
@@ -67,8 +68,8 @@ def test_bad_files_are_put_aside_with_a_reason(folder, caplog):
     (folder / "toy 1.txt").write_text(" \n")
     checked = check(content(folder))
     reasons = dict(zip(checked.quarantine.file, checked.quarantine.reason, strict=True))
-    assert set(reasons) == {"broken.png", "photo.HEIC", "toy 0.txt", "toy 1.txt"}
-    assert "convert" in reasons["photo.HEIC"]
+    assert set(reasons) == {"broken.png", "photo.HEIC", "drawing.psd", "notes.md", "toy 0.txt", "toy 1.txt"}
+    assert "convert" in reasons["drawing.psd"] and "known" in reasons["notes.md"]
     assert "UTF-8" in reasons["toy 0.txt"]
     assert "empty" in reasons["toy 1.txt"]
     assert len(checked.manifest) == 3
@@ -111,7 +112,7 @@ def test_keys_are_distinct_and_safe(tmp_path):
     stems = [key.removeprefix("content/toy/") for key in table.picture]
     assert len({stem.casefold() for stem in stems}) == len(names) + 1
     assert all(re.fullmatch("[A-Za-z0-9_-]{1,90}", stem) for stem in stems)
-    assert {"more/a.png", "日本.png", "\\xff.png"} <= set(table.file)
+    assert {"more/a.png", "日本.png", "\\xff.png", "\\n.png"} <= set(table.file)
     table.to_parquet(tmp_path / "manifest.parquet")
 
 
@@ -208,13 +209,15 @@ def test_a_concept_by_itself_and_its_counterparts_must_differ_too():
 
 
 def test_masks_and_texts_of_no_picture_are_listed(folder):
-    for name in ("toy 9.txt", "toy 0.png.txt", "toy 1.TXT", "README.txt", ".note.txt"):
+    for name in ("toy 9.txt", "toy 0.png.txt", "toy 1.TXT", "README.txt", ".note.txt", "toy 8.caption"):
         (folder / name).write_text("in ink style")
-    for name in ("toy 2.MASK.PNG", "toi 2.mask.png"):
+    for name in ("toy 2.MASK.PNG", "toi 2.mask.png", "toi 1-masklabel.png"):
         Image.new("L", (48, 48), 255).save(folder / name, format="PNG")
     checked = check(content(folder))
-    assert sorted(checked.quarantine.file) == ["toi 2.mask.png", "toy 0.png.txt", "toy 1.TXT", "toy 2.MASK.PNG", "toy 9.txt"]
+    lost = ["toi 1-masklabel.png", "toi 2.mask.png", "toy 0.png.txt", "toy 8.caption", "toy 9.txt"]
+    assert sorted(checked.quarantine.file) == lost
     assert checked.quarantine.reason.str.startswith("belongs to no picture").all() and len(checked.manifest) == 3
+    assert list(checked.manifest.sidecar) == ["", "in ink style", ""]  # an ending in capitals is one all the same
 
 
 def test_text_of_two_bytes_a_letter_is_no_caption(folder):
@@ -295,3 +298,62 @@ def test_pictures_of_a_camera_are_told_of_where_the_base_knows_drawings_alone(tm
     draw(1).save(tmp_path / "1.jpg")
     check_folders([content(tmp_path)], resolution, IngestionParams(**PLAIN_INGESTION))
     assert ("1 photographs; a base model of 128 pixels draws icons of them" in caplog.text) == told
+
+
+def test_pictures_that_are_much_enlarged_are_counted_and_can_be_left_out(folder, caplog):
+    draw(7, size=7).save(folder / "tiny.png")
+    draw(8, size=8).save(folder / "half.png")
+    assert len(check(content(folder)).manifest) == 5
+    assert "1 of 5 pictures are enlarged more than twice and will be blurred (one has 7 x 7 pixels for 16)" in caplog.text
+    checked = check(content(folder), max_enlargement=2)
+    assert checked.quarantine.file.tolist() == ["tiny.png"] and len(checked.manifest) == 4
+    assert checked.quarantine.reason[0] == "7 x 7 pixels would be enlarged 2.3 times, more than ingestion.max_enlargement = 2"
+    draw(7, size=30).resize((30, 4)).save(folder / "strip.png")
+    assert check(content(folder), max_enlargement=1, crop="pad").manifest.file.str.contains("strip").any()
+
+
+def test_links_may_lead_to_folders_that_are_named_and_to_the_blobs_of_a_snapshot(folder, tmp_path):
+    store = tmp_path / "store"
+    store.mkdir()
+    draw(7).save(store / "7.png")
+    (folder / "linked.png").symlink_to(store / "7.png")
+    refused = check(content(folder)).quarantine
+    assert refused.file.tolist() == ["linked.png"] and str(store) in refused.reason[0] and "links_into" in refused.reason[0]
+    assert "linked.png" in list(check(content(folder), links_into=[str(store)]).manifest.file)
+
+    repository = tmp_path / "hub/datasets--me--toys"
+    snapshot = repository / "snapshots/0123"
+    (repository / "blobs").mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    draw(8).save(repository / "blobs/abc", format="PNG")
+    (repository / "blobs/def").write_text("in ink style")
+    (snapshot / "toy.png").symlink_to("../../blobs/abc")
+    (snapshot / "toy.txt").symlink_to("../../blobs/def")
+    (snapshot / "other.png").symlink_to(store / "7.png")
+    checked = check(content(snapshot))
+    assert list(checked.manifest.file) == ["toy.png"] and list(checked.manifest.sidecar) == ["in ink style"]
+    assert list(checked.quarantine.file) == ["other.png"]
+
+
+def test_captions_of_a_table_are_read_and_files_beside_pictures_come_first(folder):
+    lines = ['{"file_name": "toy 0.png", "text": "in ink style"}', '{"file_name": "toy 1.png", "text": "in oil style"}', "{"]
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    (folder / "toy 1.caption").write_text("in neon style")
+    checked = check(content(folder))
+    assert list(checked.manifest.sidecar) == ["in ink style", "in neon style", ""]
+    assert checked.quarantine.values.tolist() == [
+        ["content", "toy", "metadata.jsonl", "line 3: is no JSON; its other 2 captions are used"]
+    ]
+
+
+def test_a_folder_without_pictures_says_what_it_has(tmp_path):
+    (tmp_path / "film.mp4").write_bytes(b"x")
+    with pytest.raises(PicturesError, match=r"holds no pictures .* It has: film.mp4: no picture, and no other file .* \.mp4"):
+        check(content(tmp_path))
+
+
+def test_an_attribution_that_leads_out_is_refused(folder, tmp_path):
+    (tmp_path / "secret.csv").write_text("file,licence,source\ntoy 0.png,x,password\n")
+    (folder / "attribution.csv").symlink_to(tmp_path / "secret.csv")
+    with pytest.raises(PicturesError, match="a link that leads out"):
+        check(content(folder))

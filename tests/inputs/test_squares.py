@@ -10,7 +10,16 @@ import pytest
 from PIL import Image
 
 from b4m_pipeline.inputs.params import BucketParams
-from b4m_pipeline.inputs.squares import UnusablePictureError, bucket_size, cut, read_square
+from b4m_pipeline.inputs.squares import (
+    EXTENSIONS,
+    HEIC_ENDINGS,
+    UnusablePictureError,
+    bucket_size,
+    cut,
+    picture_format,
+    read_square,
+)
+from tests.inputs.helpers import profile
 
 WHITE = (255, 255, 255)
 
@@ -162,7 +171,73 @@ def test_damaged_files_are_refused_with_a_reason(tmp_path, save):
             read(path)
 
 
-@pytest.mark.parametrize("ending", ["png", "avif", "bmp", "gif", "jpg", "tiff", "webp"])
+@pytest.mark.parametrize("ending", [e for e in EXTENSIONS if e not in (".apng", *HEIC_ENDINGS)])
+def test_every_ending_is_read(tmp_path, ending):
+    formats = Image.registered_extensions()
+    path = tmp_path / f"red{ending.upper()}"
+    Image.new("1" if ending == ".pbm" else "RGB", (32, 32), 1 if ending == ".pbm" else "red").save(
+        path,
+        format=formats.get(ending, "JPEG"),  # .jif, .pjpeg and .pjp are JPEGs too
+    )
+    expected = (255, 255, 255) if ending == ".pbm" else (254, 0, 0)
+    np.testing.assert_allclose(pixel(read(path).image), expected, atol=4)
+
+
+def test_heic_is_read_where_a_library_does(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif", reason="HEIC needs pillow-heif")
+    path = tmp_path / "photo.HEIC"
+    pillow_heif.from_pillow(Image.new("RGB", (64, 64), "red")).save(path)
+    np.testing.assert_allclose(pixel(read(path).image), (255, 0, 0), atol=4)
+
+
+def test_heic_without_a_library_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr("b4m_pipeline.inputs.squares._readable", lambda: ("JPEG", "PNG"))
+    (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    with pytest.raises(UnusablePictureError, match="pip install pillow-heif"):
+        read(tmp_path / "photo.heic")
+
+
+def test_bytes_are_no_targa_unless_the_ending_says_so(save):
+    data = save(Image.new("RGB", (20, 20), "red"), "a.tga").read_bytes()
+    path = save(Image.new("RGB", (20, 20), "red"), "a.png")
+    path.write_bytes(data)
+    with pytest.raises(UnusablePictureError, match="known format"):
+        read(path)
+    assert picture_format(path) is None
+
+
+def test_an_icon_that_holds_more_than_it_says_is_refused(tmp_path, save):
+    large = save(Image.new("RGB", (600, 600), "red"), "large.png").read_bytes()
+    path = tmp_path / "a.ico"  # one entry of 16 x 16 pixels, which is a PNG of 600 x 600
+    path.write_bytes(struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(large), 22) + large)
+    with pytest.raises(UnusablePictureError, match="600 x 600 = 0.4 million pixels"):
+        read(path, max_pixels=300_000)
+
+
+def test_a_profile_is_heeded_and_one_that_cannot_be_is_remarked_on(save):
+    image = Image.new("RGB", (20, 20), (200, 100, 50))
+    wide = read(save(image, "wide.png", icc_profile=profile()))
+    assert wide.remark == "" and wide.image.getpixel((5, 5))[0] > 215
+    plain = read(save(image, "plain.png", icc_profile=b"no profile"))
+    assert "colour profile" in plain.remark and plain.image.getpixel((5, 5)) == (200, 100, 50)
+
+
+@pytest.mark.parametrize(
+    ("size", "crop", "buckets", "factor"),
+    [
+        ((8, 8), "center", None, 2.0),
+        ((8, 80), "center", None, 2.0),
+        ((8, 80), "pad", None, 0.2),
+        ((32, 64), "center", None, 0.5),
+        ((8, 16), "center", BucketParams(step=8, max_ratio=4.0), 1.5),  # to 8 x 24
+    ],
+)
+def test_enlargement_is_that_of_a_side(save, size, crop, buckets, factor):
+    square = read_square(save(Image.new("RGB", size), "a.png"), 16, WHITE, crop, 10**6, buckets)
+    assert square.enlargement == pytest.approx(factor)
+
+
+@pytest.mark.parametrize("ending", ["png", "avif", "bmp", "gif", "ico", "jpg", "ppm", "tga", "tiff", "webp"])
 def test_flipped_bytes_never_end_in_another_error(save, ending):
     path = save(Image.effect_noise((16, 16), 80).convert("RGB"), f"flipped.{ending}")
     whole, rng = path.read_bytes(), np.random.default_rng(0)

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -34,12 +36,15 @@ from b4m_pipeline.method.files import save_adapter
 from b4m_pipeline.method.frame import FrameMismatchError
 from b4m_pipeline.registry import serving
 from b4m_pipeline.registry.adapters import RegistrationError, register_adapter
+from b4m_pipeline.registry.turns import TimeUpError
+from tests import warm
 from tests.conftest import PIXELS, framed_lora_of
+from tests.registry.helpers import INFERENCE, log_adapter
 from tests.test_conf import load
+from tests.test_startup import ROOT
 
 URI = "models:/b4m-make-cup-ink@candidate"
 PROMPT = "a snq toy in w@z style"
-INFERENCE = {"num_inference_steps": 2, "guidance_scale": 2.0}
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +55,7 @@ def adapter(tiny_sdxl):
 @pytest.fixture(scope="module")
 def logged(adapter, tiny_sdxl, tmp_path_factory) -> Path:
     """The model's files as they are logged."""
-    root = tmp_path_factory.mktemp("logged")
-    serving.save_model(
-        str(root / "model"),
-        adapter_path=str(save_adapter(adapter, root / "made")),
-        base_model=str(tiny_sdxl),
-        signature=serving.predict_signature(adapter.metadata, INFERENCE),
-        pip_requirements=[],
-    )
-    return root / "model"
+    return log_adapter(adapter, tiny_sdxl, tmp_path_factory.mktemp("logged"))
 
 
 def test_the_pinned_revision_is_kept_with_the_model(adapter, tiny_sdxl, tmp_path, monkeypatch):
@@ -147,12 +144,68 @@ def test_requests_of_many_threads_do_not_mix(served):
     assert together == alone * 2 and len(set(alone)) == len(wanted)
 
 
-def test_whoever_waits_too_long_is_told_so_and_not_drawn_for(served, monkeypatch):
-    monkeypatch.setenv("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", "0")
-    with served._model_impl._lock, pytest.raises(MlflowException, match="try again later") as error:
+@pytest.fixture
+def in_server(monkeypatch):
+    """As MLflow's server marks its process; seconds -> that is what a request may take."""
+    monkeypatch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")
+    return lambda seconds: monkeypatch.setenv("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", str(seconds))
+
+
+def test_whoever_waits_too_long_is_told_so_and_not_drawn_for(served, in_server, monkeypatch):
+    in_server(0)
+    line = served._model_impl.line
+    monkeypatch.setattr(line, "_seconds", 0.0)  # otherwise it would not be let in
+    with line.place(60, 9) as place, line.turn(place), pytest.raises(MlflowException, match="0 of 1 pictures") as error:
         ask(served)
-    assert error.value.get_http_status_code() == 503
+    assert error.value.get_http_status_code() == 503 and error.value.retry_after >= 1
+    in_server(60)
     assert len(ask(served)) == 1
+
+
+def test_drawing_stops_between_steps_when_the_time_is_up(served, in_server, monkeypatch):
+    in_server(60)
+    steps = []
+
+    def up_after_three(place):
+        steps.append(place)
+        if len(steps) > 3:
+            raise TimeUpError("the time is up")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("b4m_pipeline.registry.turns.Place.require_time", up_after_three)
+        with pytest.raises(MlflowException, match="0 of 1 pictures were drawn in the 57 s .* stopped") as error:
+            ask(served, num_inference_steps=90)
+    assert error.value.get_http_status_code() == 503 and len(steps) == 4
+    assert ask(served) == ask(served)  # nothing is left of the drawing that was stopped
+
+
+def test_a_full_line_refuses_at_once_in_a_server_alone(served, in_server):
+    in_server(60)
+    line = served._model_impl.line
+    line._seconds = 1.0
+    with contextlib.ExitStack() as places:
+        for _ in range(serving.MAX_WAITING + 1):
+            places.enter_context(line.place(60, 9))
+        with pytest.raises(MlflowException, match=r"4 requests are waiting .* try again in \d+ s") as error:
+            ask(served)
+    assert error.value.get_http_status_code() == 429
+
+
+def test_a_large_request_lets_small_ones_go_between(served):
+    ended = []
+
+    def draw(*prompts):
+        pictures = ask(served, *prompts)
+        ended.append(len(prompts))
+        return pictures
+
+    with ThreadPoolExecutor(2) as pool:
+        large = pool.submit(draw, *["a toy"] * 32)
+        while not served._model_impl.line._places:
+            time.sleep(0.001)
+        small = pool.submit(draw, PROMPT)
+    assert ended == [1, 32] and len(large.result()) == 32
+    assert small.result() == ask(served)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +221,7 @@ def test_whoever_waits_too_long_is_told_so_and_not_drawn_for(served, monkeypatch
         ({"seed": -1}, "seed: .*greater than or equal to 0"),
         ({"negative_prompt": "x" * 2000}, "negative_prompt: .*at most 1000 characters"),
         ({"num_inference_steps": "many"}, "num_inference_steps"),
+        ({"num_inference_steps": 100, "height": 4 * PIXELS, "width": 4 * PIXELS}, "1 prompts of 128 x 128 .* too much"),
     ],
 )
 def test_params_out_of_bounds_are_a_bad_request(served, params, message):
@@ -297,39 +351,86 @@ def post(url: str, body: dict) -> tuple[int, dict]:
         return error.code, json.load(error)
 
 
+@contextlib.contextmanager
+def answering(port: int, log: Path, alive: Callable[[], bool]) -> Iterator[str]:
+    """The address of a server as soon as it answers."""
+    deadline = time.monotonic() + 180
+    while True:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5) as answer:
+            assert answer.status == 200
+            break
+        assert alive() and time.monotonic() < deadline, log.read_text()[-3000:]
+        time.sleep(0.3)
+    yield f"http://127.0.0.1:{port}/invocations"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def check_server(url: str) -> None:
+    """Pictures as asked for, equal ones for equal requests, and bounds."""
+    asked = {"inputs": {"prompt": [PROMPT, "a toy"]}, "params": {"seed": 7, "style_scale": 0.5}}
+    status, first = post(url, asked)
+    assert status == 200, first
+    pictures = [Image.open(io.BytesIO(base64.b64decode(text))) for text in first["predictions"]]
+    assert json.loads(pictures[0].info[INFO_KEY])["adapter"].startswith("models:/m-")
+    assert [(picture.format, picture.size) for picture in pictures] == [("PNG", (PIXELS, PIXELS))] * 2
+    assert post(url, asked)[1] == first
+    assert post(url, asked | {"params": {"seed": 8, "style_scale": 0.5}})[1] != first
+    for refused in ({"num_inference_steps": 0}, {"height": 30}, {"content_scale": -1.0}, {"width": 80000}):
+        status, said = post(url, asked | {"params": refused})
+        assert status == 400 and next(iter(refused)) in said["message"] and "Traceback" not in json.dumps(said)
+        assert PROMPT not in said["message"]
+
+
+def environment() -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+@pytest.mark.slow
 def test_mlflows_server_answers_with_pictures(adapter, tracking, tmp_path):
     save_adapter(adapter, tmp_path / "made")
     register_adapter(tmp_path / "made", inference=INFERENCE)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port, log = free_port(), tmp_path / "server.log"
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", URI, "--env-manager", "local", "-p", str(port)]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    log = tmp_path / "server.log"
     with log.open("w") as output:
-        server = subprocess.Popen(command, stdout=output, stderr=output, env=environment, cwd=tmp_path, start_new_session=True)
+        server = subprocess.Popen(
+            command, stdout=output, stderr=output, env=environment(), cwd=tmp_path, start_new_session=True
+        )
     try:
-        deadline = time.monotonic() + 180
-        while True:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5) as answer:
-                assert answer.status == 200
-                break
-            assert server.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
-            time.sleep(0.3)
-        url = f"http://127.0.0.1:{port}/invocations"
-        asked = {"inputs": {"prompt": [PROMPT, "a toy"]}, "params": {"seed": 7, "style_scale": 0.5}}
-        status, first = post(url, asked)
-        assert status == 200, first
-        pictures = [Image.open(io.BytesIO(base64.b64decode(text))) for text in first["predictions"]]
-        assert json.loads(pictures[0].info[INFO_KEY])["adapter"].startswith("models:/m-")
-        assert [(picture.format, picture.size) for picture in pictures] == [("PNG", (PIXELS, PIXELS))] * 2
-        assert post(url, asked)[1] == first
-        assert post(url, asked | {"params": {"seed": 8, "style_scale": 0.5}})[1] != first
-        for refused in ({"num_inference_steps": 0}, {"height": 30}, {"content_scale": -1.0}, {"width": 80000}):
-            status, said = post(url, asked | {"params": refused})
-            assert status == 400 and next(iter(refused)) in said["message"] and "Traceback" not in json.dumps(said)
+        with answering(port, log, lambda: server.poll() is None) as url:
+            check_server(url)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)
         server.wait()
+
+
+def test_our_server_answers_with_pictures(adapter, tracking, store, tmp_path):
+    """`kedro serve` as docs/registry.md says, in a project of its own."""
+    save_adapter(adapter, tmp_path / "made")
+    register_adapter(tmp_path / "made", inference=INFERENCE)
+    root = tmp_path / "project"
+    shutil.copytree(ROOT / "conf/base", root / "conf/base")
+    for folder in ("conf/local", "src"):
+        (root / folder).mkdir()
+    shutil.copy(ROOT / "pyproject.toml", root)
+    port, log = free_port(), tmp_path / "server.log"
+    page = (ROOT / "docs/registry.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^kedro serve .*--port .*$", page, re.MULTILINE)
+    command = line.replace("models:/b4m-make-penguin-knit@champion", URI).replace("5001", str(port)).split()
+    given = environment() | {"MLFLOW_TRACKING_URI": store}
+    server = warm.start(command, root, given, tmp_path / "output", log)
+    try:
+        with answering(port, log, server.is_alive) as url:
+            check_server(url)
+            assert post(url, {"inputs": [None]})[0] == 400 and post(url, {"inputs": ["x" * 600_000]})[0] == 413
+        os.kill(server.pid, signal.SIGTERM)
+        server.join(30)
+        assert server.exitcode is not None
+    finally:
+        server.kill()

@@ -57,13 +57,14 @@ def draw(
     encoded: dict[str, Any] | None = None,
     starts: Sequence[torch.Tensor] | None = None,
     strength: float = 1.0,
+    between_steps: Callable[[], None] | None = None,
 ) -> Iterator[tuple[Request, Image.Image]]:
     """Draw the requests in batches, as RGB images of `size` = (height, width) pixels.
 
     encoded: what the pipeline takes in place of prompts (see `Family.encode_guided`), a row a request; starts: a picture's
     latents (C, h, w) for each request (see `Family.encode_pictures`). The last `strength` of the steps then begin with this
-    picture under noise, as in SDEdit (Meng et al. 2022, arXiv 2108.01073). Raises GenerationError for a negative prompt where
-    the base model's pipeline takes none."""
+    picture under noise, as in SDEdit (Meng et al. 2022, arXiv 2108.01073). between_steps: called after each denoising step; what
+    it raises ends the drawing. Raises GenerationError for a negative prompt where the base model's pipeline takes none."""
     height, width = size
     family = family_of(pipeline)
     if negative_prompt and not family.negative_prompts:
@@ -85,8 +86,9 @@ def draw(
                 inputs = {key: value[part] for key, value in encoded.items()}
             elif negative := negative_prompt or family.empty_prompt:
                 inputs["negative_prompt"] = [negative] * len(batch)
-            if starts and skipped:
-                inputs["callback_on_step_end"] = _begin_with(family, torch.stack([*starts[part]]), batch, skipped)
+            begin = _begin_with(family, torch.stack([*starts[part]]), batch, skipped) if starts and skipped else None
+            if begin or between_steps:
+                inputs["callback_on_step_end"] = _after_step(begin, between_steps)
             images = pipeline(
                 **inputs,
                 num_inference_steps=steps,
@@ -100,15 +102,30 @@ def draw(
         pipeline.scheduler = own
 
 
-def _begin_with(family: type[Family], latents: torch.Tensor, requests: Sequence[ImageRequest], skipped: int) -> Callable:
-    """A callback for diffusers' pipelines that puts latents (B, C, h, w), noised as far as the next step expects, in the place
+Change = Callable[[DiffusionPipeline, int, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+"""Pipeline, step and its tensors -> which of them change."""
+
+
+def _after_step(change: Change | None, between_steps: Callable[[], None] | None) -> Callable[..., dict[str, torch.Tensor]]:
+    """Both as diffusers calls it after each step."""
+
+    def after_step(
+        pipeline: DiffusionPipeline, step: int, timestep: Any, tensors: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        if between_steps:
+            between_steps()
+        return change(pipeline, step, tensors) if change else {}
+
+    return after_step
+
+
+def _begin_with(family: type[Family], latents: torch.Tensor, requests: Sequence[ImageRequest], skipped: int) -> Change:
+    """What puts latents (B, C, h, w), noised as far as the next step expects, in the place
     of what the first steps have made. These steps are lost, but this way is the same for all pipelines."""
 
-    def replace(
-        pipeline: DiffusionPipeline, step: int, timestep: Any, given: dict[str, torch.Tensor]
-    ) -> dict[str, torch.Tensor]:
+    def replace(pipeline: DiffusionPipeline, step: int, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if step != skipped - 1:
-            return given
+            return {}
         drawn = [torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(request.seed)) for request in requests]
         scheduler = pipeline.scheduler
         noise, at = torch.stack(drawn), scheduler.timesteps[[skipped] * len(requests)].cpu()

@@ -1,11 +1,10 @@
 """Folders of pictures -> checked squares, a manifest, and a quarantine that says what was left out and why."""
 
-import csv
 import itertools
 import logging
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,19 +13,23 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
+from b4m_pipeline.inputs.listing import (
+    ATTRIBUTION,
+    Listing,
+    PicturesError,
+    link_targets,
+    list_files,
+    printable,
+    require_regular,
+)
 from b4m_pipeline.inputs.params import ConceptParams, CounterpartParams, IngestionParams
-from b4m_pipeline.inputs.squares import Square, UnusablePictureError, read_square
+from b4m_pipeline.inputs.side_files import read_attribution, read_caption, read_mask, read_table
+from b4m_pipeline.inputs.squares import EXTENSIONS, Square, UnusablePictureError, read_square
 
 logger = logging.getLogger(__name__)
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
-_CONVERT_FIRST = (".heic", ".heif", ".svg", ".psd", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw")
-ATTRIBUTION = "attribution.csv"
-MASK = ".mask.png"
-"""Ending of the file that says where a picture counts: cat.mask.png beside cat.jpg."""
-_SIDECAR_BYTES = 65536
 _PHOTOGRAPHS_FROM = 256  # pixels a side; smaller base models, such as the embedded one, know drawings alone
-_ABOUT = ("readme", "license", "licence", "attribution", "notice", "credits")  # texts about a folder, no picture's
+_MUCH_ENLARGED = 2.0
 
 MANIFEST_COLUMNS = (
     "picture", "role", "concept", "token", "noun", "file", "sha256", "width", "height", "licence", "source",
@@ -35,10 +38,6 @@ MANIFEST_COLUMNS = (
 QUARANTINE_COLUMNS = ("role", "concept", "file", "reason")
 
 Picture = Image.Image | Callable[[], Image.Image]
-
-
-class PicturesError(ValueError):
-    """The folders of pictures cannot be trained on; the message says which one and what to do."""
 
 
 @dataclass(frozen=True)
@@ -166,112 +165,129 @@ def require_folder(folder: Folder) -> None:
 
 def _check_folder(folder: Folder, resolution: int, params: IngestionParams) -> tuple[list[dict], list[dict]]:
     """One folder's manifest rows (each with its `square`) and quarantine rows."""
-    attribution = _read_attribution(folder)
+    listing, targets = list_files(folder.path), link_targets(folder.path, params.links_into)
+    attribution = _read_attribution(folder, targets)
     rows: list[dict] = []
     quarantine: list[dict] = []
     keys: set[str] = set()
-    photographs = 0
+    read: list[Square] = []
 
-    def put_aside(name: str, reason: str) -> None:
-        quarantine.append({"role": folder.role, "concept": folder.name, "file": name, "reason": reason})
-        logger.warning("%s: %s is left out: %s", folder, name, reason)
+    def put_aside(path: Path, reason: str) -> None:
+        name = _name(path, folder)
+        quarantine.append({"role": folder.role, "concept": folder.name, "file": name, "reason": printable(reason)})
+        logger.warning("%s: %s is left out: %s", folder, name, printable(reason))
 
-    files = list(_walk(folder.path))
-    for name in _unclaimed(folder.path, files):
-        put_aside(name, "belongs to no picture here: a mask is called NAME.mask.png, a caption NAME.txt, beside NAME.jpg")
-    for path in tqdm(files, desc=f"{folder.role} {folder.name}", delay=2, leave=False):
-        name = _text(path.relative_to(folder.path).as_posix())
+    for path, reason in listing.unusable:
+        put_aside(path, reason)
+    texts = _captions(listing, targets, put_aside)
+    for path in tqdm(listing.pictures, desc=f"{folder.role} {folder.name}", delay=2, leave=False):
         try:
-            _require_inside(path, folder.path)
+            require_regular(path, targets)
             square = read_square(path, resolution, params.background, params.crop, params.max_pixels, params.buckets)
-            mask = _read_mask(path, square, resolution, folder.path, params) or square.mask
+            _require_large_enough(square, params.max_enlargement)
+            mask = square.mask
+            if beside := listing.masks.get(path):
+                require_regular(beside, targets)
+                mask = read_mask(beside, square, resolution, params)
         except UnusablePictureError as error:
-            put_aside(name, str(error))
+            put_aside(path, str(error))
             continue
-        try:
-            sidecar = _read_sidecar(path.with_suffix(".txt"), folder.path)
-        except UnusablePictureError as error:
-            sidecar = ""
-            put_aside(str(Path(name).with_suffix(".txt")), f"{error}; the picture itself is used")
-        photographs += square.camera
-        licence, source = attribution.get(name, (folder.licence, folder.source))
+        if square.remark:
+            logger.warning("%s: %s: %s", folder, _name(path, folder), printable(square.remark))
+        read.append(square)
+        licence, source = attribution.get(path.relative_to(folder.path).as_posix(), ("", ""))
         rows.append({
-            "picture": _unique_key(f"{folder.role}/{folder.name}/", name, keys),
-            "role": folder.role, "concept": folder.name, "token": folder.token, "noun": folder.noun, "file": name,
-            "sha256": square.sha256, "width": square.width, "height": square.height,
-            "licence": licence, "source": source, "sidecar": sidecar, "square": _masked(square.image, mask),
+            "picture": _unique_key(f"{folder.role}/{folder.name}/", _name(path, folder), keys),
+            "role": folder.role, "concept": folder.name, "token": folder.token, "noun": folder.noun,
+            "file": _name(path, folder), "sha256": square.sha256, "width": square.width, "height": square.height,
+            "licence": licence or folder.licence, "source": source or folder.source,
+            "sidecar": texts.get(path, ""), "square": _masked(square.image, mask),
         })  # fmt: skip
-    if not files:
-        raise PicturesError(
-            f"{folder}: {folder.path} holds no pictures ({', '.join(EXTENSIONS)}). Put some there or give another folder."
-        )
-    if not rows:
-        reasons = "; ".join(f"{row['file']}: {row['reason']}" for row in quarantine[:3])
-        raise PicturesError(
-            f"{folder}: none of the {len(files)} pictures in {folder.path} can be used ({reasons}). Mend or replace them."
-        )
+    _require_some(folder, listing, rows, quarantine)
     _mark_near_duplicates(rows, params.near_duplicate_bits)
-    logger.info("%s: %d pictures from %s, %d left out", folder, len(rows), folder.path, len(files) - len(rows))
-    if photographs and resolution < _PHOTOGRAPHS_FROM:
-        logger.warning("%s: %d photographs; a base model of %d pixels draws icons of them", folder, photographs, resolution)
+    logger.info(
+        "%s: %d pictures from %s, %d files left out, %d of other programs",
+        *(folder, len(rows), folder.path, len(quarantine), listing.others),
+    )
+    _warn_of_kinds(folder, resolution, read)
     return rows, quarantine
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    """Picture files below root, sorted, without hidden ones; links to folders are listed, not followed."""
-
-    def refuse(error: OSError) -> None:
-        raise PicturesError(f"{error.filename} cannot be listed ({error.strerror}): make it readable or move it away.")
-
-    found = []
-    for parent, folders, files in os.walk(root, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        linked = [name for name in folders if os.path.islink(os.path.join(parent, name))]
-        pictures = [name for name in files if name.lower().endswith((*EXTENSIONS, *_CONVERT_FIRST))]
-        pictures = [name for name in pictures if not name.lower().endswith(MASK)]
-        found += [Path(parent, name) for name in [*linked, *pictures] if not name.startswith(".")]
-    return iter(sorted(found, key=lambda path: path.as_posix()))
+def _name(path: Path, folder: Folder) -> str:
+    return printable(path.relative_to(folder.path).as_posix())
 
 
-def _unclaimed(root: Path, pictures: list[Path]) -> list[str]:
-    """Masks and texts below root that are no picture's: most likely a slip in a name."""
-    claimed = {path.with_suffix(".txt") for path in pictures} | {path.with_name(path.stem + MASK) for path in pictures}
-    found = [path for folder in {path.parent for path in pictures} for path in folder.iterdir() if path not in claimed]
-    lost = [path for path in found if path.name.lower().endswith((MASK, ".txt")) and path.stem.lower() not in _ABOUT]
-    return sorted(_text(path.relative_to(root).as_posix()) for path in lost if not path.name.startswith("."))
-
-
-def _require_inside(path: Path, root: Path) -> None:
-    """Refuse what is no ordinary picture file of this folder. Raises UnusablePictureError."""
-    real = Path(os.path.realpath(path))
-    if path.is_symlink() and not real.is_relative_to(os.path.realpath(root)):
-        raise UnusablePictureError("a link that leads out of the folder: copy the file itself")
-    if real.is_dir():
-        raise UnusablePictureError("a link to a folder: not followed")
-    if not real.is_file():
-        raise UnusablePictureError("no regular file")
-    if path.suffix.lower() in _CONVERT_FIRST:
-        raise UnusablePictureError(f"format {path.suffix} is not supported: convert it to PNG or JPEG")
-
-
-def _read_mask(path: Path, square: Square, resolution: int, root: Path, params: IngestionParams) -> Image.Image | None:
-    """The mask beside a picture (NAME.mask.png), cut like it: L, white counts. None if there is none. Raises
-    UnusablePictureError if it is unreadable or not of the picture's size."""
-    beside = path.with_name(path.stem + MASK)
-    if not beside.is_file():
-        return None
-    _require_inside(beside, root)
+def _read_attribution(folder: Folder, targets: list[Path]) -> dict[str, tuple[str, str]]:
+    """See `read_attribution`."""
     try:
-        mask = read_square(beside, resolution, (0, 0, 0), params.crop, params.max_pixels, params.buckets)
-    except UnusablePictureError as error:
-        raise UnusablePictureError(f"its mask {beside.name}: {error}") from error
-    if (mask.width, mask.height) != (square.width, square.height):
+        if os.path.lexists(folder.path / ATTRIBUTION):
+            require_regular(folder.path / ATTRIBUTION, targets)
+        return read_attribution(folder.path)
+    except (UnusablePictureError, PicturesError) as error:
+        raise PicturesError(f"{folder}: {error}") from error
+
+
+def _captions(listing: Listing, targets: list[Path], put_aside: Callable[[Path, str], None]) -> dict[Path, str]:
+    """Text of each picture that has one: from the file beside it, otherwise from a table of captions."""
+    texts: dict[Path, str] = {}
+    pictures = set(listing.pictures)
+    for table in listing.tables:
+        try:
+            require_regular(table, targets)
+            found, problems = read_table(table, pictures)
+        except UnusablePictureError as error:
+            put_aside(table, str(error))
+            continue
+        texts |= found
+        if problems:
+            more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+            put_aside(table, f"{'; '.join(problems[:3])}{more}; its other {len(found)} captions are used")
+    for picture, file in listing.captions.items():
+        try:
+            require_regular(file, targets)
+            texts[picture] = read_caption(file)
+        except UnusablePictureError as error:
+            put_aside(file, f"{error}; the picture itself is used")
+    return texts
+
+
+def _require_large_enough(square: Square, most: float | None) -> None:
+    if most is not None and square.enlargement > most:
         raise UnusablePictureError(
-            f"its mask {beside.name} is {mask.width} x {mask.height} pixels, the picture {square.width} x {square.height}"
+            f"{square.width} x {square.height} pixels would be enlarged {square.enlargement:.1f} times, more than "
+            f"ingestion.max_enlargement = {most:g}"
         )
-    if (grey := mask.image.convert("L")).getextrema()[1] == 0:
-        raise UnusablePictureError(f"its mask {beside.name} is black: nothing would count")
-    return grey
+
+
+def _require_some(folder: Folder, listing: Listing, rows: list[dict], quarantine: list[dict]) -> None:
+    """Raise PicturesError if nothing of the folder can be used."""
+    if rows:
+        return
+    reasons = "; ".join(f"{row['file']}: {row['reason']}" for row in quarantine[:3])
+    if not listing.pictures:
+        there = f" It has: {reasons}." if reasons else ""
+        raise PicturesError(
+            f"{folder}: {folder.path} holds no pictures ({', '.join(EXTENSIONS)}).{there} "
+            "Put some there or give another folder."
+        )
+    raise PicturesError(
+        f"{folder}: none of the {len(listing.pictures)} pictures in {folder.path} can be used ({reasons}). "
+        "Mend or replace them."
+    )
+
+
+def _warn_of_kinds(folder: Folder, resolution: int, squares: list[Square]) -> None:
+    """Say how many pictures are photographs that the base model cannot draw, and how many are much enlarged."""
+    photographs = sum(square.camera for square in squares)
+    if photographs and resolution < _PHOTOGRAPHS_FROM:
+        logger.warning("%s: %d photographs; a base model of %d pixels draws icons of them", folder, photographs, resolution)
+    if small := [square for square in squares if square.enlargement > _MUCH_ENLARGED]:
+        least = max(small, key=lambda square: square.enlargement)
+        logger.warning(
+            "%s: %d of %d pictures are enlarged more than twice and will be blurred (one has %d x %d pixels for %d): use "
+            "larger ones, or leave such pictures out with ingestion.max_enlargement=2",
+            *(folder, len(small), len(squares), least.width, least.height, resolution),
+        )
 
 
 def _masked(image: Image.Image, mask: Image.Image | None) -> Image.Image:
@@ -281,48 +297,6 @@ def _masked(image: Image.Image, mask: Image.Image | None) -> Image.Image:
     masked = image.copy()
     masked.putalpha(mask)
     return masked
-
-
-def _read_sidecar(path: Path, root: Path) -> str:
-    """Text of a caption file, white space collapsed; "" if there is none. Raises UnusablePictureError with a reason."""
-    if not path.is_file():
-        return ""
-    _require_inside(path, root)
-    try:
-        with path.open("rb") as handle:
-            text = handle.read(_SIDECAR_BYTES).decode("utf-8-sig", errors="strict")
-    except UnicodeDecodeError as error:
-        raise UnusablePictureError("caption file is not UTF-8 text") from error
-    except OSError as error:
-        raise UnusablePictureError(f"caption file cannot be read ({error.strerror})") from error
-    if "\0" in text:
-        raise UnusablePictureError("caption file is not UTF-8 text")
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    if not text:
-        raise UnusablePictureError("caption file is empty")
-    return text
-
-
-def _read_attribution(folder: Folder) -> dict[str, tuple[str, str]]:
-    """File -> (licence, source) from the folder's attribution.csv, if it has one."""
-    path = folder.path / ATTRIBUTION
-    if not path.is_file():
-        return {}
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            rows = list(csv.DictReader(handle, strict=True))
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise PicturesError(f"{folder}: {path} cannot be read as CSV in UTF-8 ({error}). Mend or remove it.") from error
-    if rows and not {"file", "licence", "source"} <= set(rows[0]):
-        raise PicturesError(f"{folder}: {path} has the columns {list(rows[0])}, expected file, licence, source.")
-    if absent := [row["file"] for row in rows if not (folder.path / (row["file"] or "")).is_file()]:
-        logger.warning("%s: %s names files that are not there: %s", folder, path, ", ".join(map(str, absent)))
-    return {row["file"]: (row["licence"] or folder.licence, row["source"] or folder.source) for row in rows}
-
-
-def _text(name: str) -> str:
-    """A file name that any table can hold: bytes that are no UTF-8 are written out."""
-    return os.fsencode(name).decode("utf-8", errors="backslashreplace")
 
 
 def _unique_key(prefix: str, name: str, taken: set[str]) -> str:

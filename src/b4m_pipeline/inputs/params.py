@@ -152,6 +152,12 @@ class IngestionParams(Strict):
     """Shapes besides the square. Null: every picture becomes a square."""
     max_pixels: int = Field(ge=1)
     """Larger pictures are quarantined before they are decoded."""
+    max_enlargement: float | None = Field(None, ge=1, allow_inf_nan=False)
+    """Pictures whose sides would be enlarged more times than this are quarantined: 2 leaves out those smaller than half the
+    resolution. Null: none is; those that are enlarged more than twice are counted in a warning."""
+    links_into: list[str] = []
+    """Folders that links among the pictures may lead to, such as the store of a data-versioning program. Always allowed: links
+    within the folder itself, and those of a snapshot in the Hub's cache."""
     near_duplicate_bits: int = Field(ge=0, le=64)
     """Pictures whose perceptual hashes differ in so many bits or fewer are reported as near-duplicates."""
     content_looks: dict[str, str] | None

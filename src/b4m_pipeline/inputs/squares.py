@@ -1,19 +1,30 @@
 """One picture file -> one checked RGB square, or a rectangle of about its own shape where buckets are used."""
 
+import contextlib
 import hashlib
 import math
 import struct
 import warnings
 import zlib
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from b4m_pipeline.inputs.colours import rgb_or_rgba, to_srgb
 from b4m_pipeline.inputs.params import BucketParams
 
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # decoders that a picture's bytes may reach
+FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "ICO", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # decoders that any bytes may reach
+_BY_ENDING = {".dib": "DIB", ".tga": "TGA"}  # formats whose bytes do not say what they are
+HEIC_ENDINGS = (".heic", ".heif", ".hif")
+EXTENSIONS = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".mpo", ".webp", ".bmp", ".dib", ".gif"),
+    *(".tif", ".tiff", ".avif", ".tga", ".ppm", ".pgm", ".pbm", ".pnm", ".ico", *HEIC_ENDINGS),
+)
+_SEVERAL_IN_ONE = ("MPO", "HEIF")  # a phone's photo, with a preview or a second view behind it
 
 # What Pillow's decoders raise on damaged bytes.
 _DAMAGE = (
@@ -30,7 +41,8 @@ class UnusablePictureError(ValueError):
 class Square:
     """image: RGB, resolution x resolution, or a bucket's size; sha256: of the file's bytes; width, height: the original's,
     upright; mask: L, its alpha channel, cut like the picture, None where all of it is opaque; camera: whether the file says
-    which camera it is from."""
+    which camera it is from; enlargement: how many times larger a side is drawn than it was; remark: what is not as the file
+    says, "" if nothing."""
 
     image: Image.Image = field(repr=False)
     sha256: str
@@ -38,6 +50,8 @@ class Square:
     height: int
     mask: Image.Image | None = field(default=None, repr=False)
     camera: bool = False
+    enlargement: float = 1.0
+    remark: str = ""
 
 
 def read_square(
@@ -54,46 +68,86 @@ def read_square(
     Raises UnusablePictureError if the file is empty, damaged, animated, larger than `max_pixels` or shows nothing.
     """
     try:
-        with path.open("rb") as handle:
+        with path.open("rb") as handle, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's of damage that it can read past
             sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
             if handle.tell() == 0:
                 raise UnusablePictureError("empty file")
             handle.seek(0)
-            image = _decode(handle, max_pixels)
+            image = _decode(handle, path.suffix.lower(), max_pixels)
             camera = ExifTags.Base.Make in image.getexif()
-        image = ImageOps.exif_transpose(image)
+        image, remark = to_srgb(ImageOps.exif_transpose(image))
         size = bucket_size(*image.size, resolution, buckets) if buckets else (resolution, resolution)
         square = cut(image, size, background, crop)
         mask = _alpha(image, size, crop)
     except UnusablePictureError:
         raise
     except UnidentifiedImageError as error:
-        raise UnusablePictureError(f"no picture in a known format ({', '.join(FORMATS)})") from error
+        raise UnusablePictureError(_unknown(path)) from error
     except Image.DecompressionBombError as error:
         raise UnusablePictureError(f"too large to decode ({error})") from error
     except _DAMAGE as error:
         raise UnusablePictureError(f"unreadable: {error}") from error
-    return Square(square, sha256, *image.size, mask, camera)
+    factor = _factor(image.size, size, crop)
+    return Square(square, sha256, *image.size, mask, camera, factor, remark)
 
 
-def _decode(handle, max_pixels: int) -> Image.Image:
-    """Judge a picture by its header, then decode its pixels."""
+@cache
+def _readable() -> tuple[str, ...]:
+    """Those of FORMATS that this Pillow reads: AVIF came with 11.3, HEIF comes with pillow-heif."""
+    with contextlib.suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _unknown(path: Path) -> str:
+    """Why a file whose format is not found out cannot be used."""
+    if path.suffix.lower() in HEIC_ENDINGS and "HEIF" not in _readable():
+        return "HEIC is read where pillow-heif is installed (pip install pillow-heif): install it, or convert to PNG or JPEG"
+    return f"no picture in a known format ({', '.join(_readable())}), or its beginning is damaged"
+
+
+def _open(handle: BinaryIO, ending: str) -> Image.Image:
+    """A picture with its header read, not its pixels."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is the limit here
-        Image.init()
-        known = [name for name in FORMATS if name in Image.OPEN]  # AVIF came with Pillow 11.3
-        image = Image.open(handle, formats=known)
+        return Image.open(handle, formats=[*_readable(), *filter(None, [_BY_ENDING.get(ending)])])
+
+
+def picture_format(path: Path) -> str | None:
+    """Format of the picture in a file of any name, None if it holds none that can be read."""
+    try:
+        with path.open("rb") as handle:
+            return _open(handle, "").format
+    except Image.DecompressionBombError:
+        return "huge"  # a picture all the same: `read_square` says what is wrong with it
+    except _DAMAGE:
+        return None
+
+
+def _decode(handle: BinaryIO, ending: str, max_pixels: int) -> Image.Image:
+    """Judge a picture by its header, then decode its pixels."""
+    image = _open(handle, ending)
     width, height = image.size
     if width * height > max_pixels:
         raise UnusablePictureError(
             f"{width} x {height} = {width * height / 1e6:.1f} million pixels, more than ingestion.max_pixels = {max_pixels}"
         )
     frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # a phone's MPO is one photo with a preview or a second view behind it
+    if frames > 1 and image.format not in _SEVERAL_IN_ONE:
         kind = "several pages" if image.format == "TIFF" else "animated"
         raise UnusablePictureError(f"{kind}: {frames} frames")
     image.load()
     return image
+
+
+def _factor(given: tuple[int, int], size: tuple[int, int], crop: str) -> float:
+    """How many times larger a side is drawn when a picture of the size `given` is cut or padded to `size`."""
+    factors = size[0] / given[0], size[1] / given[1]
+    return max(factors) if crop == "center" else min(factors)
 
 
 def bucket_size(width: int, height: int, resolution: int, buckets: BucketParams) -> tuple[int, int]:
@@ -112,7 +166,7 @@ def bucket_size(width: int, height: int, resolution: int, buckets: BucketParams)
 
 def cut(image: Image.Image, size: tuple[int, int], background: tuple[int, int, int], crop: str) -> Image.Image:
     """A picture of any mode and size -> RGB, `size` (width, height): Lanczos on premultiplied alpha."""
-    image = _rgb_or_rgba(image)
+    image = rgb_or_rgba(image)
     transparent = image.mode == "RGBA"
     if transparent:
         if image.getchannel("A").getextrema()[1] == 0:
@@ -139,7 +193,7 @@ def cut(image: Image.Image, size: tuple[int, int], background: tuple[int, int, i
 
 def _alpha(image: Image.Image, size: tuple[int, int], crop: str) -> Image.Image | None:
     """The alpha channel of a picture of any mode, cut like it."""
-    image = _rgb_or_rgba(image)
+    image = rgb_or_rgba(image)
     if image.mode != "RGBA":
         return None
     alpha = cut(image.getchannel("A"), size, (0, 0, 0), crop).convert("L")
@@ -147,23 +201,3 @@ def _alpha(image: Image.Image, size: tuple[int, int], crop: str) -> Image.Image 
     if high == 0:
         raise UnusablePictureError("nothing of it is left after the crop: centre what it shows, or use ingestion.crop: pad")
     return alpha if low < 255 else None
-
-
-def _rgb_or_rgba(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _eight_bit(image)
-    if image.has_transparency_data:
-        return image.convert("RGBA")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Greys of 16 bits, 32 bits or floating point -> mode L, scaled; Pillow's own conversion clips them to white."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    if image.mode.startswith("I;16"):
-        white = 65535.0
-    else:  # no range is stated: the narrowest usual one that holds the values
-        high = float(values.max())
-        usual = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
-        white = next((limit for limit in usual if high <= limit), high)
-    return Image.fromarray((np.clip(values / white, 0, 1) * 255 + 0.5).astype(np.uint8))

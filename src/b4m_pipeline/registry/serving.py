@@ -7,22 +7,22 @@ it as ever, and names this module as the loader of the python_function flavor, w
 
 import io
 import logging
-import threading
+import math
+from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import mlflow.diffusers
 import pandas as pd
 import torch
+from mlflow.environment_variables import _MLFLOW_IS_IN_SERVING_ENVIRONMENT as _IN_SERVER
 from mlflow.environment_variables import MLFLOW_DEFAULT_PREDICTION_DEVICE, MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
-from mlflow.exceptions import MlflowException
-from mlflow.models import Model, ModelSignature
+from mlflow.models import Model
 from mlflow.models.model import MLMODEL_FILE_NAME
-from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE, RESOURCE_EXHAUSTED, TEMPORARILY_UNAVAILABLE
-from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
-from pydantic import Field, ValidationError
+from mlflow.protos.databricks_pb2 import CANCELLED, INTERNAL_ERROR, RESOURCE_EXHAUSTED, TEMPORARILY_UNAVAILABLE
+from pydantic import ValidationError
 
-from b4m_pipeline.common.config import Strict
 from b4m_pipeline.common.devices import pick_device
 from b4m_pipeline.common.provenance import file_digest
 from b4m_pipeline.diffusion.families import base_model_id, denoiser_of, load_family
@@ -31,64 +31,34 @@ from b4m_pipeline.diffusion.sampling import ImageRequest, describe, draw, origin
 from b4m_pipeline.method.adapter import BASE_DETAILS, PEFT_NAME, URI_KEY, WEIGHTS_NAME, Adapter
 from b4m_pipeline.method.combine import scale_halves, with_strengths
 from b4m_pipeline.method.files import load_adapter
+from b4m_pipeline.registry.bounds import (
+    MAX_ENLARGEMENT,
+    Answer,
+    PredictParams,
+    ServingError,
+    first_of,
+    predict_signature,
+    prompts_of,
+    refused,
+    require_work,
+)
+from b4m_pipeline.registry.turns import LeftError, Line, LineFullError, TimeUpError
+
+__all__ = ["PredictParams", "ServedAdapter", "ServingError", "client_left", "predict_signature", "save_model"]
 
 logger = logging.getLogger(__name__)
 
-MAX_PROMPTS = 32
-"""Prompts of one request."""
-MAX_LENGTH = 1000
-"""Characters of a prompt."""
-BATCH_SIZE = 8
-"""Prompts that are drawn at once."""
-MAX_ENLARGEMENT = 4
-"""How many times the resolution that an adapter was trained at a side may be."""
+BATCH_SIZE = 4
+"""Prompts that are drawn at once, at the trained size or smaller; fewer of larger ones."""
+MAX_WAITING = 4
+"""Requests that wait while another one is drawn."""
+_OF_THE_TIME = 0.95  # so that the answer comes before MLflow's own
 _DIGEST = "weights_sha256"
 _MODULE = "b4m_pipeline.serving"
 
 
-class ServingError(ValueError):
-    """A logged adapter that cannot be served as it is: its base model is not there or another, its file is damaged."""
-
-
-class PredictParams(Strict):
-    """Parameters of a request, with their bounds. Sides in pixels, also at most MAX_ENLARGEMENT times the resolution.
-
-    Steps and guidance are conf/base's, for an adapter that was registered without any; runs and `kedro register` give the
-    environment's (conf/<env>/globals.yml)."""
-
-    num_inference_steps: int = Field(20, ge=1, le=100)
-    guidance_scale: float = Field(2.0, ge=0, le=30, allow_inf_nan=False)
-    height: int = Field(512, ge=8, multiple_of=8)
-    width: int = Field(512, ge=8, multiple_of=8)
-    negative_prompt: str = Field("", max_length=MAX_LENGTH)
-    seed: int = Field(0, ge=0, lt=2**62)
-    """Of the first prompt's picture; the next one's is seed + 1, and so on."""
-    content_scale: float = Field(1.0, ge=0, le=4, allow_inf_nan=False)
-    style_scale: float = Field(1.0, ge=0, le=4, allow_inf_nan=False)
-
-
-_TYPES = {int: "long", float: "double", str: "string"}
-
-
-def predict_signature(about: dict[str, str], inference: dict[str, Any]) -> ModelSignature:
-    """Prompts in, PNG bytes out. about: an adapter's metadata; a half has its own scale alone, a merge has none, and pictures
-    are as large as the adapter was trained for. inference: further defaults. Raises ServingError for a name or a value that
-    `PredictParams` does not take."""
-    scales = {"content": {"style_scale"}, "style": {"content_scale"}, "merged": {"content_scale", "style_scale"}}
-    names = [name for name in PredictParams.model_fields if name not in scales.get(about["kind"], set())]
-    if unknown := set(inference) - set(names):
-        raise ServingError(f"inference has no settings {sorted(unknown)}; it has {names}")
-    size = {key: int(about["resolution"]) for key in ("height", "width") if "resolution" in about}
-    try:
-        defaults = PredictParams(**size | inference).model_dump()
-    except ValidationError as error:
-        raise ServingError(f"inference: {_first(error)}") from error
-    types = {name: _TYPES[cast(type, field.annotation)] for name, field in PredictParams.model_fields.items()}
-    return ModelSignature(
-        inputs=Schema([ColSpec("string", "prompt")]),
-        outputs=Schema([ColSpec("binary", "image")]),
-        params=ParamSchema([ParamSpec(name, types[name], defaults[name]) for name in names]),
-    )
+client_left: ContextVar[Callable[[], bool]] = ContextVar("client_left", default=lambda: False)
+"""Whether the client of the request at hand is gone; a server that knows sets it."""
 
 
 def save_model(path: str, mlflow_model: Model | None = None, **kwargs: Any) -> None:
@@ -123,6 +93,13 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> "Serv
     return ServedAdapter(adapter, path_of_base, pick_device(device))
 
 
+def patience() -> tuple[float, float]:
+    """Seconds that a request may take, and how many may wait; no bounds but in a server, where others want their turn."""
+    if not _IN_SERVER.get():
+        return math.inf, math.inf
+    return MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get() * _OF_THE_TIME, MAX_WAITING
+
+
 class ServedAdapter:
     """A base model with an adapter on it, loaded once, that answers one request at a time: neither schedulers nor tokenizers of
     a pipeline can be used by two threads at once, and a picture keeps all cores busy as it is."""
@@ -150,7 +127,7 @@ class ServedAdapter:
         self.pipeline = self.family.load_pipeline(device)
         put_on(self.pipeline, adapter)
         self._scales: tuple[float, float] | None = (1.0, 1.0)
-        self._lock = threading.Lock()
+        self.line = Line()
 
     def get_raw_model(self):
         """The diffusers pipeline, with the scales of the request before."""
@@ -159,57 +136,80 @@ class ServedAdapter:
     def predict(self, data: pd.DataFrame, params: dict[str, Any] | None = None) -> list[bytes]:
         """Draw the column `prompt` (or the only one) -> a PNG for each row; row i has the seed `seed` + i.
 
-        params: see `PredictParams`. Raises MlflowException, which MLflow's server answers with: status 400 for prompts and
-        params that cannot be drawn, 429 if the GPU's memory does not suffice, 503 if its turn did not come in time.
+        Requests take turns, a batch each. params: see `PredictParams`. Raises Answer, which MLflow's server answers with: 400
+        for what cannot be drawn or is too much, 429 if the GPU's memory does not suffice; in a server also 429 if too many
+        are waiting, and 503 if its time for a request is over: then drawing stops between two steps.
         """
-        prompts, wanted = _prompts(data), self._check(params or {})
+        prompts, wanted = prompts_of(data), self.check(params or {})
+        require_work(len(prompts), wanted, self.resolution)
         requests = [ImageRequest(prompt, wanted.seed + index) for index, prompt in enumerate(prompts)]
+        area = wanted.height * wanted.width / self.resolution**2
         settings = GenerateParams(
             adapter=self.adapter.metadata["name"],
             prompts=prompts,
             negative_prompt=wanted.negative_prompt or None,
             steps=wanted.num_inference_steps,
             guidance_scale=wanted.guidance_scale,
-            batch_size=BATCH_SIZE,
+            batch_size=max(1, int(BATCH_SIZE / max(1.0, area))),
             content_scale=wanted.content_scale,
             style_scale=wanted.style_scale,
         )
-        # Whoever waited for as long as the server waits has been told so already: nobody would see the pictures.
-        if not self._lock.acquire(timeout=MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get()):
-            raise MlflowException("Too many requests are waiting: try again later", error_code=TEMPORARILY_UNAVAILABLE)
+        pictures: list[bytes] = []
+        seconds, most_waiting = patience()
         try:
-            self._scale(wanted.content_scale, wanted.style_scale)
-            about = origin(self.adapter, self.base, settings)
-            drawn = draw(self.pipeline, requests, **settings_of(settings, wanted.height, wanted.width))
-            return [_png(describe(image, request, about)) for request, image in drawn]
+            with self.line.place(seconds, most_waiting, client_left.get()) as place:
+                for start in range(0, len(requests), settings.batch_size):
+                    with self.line.turn(place):
+                        batch = requests[start : start + settings.batch_size]
+                        pictures += self._draw(batch, settings, wanted, place.require_time)
+            return pictures
+        except LineFullError as error:
+            raise Answer(str(error), RESOURCE_EXHAUSTED, error.retry_after) from error
+        except TimeUpError as error:
+            message = (
+                f"{len(pictures)} of {len(requests)} pictures were drawn in the {seconds:.0f} s that a request has, so it was "
+                "stopped: ask for fewer prompts, smaller pictures or fewer steps, or when less is going on"
+            )
+            raise Answer(message, TEMPORARILY_UNAVAILABLE, self.line.retry_after) from error
+        except LeftError as error:
+            raise Answer(str(error), CANCELLED) from error
         except torch.OutOfMemoryError as error:
             message = "The GPU's memory is full: ask for fewer prompts at once, or for smaller pictures"
-            raise MlflowException(message, error_code=RESOURCE_EXHAUSTED) from error
+            raise Answer(message, RESOURCE_EXHAUSTED) from error
         except Exception as error:  # a defect, whatever it is: MLflow would call it the client's (400) and send the traceback
             logger.exception("A request could not be answered")
             message = f"The pictures could not be drawn ({type(error).__name__}); the server's log says more"
-            raise MlflowException(message, error_code=INTERNAL_ERROR) from error
-        finally:
-            self._lock.release()
+            raise Answer(message, INTERNAL_ERROR) from error
 
-    def _check(self, params: dict[str, Any]) -> PredictParams:
+    def check(self, params: dict[str, Any]) -> PredictParams:
+        """The params with defaults in the place of None. Raises Answer (400)."""
         size = {"height": self.resolution, "width": self.resolution}
         plain = {key: getattr(value, "item", lambda value=value: value)() for key, value in params.items() if value is not None}
         try:
             wanted = PredictParams(**size | plain)
         except ValidationError as error:
-            raise _refused(_first(error)) from error
+            raise refused(first_of(error)) from error
         most = MAX_ENLARGEMENT * self.resolution
         for name in ("height", "width"):
             if (given := getattr(wanted, name)) > most:
-                raise _refused(
+                raise refused(
                     f"{name} must be at most {most}, {MAX_ENLARGEMENT} times what the adapter was trained at, got {given}"
                 )
             if given % (multiple := self.family.side_multiple()):
-                raise _refused(f"{name} must be a multiple of {multiple} with this base model, got {given}")
+                raise refused(f"{name} must be a multiple of {multiple} with this base model, got {given}")
         if wanted.negative_prompt and not self.family.negative_prompts:
-            raise _refused("negative_prompt: this base model takes none")
+            raise refused("negative_prompt: this base model takes none")
         return wanted
+
+    def _draw(
+        self, requests: list[ImageRequest], settings: GenerateParams, wanted: PredictParams, require_time: Callable[[], None]
+    ) -> list[bytes]:
+        """One batch as PNGs."""
+        self._scale(wanted.content_scale, wanted.style_scale)
+        about = origin(self.adapter, self.base, settings)
+        size = settings_of(settings, wanted.height, wanted.width)
+        drawn = draw(self.pipeline, requests, between_steps=require_time, **size)
+        return [_png(describe(image, request, about)) for request, image in drawn]
 
     @torch.no_grad()
     def _scale(self, content: float, style: float) -> None:
@@ -222,31 +222,6 @@ class ServedAdapter:
             module, side, _ = key.rsplit(".", 2)
             getattr(denoiser.get_submodule(module), side)[PEFT_NAME].weight.copy_(tensor)
         self._scales = (content, style)
-
-
-def _prompts(data: pd.DataFrame) -> list[str]:
-    """The request's prompts. MLflow makes a table of one row of {"prompt": ["a", "b"]}, with a list in it."""
-    column = data["prompt"] if "prompt" in data else data.iloc[:, 0]
-    cells = [list(cell) if not isinstance(cell, str) and hasattr(cell, "__iter__") else [cell] for cell in column]
-    prompts = [prompt for cell in cells for prompt in cell]
-    if not 1 <= len(prompts) <= MAX_PROMPTS:
-        raise _refused(f"a request has 1 to {MAX_PROMPTS} prompts, got {len(prompts)}")
-    for index, prompt in enumerate(prompts):
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise _refused(f"prompt {index} is empty or no text: {prompt!r}")
-        if len(prompt) > MAX_LENGTH:
-            raise _refused(f"prompt {index} has {len(prompt)} characters, at most {MAX_LENGTH} are taken")
-    return prompts
-
-
-def _first(error: ValidationError) -> str:
-    """The first thing that is wrong, in a line."""
-    first = error.errors()[0]
-    return f"{first['loc'][0]}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"
-
-
-def _refused(message: str) -> MlflowException:
-    return MlflowException(message, error_code=INVALID_PARAMETER_VALUE)
 
 
 def _png(picture) -> bytes:
