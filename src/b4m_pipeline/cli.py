@@ -232,7 +232,7 @@ def studio(context: KedroContext, port: int, allow: tuple[Path, ...], browser: b
     parameters = prerequisites.check_parameters(context.config_loader["parameters"], dict(pipelines))
     prerequisites.check_base_model(parameters["base_model"], None)
     places = Places(Path(context.project_path), [folder.resolve() for folder in allow])
-    serve(Studio.of(places, parameters, context.env, explain), listener, click.echo, browser)
+    serve(Studio.of(places, parameters, context.env, context.catalog.load, explain), listener, click.echo, browser)
 
 
 commands = (run, register, export, promote, roll_back, adapters, memory, studio)

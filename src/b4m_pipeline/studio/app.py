@@ -11,14 +11,16 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from mlflow.exceptions import MlflowException
+from PIL import Image
 
 from b4m_pipeline.common.memory import device_memory
 from b4m_pipeline.diffusion.families import load_family
 from b4m_pipeline.registry import promotion
 from b4m_pipeline.studio import keeping, recipes, sheets, shelf
-from b4m_pipeline.studio.asked import CaptionRequest, DrawingRequest, ExportRequest, PairRequest, PromotionRequest, RunRequest
+from b4m_pipeline.studio.asked import CaptionRequest, DrawingRequest, ExportRequest, PairRequest, RunRequest, VersionRequest
 from b4m_pipeline.studio.canvas import Canvas, Drawing, Explain
 from b4m_pipeline.studio.intake import MOST_BYTES, Intake, IntakeError, png
+from b4m_pipeline.studio.merges import Load, Measurement
 from b4m_pipeline.studio.places import Places
 from b4m_pipeline.studio.runs import STAGES, Runs
 from b4m_pipeline.studio.security import guard
@@ -39,12 +41,13 @@ class Studio:
     canvas: Canvas
     intake: Intake
     runs: Runs
+    merges: Measurement
     explain: Explain
 
     @classmethod
-    def of(cls, places: Places, parameters: dict[str, Any], env: str | None, explain: Explain) -> "Studio":
-        """parameters: typed, as `prerequisites.check_parameters` gives them; explain: how a user's error is said, None for a
-        defect."""
+    def of(cls, places: Places, parameters: dict[str, Any], env: str | None, load: Load, explain: Explain) -> "Studio":
+        """parameters: typed, as `prerequisites.check_parameters` gives them; load: of the catalog; explain: how a user's error
+        is said, None for a defect."""
 
         def keep_card(drawing: Drawing) -> None:
             if drawing.request.card and drawing.request.adapter:
@@ -53,7 +56,7 @@ class Studio:
 
         canvas, intake = Canvas(parameters, explain, keep_card), Intake(places, parameters)
         runs = Runs(places.project, places.output, env, intake, canvas.release)
-        return cls(places, parameters, env, canvas, intake, runs, explain)
+        return cls(places, parameters, env, canvas, intake, runs, Measurement(canvas, load), explain)
 
     def settings(self) -> dict[str, Any]:
         """What the page needs to know of the project."""
@@ -94,7 +97,7 @@ def build(studio: Studio) -> FastAPI:
     _add_library(app, studio)
     _add_drawing(app, studio)
     _add_training(app, studio)
-    _add_sheets(app)
+    _add_sheets(app, studio)
 
     @app.get("/api/settings")
     def settings() -> dict[str, Any]:
@@ -146,11 +149,11 @@ def _add_library(app: FastAPI, studio: Studio) -> None:
         return shelf.differences(first, second)
 
     @app.post("/api/promotions")
-    def promote(asked: PromotionRequest) -> dict[str, str]:
+    def promote(asked: VersionRequest) -> dict[str, str]:
         return {"message": str(promotion.promote(asked.name, asked.version))}
 
     @app.post("/api/roll-backs")
-    def roll_back(asked: PromotionRequest) -> dict[str, str]:
+    def roll_back(asked: VersionRequest) -> dict[str, str]:
         return {"message": str(promotion.roll_back(asked.name))}
 
 
@@ -263,7 +266,16 @@ def _add_training(app: FastAPI, studio: Studio) -> None:
         return asdict(runs.go_on())
 
 
-def _add_sheets(app: FastAPI) -> None:
+def _add_sheets(app: FastAPI, studio: Studio) -> None:
+    @app.get("/api/merges")
+    def measurement() -> dict[str, str]:
+        return studio.merges.about()
+
+    @app.post("/api/merges")
+    def measure(asked: VersionRequest) -> dict[str, str]:
+        studio.merges.start(f"models:/{asked.name}/{asked.version}")
+        return studio.merges.about()
+
     @app.get("/api/sheets")
     def evaluations() -> list[dict[str, Any]]:
         return sheets.evaluations()
@@ -274,7 +286,8 @@ def _add_sheets(app: FastAPI) -> None:
 
     @app.get("/api/sheets/{run}/{path:path}")
     def picture(run: str, path: str) -> Response:
-        return _picture(sheets.picture(run, path), keep=True)
+        headers = {"Cache-Control": "private, max-age=3600"}  # it will not change
+        return Response(sheets.picture(run, path), media_type="image/png", headers=headers)
 
 
 async def _body(request: Request) -> bytes:
@@ -287,10 +300,8 @@ async def _body(request: Request) -> bytes:
     return bytes(data)
 
 
-def _picture(image: Any, keep: bool = False) -> Response:
-    """keep: whether the browser may keep it, as it will not change."""
-    headers = {"Cache-Control": "private, max-age=3600"} if keep else {}
-    return Response(png(image), media_type="image/png", headers=headers)
+def _picture(image: Image.Image) -> Response:
+    return Response(png(image), media_type="image/png")
 
 
 def _name_and_version(uri: str) -> tuple[str, str]:

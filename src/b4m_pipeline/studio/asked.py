@@ -101,8 +101,8 @@ class ExportRequest(Strict):
     license: str | None = Field(None, max_length=200)
 
 
-class PromotionRequest(Strict):
-    """A version of the registry that becomes the champion."""
+class VersionRequest(Strict):
+    """A version of the registry."""
 
     name: str = Field(min_length=1, max_length=200, pattern=r"^[^/@]+$")
     version: str = Field(pattern=r"^[0-9]+$", max_length=10)

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from PIL import Image
 
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 Explain = Callable[[BaseException], str | None]
 """A user's error in a line; None for a defect."""
+Result = TypeVar("Result")
 _KEPT_DRAWINGS = 30
 _KEPT_ADAPTERS = 12
 _WAITING = 8
@@ -137,6 +138,12 @@ class Canvas:
                     return drawing, picture
         raise CanvasError("This picture is not kept any more: draw it again")
 
+    def alone(self, work: Callable[[], Result]) -> Result:
+        """Do something that draws by itself: nothing else is drawn meanwhile, and the memory is free."""
+        with self._lock:
+            self._drop()
+            return work()
+
     def release(self) -> None:
         """Give the memory of the base model back, for a training."""
         with self._lock:
@@ -164,12 +171,13 @@ class Canvas:
                 if self._finished and drawing.state == "done":
                     self._finished(drawing)
             except Exception as error:  # the thread must live on, whatever one request meets
-                drawing.message = self._said(error)
+                drawing.message = self.said(error)
                 if isinstance(error, RuntimeError):  # such as a full memory
                     self.release()
                 drawing.state = "failed"
 
-    def _said(self, error: Exception) -> str:
+    def said(self, error: Exception) -> str:
+        """An error in a line; a defect's traceback goes to the log."""
         if (told := self._explain(error)) is not None:
             return told
         logger.exception("A picture could not be drawn")

@@ -15,6 +15,8 @@ MOST_PICTURES = 500
 """Pictures of a concept that the page shows; a break needs a dozen."""
 _SHOWN_FOLDERS = 400
 _DEPTH = 4
+_NOT_OFFERED = {"node_modules", "truth"}
+"""Of the project's raw data: packages, and the drawings that evaluation compares with."""
 
 
 class PlacesError(ValueError):
@@ -67,7 +69,7 @@ class Places:
 def _with_pictures(root: Path) -> Iterator[tuple[Path, int]]:
     for parent, folders, files in os.walk(root):
         deep = len(Path(parent).relative_to(root).parts) >= _DEPTH
-        folders[:] = [] if deep else sorted(name for name in folders if not name.startswith(".") and name != "node_modules")
+        folders[:] = [] if deep else sorted(name for name in folders if not name.startswith(".") and name not in _NOT_OFFERED)
         if pictures := sum(map(is_picture, files)):
             yield Path(parent), pictures
 

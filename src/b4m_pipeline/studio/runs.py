@@ -249,7 +249,9 @@ def _close_in_mlflow(run: Run) -> None:
 
 
 def _from_mlflow(run: Run) -> dict[str, Any]:
-    client, curves, pictures = mlflow.MlflowClient(), {}, []
+    client = mlflow.MlflowClient()
+    curves: dict[str, dict[int, float]] = {}
+    pictures: list[dict[str, str]] = []
     own = _mlflow_runs(run)
     done: set[str] = set()
     for each in own:
@@ -272,7 +274,7 @@ def stages(run: Run, logged: set[str], last: dict[str, int]) -> list[dict[str, A
     """Where each stage stands. logged: prefixes of the metrics that there are; last: curves' last steps, from 0."""
     names = list(STAGES)
     begun = max([names.index(name) for name in logged if name in names], default=0)
-    found = []
+    found: list[dict[str, Any]] = []
     for place, (name, title) in enumerate(STAGES.items()):
         steps = run.steps.get(name)
         at = max([step + 1 for key, step in last.items() if key.startswith(f"{name}.")], default=0)
@@ -296,7 +298,7 @@ def thinned(points: dict[int, float]) -> list[tuple[int, float]]:
 
 def _pictures(client: Any, run_id: str, path: str = "pictures") -> list[str]:
     """PNG artifacts of a run, those of folders too."""
-    found = []
+    found: list[str] = []
     for file in client.list_artifacts(run_id, path):
         found += _pictures(client, run_id, file.path) if file.is_dir else [file.path] * file.path.endswith(".png")
     return found

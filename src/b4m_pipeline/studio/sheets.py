@@ -1,12 +1,15 @@
 """Evaluations, as the runs logged them, and pictures of runs."""
 
 import re
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import mlflow
-from PIL import Image
 
 from b4m_pipeline.evaluation.table import MEASURES
+from b4m_pipeline.registry.adapters import NAME_OF_KIND
+from b4m_pipeline.registry.promotion import find_adapters
 
 MEANINGS = {
     "kept": "the lower of content and style kept",
@@ -37,6 +40,7 @@ def evaluations() -> list[dict[str, Any]]:
     """Runs with an evaluation or with a sheet of several ways to compose, newest first: id, title, started, kept, sheets."""
     client = mlflow.MlflowClient()
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    made = {entry.run_id: entry.concept for entry in find_adapters(kind="make")}
     found = []
     for run in client.search_runs(experiments, max_results=_MOST, order_by=["attributes.start_time DESC"]):
         measured = any(key.startswith("evaluation.") for key in run.data.metrics)
@@ -45,7 +49,7 @@ def evaluations() -> list[dict[str, Any]]:
             found.append({
                 "run": run.info.run_id,
                 "experiment": run.info.experiment_id,
-                "title": run.info.run_name or run.info.run_id[:8],
+                "title": made.get(run.info.run_id) or run.info.run_name or run.info.run_id[:8],
                 "started": run.info.start_time,
                 "measured": measured,
             })  # fmt: skip
@@ -69,26 +73,31 @@ def sheet(run_id: str) -> dict[str, Any]:
         of_kind = kinds.index(kind) if kind in kinds else len(kinds)
         return of_kind, order.index(system) if system in order else len(order), kind
 
-    tags = client.search_model_versions(f"run_id = '{run_id}'")
+    versions = client.search_model_versions(f"run_id = '{run_id}'")
     return {
         "run": run_id,
         "title": run.info.run_name or run_id[:8],
         "measures": [{"name": name, "meaning": MEANINGS.get(name, name)} for name in measures],
         "rows": [{"system": row[0], "kind": row[1], "figures": rows[row]} for row in sorted(rows, key=place)],
         "pictures": [file.path for file in client.list_artifacts(run_id, "pictures") if file.path.endswith(".png")],
-        "versions": [f"models:/{version.name}/{version.version}" for version in tags],
+        "versions": [{"name": version.name, "version": str(version.version), "kind": _kind(version)} for version in versions],
     }
 
 
-def picture(run_id: str, path: str) -> Image.Image:
-    """A picture of a run. Raises SheetError."""
+def _kind(version: Any) -> str:
+    return NAME_OF_KIND.get(version.tags.get("kind", ""), "")
+
+
+def picture(run_id: str, path: str) -> bytes:
+    """A picture of a run, as a PNG file. Raises SheetError."""
     _run(run_id)
     if not _PICTURE.fullmatch(path) or ".." in path.split("/"):
         raise SheetError(f"{path} is no picture of a run")
     folder = path.rsplit("/", 1)[0]
     if path not in [file.path for file in mlflow.MlflowClient().list_artifacts(run_id, folder)]:
         raise SheetError(f"The run has no picture {path}")
-    return mlflow.artifacts.load_image(f"runs:/{run_id}/{path}")
+    with tempfile.TemporaryDirectory() as own:  # MLflow leaves what it fetches from a server where it was put
+        return Path(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{path}", dst_path=own)).read_bytes()
 
 
 def _run(run_id: str) -> Any:

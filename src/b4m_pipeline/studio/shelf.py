@@ -129,7 +129,7 @@ def keep_card(image: Image.Image, name: str, version: str, folder: Path) -> Imag
 
 
 def differences(first: str, second: str) -> list[tuple[str, str, str]]:
-    """In what two versions differ, "models:/NAME/VERSION" each: what they are, their parameters, their evaluations' figures; a row
+    """In what two versions differ, "models:/NAME/VERSION" each: what they are, parameters, their evaluations' figures; a row
     of name and both values. Raises RegistrationError or AdapterError."""
     own = [_facts(fetch_adapter(uri)) | _figures(uri) for uri in (first, second)]
     names = dict.fromkeys([*own[0], *own[1]])

@@ -1,7 +1,7 @@
 // Evaluations of runs: figures by both judges, and the sheets.
 
-import { get, part } from "./api.js";
-import { dialog, field, fill, h, say } from "./dom.js";
+import { get, part, poll, post } from "./api.js";
+import { busy, dialog, field, fill, h, say } from "./dom.js";
 
 const FIRST = ["contact_sheet", "composed", "strengths"];
 const LOW_IS_GOOD = ["truth_distance"];
@@ -36,9 +36,27 @@ export class Sheets {
     const figure = (path, large) => h("figure", { class: large ? "wide" : "" },
       h("button", { class: "slot", onclick: () => dialog(said(name(path)), h("div", { class: "scroll" }, h("img", { class: "sheet", src: source(path), alt: said(name(path)) }))) },
         h("img", { src: source(path), alt: said(name(path)), loading: "lazy" })), h("figcaption", {}, said(name(path))));
-    fill(this.place, sheet.versions.length ? h("p", { class: "said" }, `Made ${sheet.versions.map((uri) => uri.replace("models:/", "")).join(", ")}`) : null,
+    const made = sheet.versions.find((version) => version.kind === "make");
+    const merges = h("button", { onclick: () => busy(merges, () => this.measure(made)) }, "Measure merges beside it");
+    this.status = h("p", { role: "status" });
+    fill(this.place, sheet.versions.length ? h("p", { class: "said" }, `It made ${sheet.versions.map((each) => `${each.name} ${each.version}`).join(", ")}.`) : null,
+      made ? h("div", { class: "actions" }, merges, this.status) : null,
       sheet.rows.length ? this.table(sheet) : h("p", {}, "This run drew several ways to compose side by side, and measured none."),
       h("div", { class: "figures" }, pictures.map((path) => figure(path, rank(path) < FIRST.length))));
+  }
+
+  // Sum, TIES, DARE, SVD and NP-LoRA of the same halves, the joined halves and the made adapter: a run of their own.
+  async measure(made) {
+    await post("/api/merges", { name: made.name, version: made.version });
+    const status = this.status;
+    status.textContent = "All ways are drawn and measured; this takes a minute or more…";
+    poll(async () => {
+      const now = await get("/api/merges");
+      if (now.state === "running") return false;
+      status.textContent = now.message;
+      if (now.state === "done") { await this.load(); this.choice.value = now.run; await this.open(); }
+      return true;
+    }, 1500);
   }
 
   table({ measures, rows }) {
