@@ -155,9 +155,8 @@ def test_an_upload_is_cut_off_before_it_fills_the_memory(client, monkeypatch) ->
 def test_other_sites_are_refused(client) -> None:
     assert client.get("/api/cards", headers={"host": "evil.example"}).status_code == 403
     assert client.get("/api/cards", headers={"origin": "http://evil.example"}).status_code == 403
-    bare = {HEADER: ""}
     del client.headers[HEADER]
-    assert client.post("/api/runs/current/stop").status_code == 403 and bare
+    assert client.post("/api/runs/current/stop").status_code == 403
 
 
 def test_a_store_that_went_away_is_said_and_a_defect_has_no_traceback_on_the_page(client, monkeypatch) -> None:

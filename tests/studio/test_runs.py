@@ -2,6 +2,7 @@
 
 import sys
 import time
+from pathlib import Path
 
 import mlflow
 import pytest
@@ -61,7 +62,7 @@ def test_a_run_is_kedros_own_with_these_parameters(runs) -> None:
     runs.start(asked(previews=5, seed=3))
     assert ended(runs).state == "done" and runs.released == [True]
     assert runs.command[1:4] == ["-m", "kedro", "run"] and runs.command[5] == "--env=test"
-    config = yaml.safe_load(open(runs.command[4].removeprefix("--config="), encoding="utf-8"))["run"]
+    config = yaml.safe_load(Path(runs.command[4].removeprefix("--config=")).read_text())["run"]
     params = config["params"]
     assert config["pipelines"] == "break_make" and params["seed"] == 3
     assert params["content"] == {"path": CUP, "name": "cup", "token": "snq", "noun": "mug"}

@@ -21,7 +21,7 @@ from b4m_pipeline.studio.asked import CaptionRequest, DrawingRequest, ExportRequ
 from b4m_pipeline.studio.canvas import Canvas, Drawing, Explain
 from b4m_pipeline.studio.intake import MOST_BYTES, Intake, IntakeError, png
 from b4m_pipeline.studio.merges import Load, Measurement
-from b4m_pipeline.studio.places import Places
+from b4m_pipeline.studio.places import MOST_PICTURES, Places
 from b4m_pipeline.studio.runs import STAGES, Runs
 from b4m_pipeline.studio.security import guard
 from b4m_pipeline.training import footprint
@@ -75,6 +75,7 @@ class Studio:
             "content": p["content"].model_dump(include={"token", "noun"}),
             "style": p["style"].model_dump(include={"token", "noun"}),
             "stages": STAGES,
+            "most_pictures": MOST_PICTURES,
             "mlflow": store if store.startswith("http") and "@" not in store else None,
         }
 

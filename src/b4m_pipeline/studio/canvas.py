@@ -35,6 +35,7 @@ Result = TypeVar("Result")
 _KEPT_DRAWINGS = 30
 _KEPT_ADAPTERS = 12
 _WAITING = 8
+_PATIENCE = 20  # seconds for the picture under way
 
 
 class CanvasError(ValueError):
@@ -145,9 +146,14 @@ class Canvas:
             return work()
 
     def release(self) -> None:
-        """Give the memory of the base model back, for a training."""
-        with self._lock:
-            self._drop()
+        """Give the memory of the base model back, for a training; what is drawn or waits is stopped, unless it is measured."""
+        for drawing in list(self._drawings.values()):
+            drawing.stop.set()
+        if self._lock.acquire(timeout=_PATIENCE):
+            try:
+                self._drop()
+            finally:
+                self._lock.release()
 
     def _drop(self) -> None:
         import torch
@@ -173,7 +179,8 @@ class Canvas:
             except Exception as error:  # the thread must live on, whatever one request meets
                 drawing.message = self.said(error)
                 if isinstance(error, RuntimeError):  # such as a full memory
-                    self.release()
+                    with self._lock:
+                        self._drop()
                 drawing.state = "failed"
 
     def said(self, error: Exception) -> str:

@@ -44,7 +44,8 @@ def evaluations() -> list[dict[str, Any]]:
     found = []
     for run in client.search_runs(experiments, max_results=_MOST, order_by=["attributes.start_time DESC"]):
         measured = any(key.startswith("evaluation.") for key in run.data.metrics)
-        listed = [] if measured else [file.path for file in client.list_artifacts(run.info.run_id, "pictures")]
+        composes = "compose" in f"{run.info.run_name} {run.data.tags.get('pipeline_names')}"
+        listed = [file.path for file in client.list_artifacts(run.info.run_id, "pictures")] if composes else []
         if measured or "pictures/composed.png" in listed:
             found.append({
                 "run": run.info.run_id,

@@ -109,7 +109,9 @@ export class Compose {
     this.ownPrompt = true;
     this.update();
     if (focus) this.tiles[kind].querySelector('[aria-checked="true"]')?.focus();
-    if (this.content && this.style) busy(this.button, () => this.draw());
+    if (!this.content || !this.style) return;
+    if (this.auto && !this.auto.ended) post(`/api/drawings/${this.auto.id}/stop`).catch(() => {});
+    busy(this.button, async () => { this.auto = await this.draw(); });
   }
 
   arrows(kind, event) {
@@ -171,6 +173,7 @@ export class Compose {
     const shown = new Shown(asked, drawing, `${this.content.concept} in ${this.style.concept}`, (picture) => this.reuse(picture, asked), () => this.kept.load());
     this.results.prepend(shown.root);
     while (this.results.children.length > HISTORY) this.results.lastChild.remove();
+    return shown;
   }
 
   reuse(picture, asked) {
@@ -228,6 +231,7 @@ class Shown {
     this.state.textContent = now.state === "failed" ? now.message : said[now.state];
     this.state.className = now.state === "failed" ? "bad" : "";
     if (ended) {
+      this.ended = true;
       this.progress.hidden = this.stop.hidden = true;
       for (const slot of this.slots.slice(this.pictures.length)) slot.classList.add("missing");
       if (!this.chosen && this.pictures.length) this.select(this.pictures[this.pictures.length === 9 ? 4 : 0], false);

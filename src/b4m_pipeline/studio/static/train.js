@@ -13,7 +13,7 @@ const HINTS = {
 export class Train {
   constructor(root, settings, library) {
     Object.assign(this, { root, settings, library, seen: null });
-    this.concepts = { content: new Concept("content", settings.content, () => this.changed()), style: new Concept("style", settings.style, () => this.changed()) };
+    this.concepts = { content: new Concept("content", settings, () => this.changed()), style: new Concept("style", settings, () => this.changed()) };
     this.look = h("button", { class: "main", disabled: true, onclick: () => busy(this.look, () => this.inspect()) }, "Look at the pictures");
     this.found = h("div", { class: "found" });
     this.breakSteps = h("input", { type: "number", min: 1, max: 100000, value: settings.break_steps });
@@ -117,8 +117,9 @@ export class Train {
 }
 
 class Concept {
-  constructor(kind, defaults, changed) {
-    Object.assign(this, { kind, changed, path: "" });
+  constructor(kind, settings, changed) {
+    Object.assign(this, { kind, changed, path: "", most: settings.most_pictures });
+    const defaults = settings[kind];
     this.choice = h("select", { onchange: () => { this.path = this.choice.value; this.told(); changed(); } });
     this.noun = h("input", { type: "text", value: "", placeholder: defaults.noun, maxlength: 60, onchange: () => this.path && changed() });
     this.token = h("input", { type: "text", value: "", placeholder: defaults.token, maxlength: 30, onchange: () => this.path && changed() });
@@ -169,6 +170,7 @@ class Concept {
     const name = (given || files[0]?.[1].replace(/\.[^.]*$/, "") || "").replace(/[^\p{L}\p{N}_-]+/gu, "-").replace(/^-+|-+$/g, "");
     this.files.value = "";
     if (!name || !files.length) return this.told("There was no picture among these.");
+    if (files.length > 2 * this.most) return this.told(`These are ${files.length} files. A concept needs a dozen pictures; the studio takes ${this.most} at most.`);
     fill(this.refused);
     let folder = "", taken = 0;
     for (const [index, [file, own]] of files.entries()) {
