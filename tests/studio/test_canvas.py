@@ -1,5 +1,7 @@
 """Pictures as they are drawn: the same as the command line's."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -74,17 +76,14 @@ def test_a_full_memory_is_said_and_given_back(canvas, monkeypatch) -> None:
 
 def test_a_drawing_can_be_stopped_and_waits_for_its_turn(canvas) -> None:
     with canvas._lock:
-        first, second = canvas.submit(asked(images=16)), canvas.submit(asked())
-        second.stop.set()
-        first.stop.set()
-        waiting = [canvas.submit(asked()) for _ in range(6)]
+        waiting = [canvas.submit(asked(images=16)) for _ in range(8)]
         with pytest.raises(CanvasError, match="wait already"):
             canvas.submit(asked())
         for drawing in waiting:
             drawing.stop.set()
-    for drawing in (first, second, *waiting):
+    for drawing in waiting:
         while not drawing.ended:
-            pass
+            time.sleep(0.01)
         assert drawing.state == "stopped" and not drawing.pictures
     with pytest.raises(CanvasError, match="not kept"):
         canvas.picture("nothing")

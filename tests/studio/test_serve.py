@@ -26,7 +26,7 @@ def test_it_listens_on_this_machine_alone_and_ends_its_run(monkeypatch) -> None:
     app.get("/")(lambda: {"ok": True})
     monkeypatch.setattr(module, "build", lambda studio: app)
     monkeypatch.setattr(module.webbrowser, "open", opened.append)
-    studio = SimpleNamespace(runs=SimpleNamespace(close=lambda: closed.append(True)))
+    studio = SimpleNamespace(runs=SimpleNamespace(close=lambda: closed.append(True) or "stopped"))
     import uvicorn
 
     servers = []
@@ -48,4 +48,4 @@ def test_it_listens_on_this_machine_alone_and_ends_its_run(monkeypatch) -> None:
     assert not closed
     servers[0].should_exit = True
     thread.join(10)
-    assert closed == [True] and opened == [f"http://127.0.0.1:{port}"] and f":{port}" in said[0]
+    assert closed == [True] and opened == [f"http://127.0.0.1:{port}"] and f":{port}" in said[0] and said[1:] == ["stopped"]

@@ -1,6 +1,7 @@
 """The server: what the page asks for, answered by the same functions as the command line's."""
 
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,8 @@ class Studio:
 def build(studio: Studio) -> FastAPI:
     """The application. Every answer that is no file is JSON; an error is {"error": a line}."""
     app = FastAPI(title="b4m_pipeline studio", docs_url=None, redoc_url=None, openapi_url=None)
-    app.middleware("http")(guard)
     _add_errors(app, studio.explain)
+    app.middleware("http")(guard)  # the outermost: its headers are on errors, too
     _add_library(app, studio)
     _add_drawing(app, studio)
     _add_training(app, studio)
@@ -128,8 +129,13 @@ def _add_errors(app: FastAPI, explain: Explain) -> None:
         said = first["msg"].removeprefix("Value error, ")
         return JSONResponse({"error": f"{where}: {said}" if where else said}, 422)
 
-    for kind in (ValueError, OSError, RuntimeError, LookupError, TypeError, MlflowException):
-        app.add_exception_handler(kind, answer)
+    async def caught(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        try:
+            return await call_next(request)
+        except Exception as error:  # whatever an answer meets, the page goes on
+            return answer(request, error)
+
+    app.middleware("http")(caught)
     app.add_exception_handler(RequestValidationError, refuse)  # type: ignore[arg-type]
 
 

@@ -64,7 +64,8 @@ class Intake:
     def inspect(self, pair: PairRequest) -> Inspection:
         """Check, cut and caption both folders. A row for each picture: kind, key, file, width, height, caption, source,
         warnings, masked. Raises PicturesError, PlacesError, IntakeError or CaptioningError."""
-        content, style = (self.concept(kind, getattr(pair, kind)) for kind in ("content", "style"))
+        concepts = (self.concept(kind, getattr(pair, kind)) for kind in ("content", "style"))
+        content, style = (each.model_copy(update={"path": str(self.places.folder(each.path))}) for each in concepts)
         folders = list_folders(content, style, CounterpartParams(contents=[], styles=[]))
         p = self.parameters
         checked = check_folders(folders, p["base_model"].resolution, p["ingestion"])

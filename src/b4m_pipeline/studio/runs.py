@@ -156,14 +156,16 @@ class Runs:
             _interrupt(process)
             threading.Thread(target=_end, args=(process,), daemon=True).start()
 
-    def close(self) -> None:
-        """End the run, if one is under way, before the studio ends."""
-        if self.current and self._process and self.current.state in ("running", "stopping"):
-            self.current.state = "stopping"
-            _interrupt(self._process)
-            _end(self._process)
-            self.current.state, self.current.message = "stopped", "The studio was closed. Go on from the last checkpoint."
-            self._record(self.current)
+    def close(self) -> str:
+        """End the run, if one is under way, before the studio ends. Returns what is to be said of it, "" for nothing."""
+        if not (self.current and self._process and self.current.state in ("running", "stopping")):
+            return ""
+        self.current.state = "stopping"
+        _interrupt(self._process)
+        _end(self._process)
+        self.current.state, self.current.message = "stopped", "The studio was closed. Go on from the last checkpoint."
+        self._record(self.current)
+        return "The run was stopped. Start the studio again and press Go on: it continues from its last checkpoint."
 
     def _record(self, run: Run) -> None:
         file = self.folder / run.id / "record.json"

@@ -44,4 +44,5 @@ def serve(studio: Studio, listener: socket.socket, say: Callable[[str], None], b
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
     finally:
-        studio.runs.close()
+        if told := studio.runs.close():
+            say(told)

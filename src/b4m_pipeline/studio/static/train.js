@@ -26,7 +26,7 @@ export class Train {
       h("div", { class: "four" }, field("Steps for each half", this.breakSteps), field("Steps of make", this.makeSteps),
         field("A picture every … steps", this.previews, "0: none"), field("Seed", this.seed)),
       this.memory, h("div", { class: "actions" }, this.start));
-    this.run = new RunView(library);
+    this.run = new RunView(library, settings);
     root.append(this.run.root, h("div", { class: "two-wide" }, this.concepts.content.root, this.concepts.style.root),
       h("div", { class: "actions" }, this.look), this.found, this.plan);
   }
@@ -192,8 +192,10 @@ class Concept {
 const SAID = { running: "under way", stopping: "stopping…", done: "done", stopped: "stopped", failed: "failed" };
 
 class RunView {
-  constructor(library) {
+  constructor(library, settings) {
     this.library = library;
+    this.store = settings.mlflow;
+    this.place = h("p", { class: "said" });
     this.root = h("section", { class: "run", hidden: true, "aria-label": "The run" });
     this.stop = h("button", { onclick: () => busy(this.stop, () => post("/api/runs/current/stop").then(() => this.follow())) }, "Stop");
     this.goOn = h("button", { class: "main", onclick: () => busy(this.goOn, () => post("/api/runs/current/go-on").then(() => this.follow())) }, "Go on");
@@ -204,7 +206,7 @@ class RunView {
     this.pictures = h("ul", { class: "previews" });
     this.log = h("pre", { tabindex: 0 });
     this.details = h("details", {}, h("summary", {}, "Log"), this.log);
-    this.root.append(this.head, this.message, this.stages, this.charts, this.pictures, this.details);
+    this.root.append(this.head, this.message, this.stages, this.charts, this.pictures, this.place, this.details);
   }
 
   follow() {
@@ -232,7 +234,18 @@ class RunView {
     fill(this.charts, Object.entries(this.byStage(run.curves)).map(([stage, curves]) => chart(this.title(run, stage), curves, run.steps[stage])));
     this.showPictures(run.pictures);
     this.log.textContent = run.log;
+    this.showPlace(run.mlflow.at(-1));
     return !live;
+  }
+
+  // Where the run stands in MLflow: a link to its server, or the command that shows it.
+  showPlace(logged) {
+    if (!logged || this.logged === logged.run) return;
+    this.logged = logged.run;
+    const name = `run ${logged.run.slice(0, 8)}`;
+    fill(this.place, "In MLflow: ", this.store
+      ? h("a", { href: `${this.store}/#/experiments/${logged.experiment}/runs/${logged.run}`, target: "_blank", rel: "noopener" }, name)
+      : `${name}; kedro mlflow ui shows it.`);
   }
 
   title(run, stage) { return run.stages.find((each) => each.name === stage)?.title ?? stage; }
