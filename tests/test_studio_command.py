@@ -2,11 +2,13 @@
 
 import re
 import socket
+import sys
 
+import click
 import pytest
 from click.testing import CliRunner
 
-from b4m_pipeline.cli import cli
+from b4m_pipeline.cli import cli, explain
 from tests import warm
 from tests.test_readme import environment, project  # noqa: F401 (project is a fixture)
 from tests.test_startup import ROOT
@@ -38,21 +40,23 @@ def test_it_serves_the_project(project, tmp_path) -> None:  # noqa: F811
     assert f"folders {tmp_path / 'pictures'} False" in done.stdout
 
 
-def test_a_port_that_is_taken_is_one_line(project) -> None:  # noqa: F811
+STUDIO = cli.commands["studio"].callback.__wrapped__  # without the project's context, which these do not reach
+
+
+def test_a_port_that_is_taken_is_said_before_anything_is_loaded() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = warm.run(["kedro", "studio", f"--port={port}"], project, environment(project))
-    assert done.returncode == 1 and f"Error: Port {port} of 127.0.0.1 cannot be had" in done.stderr
-    assert "Traceback" not in done.stderr
+        with pytest.raises(ValueError, match=f"Port {port} of 127.0.0.1 cannot be had") as raised:
+            STUDIO(None, port=port, allow=(), browser=False)
+    assert explain(raised.value) == str(raised.value)  # one line
 
 
-def test_a_missing_extra_is_named(project, monkeypatch) -> None:  # noqa: F811
-    code = ANSWERS.replace("import sys\n", "import sys\nsys.modules['uvicorn'] = None\n")
-    code = code[: code.index("from starlette")] + code[code.index("sys.argv =") :].replace('"--allow", sys.argv[1]', "")
-    done = warm.run(["python", "-c", code], project, environment(project))
-    assert done.returncode == 1 and "kedro studio needs uvicorn, which is not installed: pip install" in done.stderr
+def test_a_missing_extra_is_named(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(click.ClickException, match="kedro studio needs uvicorn, which is not installed: pip install"):
+        STUDIO(None, port=0, allow=(), browser=False)
 
 
 def test_the_docs_name_every_option_and_no_other() -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from b4m_pipeline.library.compose import compose
 from b4m_pipeline.library.params import ComposeParams
 from b4m_pipeline.studio.recipes import commands, kedro_runs, python_code
-from tests.studio.conftest import MADE, asked, drawn
+from tests.studio.conftest import asked, drawn
 
 
 def first(canvas, **changes):
@@ -26,7 +26,6 @@ def first(canvas, **changes):
     "changes",
     [
         {"content_strength": 0.5, "style_strength": 1.25, "seed": 5},
-        {"ways": ["make"], "adapter": MADE, "content_strength": 0.75},
         {"ways": ["dare"], "content_strength": 0.5, "prompt": 'it\'s "so", [yes]: 5 % {x}\\'},
     ],
 )
