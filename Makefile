@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.b4m-installed
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help install run test checks corpus pretrain viz docs
+.PHONY: help install run studio test checks corpus pretrain viz docs
 
 help: ## say what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,6 +22,10 @@ run: install ## break and make the default pair of content and style
 	$(BIN)/kedro run --pipelines=break_make
 	@echo "Contact sheet: $(CURDIR)/data/08_reporting/contact_sheet.png"
 	@echo "Runs and models: $(BIN)/kedro mlflow ui"
+
+studio: install ## compose, train and look at results in the browser
+	$(PIP_INSTALL) -q -e ".[studio]"
+	$(BIN)/kedro studio
 
 test: install ## check format, layers and types, and test
 	$(BIN)/ruff check

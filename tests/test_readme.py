@@ -193,7 +193,7 @@ def test_a_second_run_works_in_a_data_folder_of_its_own(project, default_run) ->
 def test_no_command_is_forgotten() -> None:
     inline = set(re.findall(r"`(make [^`]+|kedro [^`]+)`", README))
     # Each has its test.
-    assert inline == {"make run", "make corpus", "make pretrain", "make viz", "make docs", "kedro mlflow ui"}
+    assert inline == {"make run", "make studio", "make corpus", "make pretrain", "make viz", "make docs", "kedro mlflow ui"}
     assert all(line.startswith("kedro ") or line in NOT_RUN for line in SHELL if line)  # run above, each of them
     assert SHELL and len(PYTHON) == 1
 

@@ -1,7 +1,9 @@
 """Kedro's commands in this project: `run` says a user's error in one line, `register` logs an adapter later, `export` writes
-one for other programs, `promote`, `roll-back`, `adapters` and `serve` are for the registry's daily use."""
+one for other programs, `promote`, `roll-back`, `adapters` and `serve` are for the registry's daily use, `studio` serves
+a page."""
 
 import contextlib
+import importlib.util
 import logging
 import signal
 import sys
@@ -74,6 +76,13 @@ def ended_as_killed() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
+def explain(error: BaseException) -> str | None:
+    """What a user is told of an error; None for a defect, which keeps its traceback."""
+    if is_out_of_memory(error):
+        return f"{OUT_OF_MEMORY}\n{error}"
+    return str(error) if is_users_error(error) else None
+
+
 class OneLineErrors(click.Command):
     """A command whose users' errors end in `Error: ...` and exit code 1; their traceback is logged at DEBUG."""
 
@@ -84,12 +93,10 @@ class OneLineErrors(click.Command):
         except click.ClickException:
             raise
         except Exception as error:
-            if is_out_of_memory(error):
-                raise click.ClickException(f"{OUT_OF_MEMORY}\n{error}") from error
-            if not is_users_error(error):
+            if (told := explain(error)) is None:
                 raise
             logger.debug("Traceback of the error below", exc_info=True)
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(told) from error
 
 
 def in_project(function: Callable[..., None]) -> Callable[..., None]:
@@ -251,5 +258,36 @@ def serve(context: KedroContext, adapter: str, host: str, port: int, timeout: in
     server.run(adapter, host, port, timeout, workers)
 
 
-commands = (run, register, export, promote, roll_back, adapters, memory, serve)
+@click.command(cls=OneLineErrors)
+@click.option("--port", type=click.IntRange(0, 65535), default=7860, show_default=True, help="0: any that is free.")
+@click.option(
+    "--allow",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    multiple=True,
+    help="A folder of pictures outside data/01_raw that the page may use; can be given several times.",
+)
+@click.option("--browser/--no-browser", default=True, show_default=True, help="Open the page.")
+@in_project
+def studio(context: KedroContext, port: int, allow: tuple[Path, ...], browser: bool) -> None:
+    """Serve a page for this machine's browser: library, composing, training, evaluations."""
+    missing = [name for name in ("fastapi", "psutil", "uvicorn") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise click.ClickException(
+            f'kedro studio needs {" and ".join(missing)}, which is not installed: pip install -c constraints.txt -e ".[studio]"'
+        )
+    from kedro.framework.project import pipelines
+
+    from b4m_pipeline import prerequisites
+    from b4m_pipeline.studio.app import Studio
+    from b4m_pipeline.studio.places import Places
+    from b4m_pipeline.studio import serve as page
+
+    listener = page.bind(port)
+    parameters = prerequisites.check_parameters(context.config_loader["parameters"], dict(pipelines))
+    prerequisites.check_base_model(parameters["base_model"], None)
+    places = Places(Path(context.project_path), [folder.resolve() for folder in allow])
+    page.serve(Studio.of(places, parameters, context.env, context.catalog.load, explain), listener, click.echo, browser)
+
+
+commands = (run, register, export, promote, roll_back, adapters, memory, serve, studio)
 cli = click.Group(name="b4m_pipeline", commands={command.name: command for command in commands})

@@ -8,7 +8,7 @@ two people promote at once, and an alias that was moved by other means is notice
 import json
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -73,7 +73,7 @@ def roll_back(name: str, alias: str = "champion", client: "MlflowClient | None" 
 
 @dataclass(frozen=True)
 class Entry:
-    """A version of a registered adapter. created: local time to the minute."""
+    """A version of a registered adapter. created: local time to the minute; about: its tags; description: its card."""
 
     name: str
     version: str
@@ -83,6 +83,9 @@ class Entry:
     frame: str
     base: str
     created: str
+    about: dict[str, str] = field(default_factory=dict, repr=False)
+    description: str = field(default="", repr=False)
+    run_id: str = field(default="", repr=False)
 
 
 def find_adapters(
@@ -111,7 +114,8 @@ def find_adapters(
         own = tuple(sorted(alias for alias, version in aliases[found.name].items() if version == str(found.version)))
         of = (NAME_OF_KIND[about["kind"]], " + ".join(concepts), about["frame"], named)
         created = datetime.fromtimestamp(found.creation_timestamp / 1000).strftime("%Y-%m-%d %H:%M")
-        entries.append(Entry(found.name, str(found.version), own, *of, created))
+        told = dict(about), found.description or "", found.run_id or ""
+        entries.append(Entry(found.name, str(found.version), own, *of, created, *told))
     return sorted(entries, key=lambda entry: (entry.name, -int(entry.version)))
 
 

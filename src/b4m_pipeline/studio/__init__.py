@@ -1,0 +1,1 @@
+"""`kedro studio`: the project in a web browser, on this machine alone."""

@@ -1,0 +1,159 @@
+"""The registry as cards: what each version is, what it looks like, and in what two differ."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from PIL import Image
+
+from b4m_pipeline.common.provenance import flat
+from b4m_pipeline.common.words import file_words
+from b4m_pipeline.diffusion.sampling import png_info
+from b4m_pipeline.method.adapter import Adapter, example_prompt
+from b4m_pipeline.registry.adapters import NAME_OF_KIND, fetch_adapter
+from b4m_pipeline.registry.promotion import Entry, find_adapters
+
+_SHOWN_BY = {
+    "content": "samples_content_alone_content",
+    "style": "samples_style_alone_style",
+    "joined": "samples_halves_joined_composition",
+    "make": "samples_made_composition",
+}
+"""Which picture of an evaluation shows a kind: a row of squares."""
+_NO_DIFFERENCE = ("registry_uri", "recipe_code", "recipe_libraries", "frame_directions", "frame_config", "params", "pictures")
+
+
+class ShelfError(ValueError):
+    """A version that the registry has not."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A version, for the page. licences: of the pictures that it was trained on, "" where its card does not say; parents:
+    versions that it was made of; ours: whether it is of the base model that the studio draws with."""
+
+    name: str
+    version: str
+    uri: str
+    kind: str
+    concept: str
+    content: str
+    style: str
+    aliases: list[str]
+    frame: str
+    base: str
+    ours: bool
+    created: str
+    licences: str
+    parents: list[str]
+    token: str
+    noun: str
+    prompt: str
+    description: str
+    run_id: str
+
+
+def cards(base: str) -> list[Card]:
+    """All adapters of the registry, newest first. base: the studio's base model, see `base_model_id`."""
+    found = sorted(find_adapters(), key=lambda entry: (entry.created, int(entry.version)), reverse=True)
+    return [_card(entry, base) for entry in found]
+
+
+def _card(entry: Entry, base: str) -> Card:
+    about = entry.about
+    concept = about.get("name", "")
+    return Card(
+        name=entry.name,
+        version=entry.version,
+        uri=f"models:/{entry.name}/{entry.version}",
+        kind=entry.kind,
+        concept=entry.concept,
+        content=about.get("content_name") or (concept if entry.kind == "content" else ""),
+        style=about.get("style_name") or (concept if entry.kind == "style" else ""),
+        aliases=list(entry.aliases),
+        frame=entry.frame,
+        base=entry.base,
+        ours=entry.base.rsplit("@", 1)[-1] == base.rsplit("@", 1)[-1],
+        created=entry.created,
+        licences=licences(entry.description),
+        parents=json.loads(about.get("parents", "[]")),
+        token=about.get("token", ""),
+        noun=about.get("noun", ""),
+        prompt=example_prompt(about) or "",
+        description=entry.description,
+        run_id=entry.run_id,
+    )
+
+
+def licences(card: str) -> str:
+    """Of the concept's own pictures, from a model card (see registry/model_card.py): "Apache-2.0 (2), MIT (2)"."""
+    rows = re.findall(r"^\| (content|style) \| \d+ \| ([^|]*) \|", card, re.MULTILINE)
+    return "; ".join(dict.fromkeys(licence.strip() for _, licence in rows if licence.strip()))
+
+
+def picture(name: str, version: str, folder: Path) -> Image.Image | None:
+    """What a version looks like: what the page had drawn for its card, kept in `folder`, else the first picture of the
+    evaluation in the run that made it. None if there is neither. Raises ShelfError if the registry has no such version."""
+    if (kept := card_file(name, version, folder)).is_file():
+        return Image.open(kept)
+    from mlflow.exceptions import MlflowException
+
+    client = mlflow.MlflowClient()
+    try:
+        found = client.get_model_version(name, version)
+    except MlflowException as error:
+        raise ShelfError(f"The registry has no version {version} of {name}") from error
+    shown = f"pictures/{_SHOWN_BY.get(NAME_OF_KIND.get(found.tags.get('kind', ''), ''), '')}.png"
+    listed = [file.path for file in client.list_artifacts(found.run_id, "pictures")] if found.run_id else []
+    if shown not in listed:
+        return None
+    row = mlflow.artifacts.load_image(f"runs:/{found.run_id}/{shown}")
+    return keep_card(row.crop((0, 0, row.height, row.height)), name, version, folder)
+
+
+def card_file(name: str, version: str, folder: Path) -> Path:
+    return folder / "cards" / f"{file_words(name)}-{int(version)}.png"
+
+
+def keep_card(image: Image.Image, name: str, version: str, folder: Path) -> Image.Image:
+    """Make a picture a version's card."""
+    file = card_file(name, version, folder)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    image.save(partial, format="PNG", pnginfo=png_info(image))
+    partial.replace(file)
+    return image
+
+
+def differences(first: str, second: str) -> list[tuple[str, str, str]]:
+    """In what two versions differ, "models:/NAME/VERSION" each: what they are, parameters, their evaluations' figures; a row
+    of name and both values. Raises RegistrationError or AdapterError."""
+    own = [_facts(fetch_adapter(uri)) | _figures(uri) for uri in (first, second)]
+    names = dict.fromkeys([*own[0], *own[1]])
+    rows = [(name, own[0].get(name, ""), own[1].get(name, "")) for name in names]
+    return [row for row in rows if row[1] != row[2]]
+
+
+def _facts(adapter: Adapter) -> dict[str, str]:
+    about = adapter.metadata
+    plain = {key: value for key, value in about.items() if key not in _NO_DIFFERENCE}
+    settings = {key: _plain(value) for key, value in flat(json.loads(about["params"])).items()}
+    pictures = {
+        f"pictures of {role.replace('_', ' ')}": f"{of['number']} ({_plain(list(of['licences']))})"
+        for role, of in json.loads(about.get("pictures", "{}")).items()
+    }
+    return {key.replace("_", " "): value for key, value in plain.items()} | {"rank": str(adapter.rank)} | pictures | settings
+
+
+def _figures(uri: str) -> dict[str, str]:
+    name, version = uri.removeprefix("models:/").rsplit("/", 1)
+    found = mlflow.MlflowClient().get_model_version(name, version)
+    metrics = mlflow.get_run(found.run_id).data.metrics if found.run_id else {}
+    return {key: f"{value:.3f}" for key, value in sorted(metrics.items()) if key.startswith("evaluation.")}
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
