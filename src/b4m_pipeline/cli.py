@@ -278,9 +278,9 @@ def studio(context: KedroContext, port: int, allow: tuple[Path, ...], browser: b
     from kedro.framework.project import pipelines
 
     from b4m_pipeline import prerequisites
+    from b4m_pipeline.studio import serve as page
     from b4m_pipeline.studio.app import Studio
     from b4m_pipeline.studio.places import Places
-    from b4m_pipeline.studio import serve as page
 
     listener = page.bind(port)
     parameters = prerequisites.check_parameters(context.config_loader["parameters"], dict(pipelines))

@@ -63,8 +63,8 @@ def draw(
 
     encoded: what the pipeline takes in place of prompts (see `Family.encode_guided`), a row a request; starts: a picture's
     latents (C, h, w) for each request (see `Family.encode_pictures`). The last `strength` of the steps then begin with this
-    picture under noise, as in SDEdit (Meng et al. 2022, arXiv 2108.01073). between_steps: called after each denoising step; what
-    it raises ends the drawing. Raises GenerationError for a negative prompt where the base model's pipeline takes none."""
+    picture under noise, as in SDEdit (Meng et al. 2022, arXiv 2108.01073). between_steps: called after each denoising step;
+    what it raises ends the drawing. Raises GenerationError for a negative prompt where the base model's pipeline takes none."""
     height, width = size
     family = family_of(pipeline)
     if negative_prompt and not family.negative_prompts:

@@ -1,15 +1,13 @@
 """The content's pictures once more, redrawn by the base model in styles that it knows: looks for photographs, for which filters
 are poor. Each is drawn once for the same picture, base model and settings, and kept."""
 
-import inspect
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -19,6 +17,7 @@ from b4m_pipeline.common.seeding import derive_seed
 from b4m_pipeline.common.words import article, file_words
 from b4m_pipeline.diffusion.families import encoder_id, load_family
 from b4m_pipeline.diffusion.params import BaseModelParams
+from b4m_pipeline.diffusion.sampling import ImageRequest, draw
 from b4m_pipeline.inputs.drawings import save_drawing
 from b4m_pipeline.inputs.folders import Picture, load_picture
 from b4m_pipeline.inputs.looks import look_row
@@ -75,7 +74,7 @@ def _look(
     picture = given if isinstance(given, Image.Image) else given()
     prompt = " ".join(params.template.format(article=article(noun), noun=noun, look=style).split())
     seed = derive_seed(params.seed, "drawn look", style) % 2**31
-    size = _size(picture, params, load_family(base_model).side_multiple())
+    size = _size(picture, params, math.lcm(8, load_family(base_model).side_multiple()))  # diffusers' pipelines want 8 at least
     decisive = params.model_dump(include={"strength", "steps", "guidance_scale"})
     digest = digest_of(row["sha256"].item(), picture.size, prompt, seed, size, encoder_id(base_model), decisive)
     file = Path(params.folder) / f"{file_words(style)}-{digest}.png"
@@ -90,22 +89,14 @@ def _size(picture: Image.Image, params: DrawnLooksParams, multiple: int) -> tupl
 
 
 def _draw(looks: list[_Look], params: DrawnLooksParams, base_model: BaseModelParams) -> None:
-    family = load_family(base_model)
-    pipeline = family.load_pipeline(pick_device(), redraws=True)
-    known = inspect.signature(type(pipeline).__call__).parameters
-    for look in tqdm(looks, desc="Redrawing pictures", mininterval=1.0):
-        width, height = look.size
-        settings: dict[str, Any] = {"strength": params.strength, "height": height, "width": width}
-        if family.empty_prompt:
-            settings["negative_prompt"] = [family.empty_prompt]
-        image = pipeline(
-            prompt=[look.prompt],
-            image=[load_picture(look.picture).resize(look.size, Image.Resampling.LANCZOS)],
-            num_inference_steps=params.steps,
-            **family.guidance(params.guidance_scale),
-            **{name: value for name, value in settings.items() if name in known},
-            generator=[torch.Generator().manual_seed(look.seed)],
-        ).images[0]
+    family, device = load_family(base_model), pick_device()
+    starts = [load_picture(look.picture).resize(look.size, Image.Resampling.LANCZOS) for look in looks]
+    latents = [mean for mean, _ in family.encode_pictures(starts, device)]
+    pipeline = family.load_pipeline(device)
+    settings = params.model_dump(include={"steps", "guidance_scale", "strength"}) | {"batch_size": 1}
+    for look, start in zip(tqdm(looks, desc="Redrawing pictures", mininterval=1.0), latents, strict=True):
+        request = ImageRequest(look.prompt, look.seed)
+        _, image = next(iter(draw(pipeline, [request], **settings, size=look.size[::-1], starts=[start])))
         save_drawing(image, look.prompt, look.file)
 
 

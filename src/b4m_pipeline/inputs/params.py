@@ -118,10 +118,9 @@ class DrawnLooksParams(Strict):
     template: Annotated[str, with_fields("look noun", "article")] = "{article} {noun} in {look} style"
     """The prompts, with {look}, {noun} and, if wanted, {article}: the base model does not know the token yet."""
     strength: float = Field(0.6, gt=0, le=1)
-    """How far a picture is taken back to noise: more changes more of it, 1 keeps nothing. FLUX.2 klein has no such setting: it
-    edits the picture."""
+    """For what share of the denoising steps a picture is drawn over: more changes more of it, 1 keeps nothing."""
     steps: int = Field(20, ge=1)
-    """Denoising steps, of which the share `strength` is done."""
+    """Denoising steps."""
     guidance_scale: float = Field(2.0, ge=0)
     """Strength of guidance, as the base model's pipeline takes it; 1: none, as a rule."""
     resolution: int | None = Field(None, ge=8, multiple_of=8)
@@ -133,9 +132,7 @@ class DrawnLooksParams(Strict):
     """Where they are kept. What is deleted there is drawn again; another picture may be put in the place of one."""
 
     @model_validator(mode="after")
-    def _some_step(self) -> "DrawnLooksParams":
-        if int(self.steps * self.strength) < 1:
-            raise ValueError(f"steps {self.steps} and strength {self.strength} leave no step: raise one of them")
+    def _once_each(self) -> "DrawnLooksParams":
         if twice := [style for style in self.styles if self.styles.count(style) > 1]:
             raise ValueError(f"styles name {twice[0]!r} twice")
         return self

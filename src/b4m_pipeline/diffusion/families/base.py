@@ -33,8 +33,6 @@ class Family(ABC):
     and learns. "transformer" and "unet" are diffusers' names of the part that denoises."""
 
     pipeline_class: type[DiffusionPipeline]
-    redrawing_class: type[DiffusionPipeline]
-    """Diffusers' pipeline of the same parts that redraws a picture by a prompt."""
     denoiser_name: str
     denoiser_class: Any
     vae_class: Any = AutoencoderKL
@@ -196,8 +194,8 @@ class Family(ABC):
         if missing := [part for part in self.text_parts if not self.source.names_part(part)]:
             raise BaseModelError(f"base_model.path {self.params.path!r} has no {', '.join(missing)} to read prompts with")
 
-    def load_pipeline(self, device: str = "cpu", redraws: bool = False) -> DiffusionPipeline:
-        """The whole model to draw with, or to redraw pictures, in one number format (see `common.devices.drawing_dtype`)."""
+    def load_pipeline(self, device: str = "cpu") -> DiffusionPipeline:
+        """The whole model to draw with, in one number format (see `common.devices.drawing_dtype`)."""
         stored = None
         if device == "cpu":
             self.source.fetch([self.denoiser_name])
@@ -209,8 +207,7 @@ class Family(ABC):
             own |= self._quantized_encoders(device, dict.fromkeys(self.encoders(), dtype))
             own[self.denoiser_name] = self.load_denoiser(device, dtype)
         with required(f"base_model.path {self.params.path!r} cannot be drawn with"):
-            pipeline = self._pipeline(self.redrawing_class if redraws else self.pipeline_class, dtype=dtype, **own)
-            return place(pipeline, device, self.params.offload)
+            return place(self._pipeline(dtype=dtype, **own), device, self.params.offload)
 
     def drawing_pipeline(self, denoiser: Any) -> DiffusionPipeline:
         """What draws from encoded prompts with this denoiser: the family's pipeline without text encoders; the VAE decodes in
@@ -225,11 +222,9 @@ class Family(ABC):
         vae.decode = decode
         return self._pipeline(**{self.denoiser_name: denoiser}, vae=vae, **dict.fromkeys(self.text_parts))
 
-    def _pipeline(self, pipeline_class: type[DiffusionPipeline] | None = None, **parts: Any) -> DiffusionPipeline:
-        """The family's pipeline, or another of its parts, with these in place of the model's own (None: without)."""
-        return self.source.pipeline(
-            pipeline_class or self.pipeline_class, self.text_parts, **dict.fromkeys(self.unused_parts) | parts
-        )
+    def _pipeline(self, **parts: Any) -> DiffusionPipeline:
+        """The family's pipeline, with these parts in place of the model's own (None: without)."""
+        return self.source.pipeline(self.pipeline_class, self.text_parts, **dict.fromkeys(self.unused_parts) | parts)
 
     def empty_vae(self) -> Any:
         """The VAE's layers without weights."""

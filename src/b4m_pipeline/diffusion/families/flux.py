@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, FluxImg2ImgPipeline, FluxPipeline, FluxTransformer2DModel
+from diffusers import DiffusionPipeline, FluxPipeline, FluxTransformer2DModel
 
 from b4m_pipeline.diffusion.families.flows import FlowFamily, pack, places, unpack
 from b4m_pipeline.diffusion.families.prompts import Prompts
@@ -17,7 +17,6 @@ class Flux(FlowFamily):
     """FLUX.1: T5's tokens, CLIP's pooled output; latents are packed in patches of 2 x 2, tokens have places."""
 
     pipeline_class = FluxPipeline
-    redrawing_class = FluxImg2ImgPipeline
     environment = "flux"
     single_files = {
         "guidance_in.in_layer.bias": "black-forest-labs/FLUX.1-dev",

@@ -19,7 +19,6 @@ class Flux2Klein(FlowFamily):
     are patches of 2 x 2, normalised by the statistics of the VAE's batch norm; its posterior's mean alone is used."""
 
     pipeline_class = Flux2KleinPipeline
-    redrawing_class = Flux2KleinPipeline  # the same one edits
     environment = "flux2"
     single_files = {"single_stream_modulation.lin.weight": "black-forest-labs/FLUX.2-klein-base-4B"}
     denoiser_class = Flux2Transformer2DModel

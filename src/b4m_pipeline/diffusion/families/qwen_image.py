@@ -3,13 +3,7 @@
 from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKLQwenImage,
-    DiffusionPipeline,
-    QwenImageImg2ImgPipeline,
-    QwenImagePipeline,
-    QwenImageTransformer2DModel,
-)
+from diffusers import AutoencoderKLQwenImage, DiffusionPipeline, QwenImagePipeline, QwenImageTransformer2DModel
 
 from b4m_pipeline.diffusion.families.flows import FlowFamily, pack, unpack
 from b4m_pipeline.diffusion.families.prompts import MASK, Prompts, join_prompts, pad_prompts
@@ -23,7 +17,6 @@ class QwenImage(FlowFamily):
     videos, with a mean and a deviation for each channel of its latents; these are packed in patches of 2 x 2."""
 
     pipeline_class = QwenImagePipeline
-    redrawing_class = QwenImageImg2ImgPipeline
     environment = "qwen"
     single_files = {"transformer_blocks.0.img_mod.1.weight": "Qwen/Qwen-Image"}
     denoiser_class = QwenImageTransformer2DModel

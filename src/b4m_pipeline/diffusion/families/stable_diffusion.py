@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from b4m_pipeline.diffusion.families.prompts import Prompts
 from b4m_pipeline.diffusion.families.unets import UNetFamily, cross_attention_layers
@@ -13,7 +13,6 @@ class StableDiffusion(UNetFamily):
     """SD 1.x and 2.x: one text encoder, no further conditions."""
 
     pipeline_class = StableDiffusionPipeline
-    redrawing_class = StableDiffusionImg2ImgPipeline
     environment = "sd15"
     unused_parts = ("safety_checker", "feature_extractor")
     single_files = {

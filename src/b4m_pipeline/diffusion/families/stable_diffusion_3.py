@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, SD3Transformer2DModel, StableDiffusion3Img2ImgPipeline, StableDiffusion3Pipeline
+from diffusers import DiffusionPipeline, SD3Transformer2DModel, StableDiffusion3Pipeline
 
 from b4m_pipeline.diffusion.families.flows import FlowFamily
 from b4m_pipeline.diffusion.families.prompts import Prompts
@@ -16,7 +16,6 @@ class StableDiffusion3(FlowFamily):
     the latents into patches itself."""
 
     pipeline_class = StableDiffusion3Pipeline
-    redrawing_class = StableDiffusion3Img2ImgPipeline
     environment = "sd35"
     single_files = {
         "joint_blocks.37.x_block.mlp.fc1.weight": "stabilityai/stable-diffusion-3.5-large",

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
+from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
 
 from b4m_pipeline.diffusion.families.prompts import Prompts
 from b4m_pipeline.diffusion.families.unets import UNetFamily, cross_attention_layers
@@ -13,7 +13,6 @@ class StableDiffusionXL(UNetFamily):
     """SDXL: two text encoders, their pooled output and the picture's size as further conditions."""
 
     pipeline_class = StableDiffusionXLPipeline
-    redrawing_class = StableDiffusionXLImg2ImgPipeline
     environment = "sdxl"
     text_parts = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
     single_files = {"conditioner.embedders.1.model.positional_embedding": "stabilityai/stable-diffusion-xl-base-1.0"}

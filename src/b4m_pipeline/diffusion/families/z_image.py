@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, ZImageImg2ImgPipeline, ZImagePipeline, ZImageTransformer2DModel
+from diffusers import DiffusionPipeline, ZImagePipeline, ZImageTransformer2DModel
 
 from b4m_pipeline.diffusion.families.flows import FlowFamily
 from b4m_pipeline.diffusion.families.prompts import MASK, Prompts, pad_prompts, split_prompts
@@ -22,7 +22,6 @@ class ZImage(FlowFamily):
     to picture (1) and says the velocity towards the picture. Its context refiner reads the prompt alone."""
 
     pipeline_class = ZImagePipeline
-    redrawing_class = ZImageImg2ImgPipeline
     environment = "zimage"
     single_files = {"layers.0.adaLN_modulation.0.weight": "Tongyi-MAI/Z-Image-Turbo"}
     denoiser_class = ZImageTransformer2DModel
