@@ -4,9 +4,9 @@ kedro serve models:/b4m-make-penguin-knit@candidate &
 python benchmarks/serving.py --clients 20 --seconds 180 --pid $!
 
 A good client that is refused (429, 503, 504) asks again after the time that the answer names; its seconds count from when it
-first asked. Its request is lost if anything else happens: no answer, another status, a picture too few. Meanwhile /ping is asked,
-and the server's memory read. Ends with exit code 1 if a request was lost, /ping failed, the hostile client was answered wrongly,
-or memory grew.
+first asked. Its request is lost if anything else happens: no answer, another status, a picture too few. Meanwhile /ping is
+asked, and the server's memory read. Ends with exit code 1 if a request was lost, /ping failed, the hostile client was answered
+wrongly, or memory grew.
 """
 
 import argparse

@@ -237,8 +237,10 @@ def test_enlargement_is_that_of_a_side(save, size, crop, buckets, factor):
     assert square.enlargement == pytest.approx(factor)
 
 
-@pytest.mark.parametrize("ending", ["png", "avif", "bmp", "gif", "ico", "jpg", "ppm", "tga", "tiff", "webp"])
+@pytest.mark.parametrize("ending", ["png", "avif", "bmp", "gif", "heic", "ico", "jpg", "ppm", "tga", "tiff", "webp"])
 def test_flipped_bytes_never_end_in_another_error(save, ending):
+    if ending == "heic":
+        pytest.importorskip("pillow_heif", reason="HEIC needs pillow-heif").register_heif_opener()
     path = save(Image.effect_noise((16, 16), 80).convert("RGB"), f"flipped.{ending}")
     whole, rng = path.read_bytes(), np.random.default_rng(0)
     for _ in range(60):
