@@ -84,6 +84,8 @@ def test_halves_and_adapters_of_earlier_versions_have_a_card_too():
     half |= {"kind": "style", "token": "w@z", "example_prompt": "a toy in w@z style"}
     card = model_card(half, URI)
     assert "The style half" in card and "`w@z`" in card and "`dddddddddddddddd`" in card and "Made of" not in card
+    further = model_card(half | {"parents": '["models:/b4m-style-ink/4"]'}, "models:/b4m-style-ink/5")
+    assert "- Goes on from: `models:/b4m-style-ink/4`" in further and "Goes on from" not in card
     assert example_prompt(half) == "a toy in w@z style"
 
 

@@ -72,7 +72,8 @@ def _card(about: dict[str, str], uri: str, inference: dict[str, Any], digests: i
         told = "; ".join(f"{_stage(at)} {own['kept']:.2f}" for at, own in seen.items())
         lines += [f"- Kept: {_stage(step)}, of what keeps most of both content and style ({told})"]
     if parents := json.loads(about.get("parents", "[]")):
-        lines += [f"- Made of: {', '.join(f'`{parent}`' for parent in parents)}"]
+        origin = "Goes on from" if about["kind"] in ("content", "style") else "Made of"
+        lines += [f"- {origin}: {', '.join(f'`{parent}`' for parent in parents)}"]
     return "\n".join(
         [*lines, "", *_example(about, uri, inference), *_pictures(about, digests)]
         + ["", "## Merge" if merged else "## Training", "", *_table(["parameter", "value"], shown), ""]
