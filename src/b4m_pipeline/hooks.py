@@ -26,7 +26,7 @@ from b4m_pipeline.inputs import staleness
 from b4m_pipeline.inputs.training_set import TrainingSet
 from b4m_pipeline.method.adapter import Adapter
 from b4m_pipeline.registry import leftovers, runs
-from b4m_pipeline.registry.store import check_store, follow_project, limit_patience, resolve_store
+from b4m_pipeline.registry.store import check_store, limit_patience, resolve_store
 from b4m_pipeline.training.checkpoint_files import finished_checkpoints
 
 
@@ -143,7 +143,6 @@ class TrackingHook(MlflowHook):
             config = resolve_store(context.config_loader["mlflow"], context.project_path)
             context.config_loader["mlflow"] = config
             check_store(config["server"]["mlflow_tracking_uri"])
-            follow_project(config)
         self._project_path = context.project_path
         try:
             super().after_context_created(context)

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import re
+import signal
+import time
 
 import pytest
 
@@ -52,3 +54,28 @@ def test_a_lock_whose_holder_is_not_known_is_still_refused(tmp_path) -> None:
     with pytest.raises(BusyError, match="in use by another process. Go away."):
         FolderLock(tmp_path).acquire("b", "Go away.")
     lock.release()
+
+
+def hold_and_fork(folder, ready) -> None:
+    lock = FolderLock(folder)
+    lock.acquire("kedro run --runner=ParallelRunner", "")
+    if (child := os.fork()) == 0:
+        time.sleep(60)
+        os._exit(0)
+    ready.send(child)
+    ready.recv()
+
+
+def test_a_worker_that_outlives_its_killed_run_does_not_keep_the_lock(tmp_path) -> None:
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    other = context.Process(target=hold_and_fork, args=(tmp_path, theirs))
+    other.start()
+    child = ours.recv()
+    assert not is_free(tmp_path / ".lock")
+    other.kill()
+    other.join()
+    try:
+        assert is_free(tmp_path / ".lock")
+    finally:
+        os.kill(child, signal.SIGKILL)

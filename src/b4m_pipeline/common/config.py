@@ -9,17 +9,11 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 
-_MOST_BYTES = 80  # of a name: joint_make-CONTENT-STYLE-<digest>.done.safetensors must be a file's name, of at most 255
-
 
 def _plain_name(value: str) -> str:
     """Names become folder, registry and file names: no separators, and no dots, which MLflow's model names must not have."""
     if not value or not all(c.isalnum() or c in "-_" for c in value):
         raise ValueError(f"must be letters, digits, '-' or '_', got {value!r}")
-    if (size := len(value.encode())) > _MOST_BYTES:
-        raise ValueError(
-            f"has {size} bytes, at most {_MOST_BYTES} make a file's name of two: give a shorter one, got {value!r}"
-        )
     return value
 
 

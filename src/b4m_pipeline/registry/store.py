@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from b4m_pipeline.registry.relocation import ARTIFACTS, relocate
-
 # MLflow's own defaults wait for minutes before they say that a server is away.
 _PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
@@ -53,17 +51,8 @@ def resolve_store(config: dict[str, Any], project_path: Path) -> dict[str, Any]:
     server["mlflow_tracking_uri"] = f"sqlite:///{file.as_posix()}"
     experiment = dict(tracking.get("experiment") or {})
     create = dict(experiment.get("create_experiment_kwargs") or {})
-    create.setdefault("artifact_location", str(file.with_name(ARTIFACTS)))
+    create.setdefault("artifact_location", str(file.with_name("mlartifacts")))
     return config | {"server": server, "tracking": tracking | {"experiment": experiment | {"create_experiment_kwargs": create}}}
-
-
-def follow_project(config: dict[str, Any]) -> None:
-    """Tell the store where its artifacts are, if `resolve_store` keeps both in the project and this was moved or copied."""
-    uri = config["server"]["mlflow_tracking_uri"] or ""
-    created = ((config.get("tracking") or {}).get("experiment") or {}).get("create_experiment_kwargs") or {}
-    file = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:///") and created.get("artifact_location") == str(file.with_name(ARTIFACTS)):
-        relocate(file)
 
 
 def check_store(uri: str | None) -> None:
