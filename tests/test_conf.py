@@ -5,14 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 from kedro.config import OmegaConfigLoader
-from kedro.validation.exceptions import ParameterValidationError
 from pydantic import BaseModel
 from tools.reference import entry_model, nested_model, schemas
 
 from b4m_pipeline.common.config import RunParams
 from b4m_pipeline.common.devices import DeviceError
 from b4m_pipeline.pipeline_registry import register_pipelines
-from b4m_pipeline.prerequisites import check_devices, check_parameters
+from b4m_pipeline.prerequisites import WrongParameterError, check_devices, check_parameters
 from b4m_pipeline.pretrain.text import alias_of
 from b4m_pipeline.settings import CONFIG_LOADER_ARGS
 from b4m_pipeline.training.params import SampleParams
@@ -123,7 +122,7 @@ def test_folders_of_counterparts_can_be_named_in_an_environment_that_draws_them(
     checked = check_parameters(config("sdxl", counterparts=own)["parameters"], register_pipelines())["counterparts"]
     assert checked.source == "folders" and [concept.name for concept in checked.styles] == ["oil"] and not checked.contents
     del own["source"]
-    with pytest.raises(ParameterValidationError, match="source is drawn, and contents or styles name folders"):
+    with pytest.raises(WrongParameterError, match="source is drawn, and contents or styles name folders"):
         check_parameters(config("sdxl", counterparts=own)["parameters"], register_pipelines())
 
 

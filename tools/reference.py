@@ -169,12 +169,13 @@ def _type(annotation: Any) -> str:
         return f"{len(inner)} {_many(inner[0])}"
     if origin is dict:
         return f"mapping to {_many(inner[1])}"
-    if origin is list and get_origin(inner[0]) is Literal:
-        return f"list of {_type(inner[0])}"
-    if origin is list and inner[0] in _PLAIN:
-        return f"list of {_many(inner[0])}"
     if origin is list:
-        like = next((key for key, model in schemas().items() if model is inner[0]), None)
+        entry = get_args(inner[0])[0] if get_origin(inner[0]) is Annotated else inner[0]
+        if get_origin(entry) is Literal:
+            return f"list of {_type(entry)}"
+        if entry in _PLAIN:
+            return f"list of {_many(entry)}"
+        like = next((key for key, model in schemas().items() if model is entry), None)
         return f"list of groups like [{like}](#{like})" if like else "list of groups"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "group"

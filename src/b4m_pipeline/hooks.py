@@ -7,7 +7,6 @@ from typing import Any
 import mlflow
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
-from kedro.framework.project import pipelines
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
@@ -83,13 +82,14 @@ class PrerequisitesHook:
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        self._config_loader = context.config_loader
+        self._context = context
 
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline) -> None:
-        """Check parameters and base model. Raises ValueError's subclasses and ParameterValidationError."""
-        parameters = prerequisites.check_parameters(self._config_loader["parameters"], dict(pipelines))
+        """Check parameters and base model. Raises ValueError's subclasses."""
+        parameters = self._context.params
         inputs = pipeline.inputs()
+        prerequisites.check_folders(parameters, inputs)
         if "params:base_model" in inputs:
             breaks = [name for name in ("content_break", "style_break") if f"params:{name}" in inputs]
             preserving = prerequisites.check_preservation(parameters, breaks)

@@ -5,6 +5,7 @@ import warnings
 
 from omegaconf.resolvers import oc
 
+from b4m_pipeline.context import ConfigLoader, ProjectContext
 from b4m_pipeline.hooks import PrerequisitesHook, TrackingHook
 
 # These two set their own loggers up when they are imported, so conf/logging.yml does not reach them.
@@ -20,6 +21,8 @@ HOOKS = (TrackingHook(), PrerequisitesHook())  # the last one is called first
 # folder the file .telemetry says so to the command line, too.
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow", "kedro-mlflow", "kedro-telemetry")
 
+CONTEXT_CLASS = ProjectContext
+CONFIG_LOADER_CLASS = ConfigLoader
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "local",

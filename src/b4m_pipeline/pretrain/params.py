@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from b4m_pipeline.common.config import Strict
+from b4m_pipeline.common.config import PathText, Strict
 
 
 def recipe_of(params: BaseModel) -> dict:
@@ -15,7 +15,7 @@ def recipe_of(params: BaseModel) -> dict:
 class CorpusParams(Strict):
     """What is drawn, by whom, and what is held out."""
 
-    source: str
+    source: PathText
     """Folder with the npm packages (see `make corpus`)."""
     contents: list[str]
     """CLDR names the denoiser learns."""
@@ -229,11 +229,11 @@ class PretrainParams(Strict):
     """Decides all randomness of the training."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where it runs; auto: on a GPU where there is one, NVIDIA's (cuda) or Apple's (mps)."""
-    output: str
+    output: PathText
     """Where the assembled model is written, in diffusers' format."""
-    clip_output: str
+    clip_output: PathText
     """Where the small CLIP is written."""
-    checkpoints: str
+    checkpoints: PathText
     """Folder of the parts and of the checkpoints of trainings under way."""
     corpus: CorpusParams
     vae: VaeParams
