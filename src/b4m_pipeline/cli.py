@@ -73,7 +73,8 @@ class OneLineErrors(click.Command):
             if not is_users_error(error):
                 raise
             logger.debug("Traceback of the error below", exc_info=True)
-            raise click.ClickException(str(error)) from error
+            wrapped = isinstance(error, DatasetError) and error.__cause__  # Kedro's own words say where, and two lines of it
+            raise click.ClickException(str(wrapped or error)) from error
 
 
 def in_project(function: Callable[..., None]) -> Callable[..., None]:

@@ -37,12 +37,13 @@ def check_parameters(parameters: dict[str, Any], pipelines: dict[str, "Pipeline"
     found = [f"{name}: {unknown(str(name), known)}" for name in parameters if name not in known]
     checked = dict(parameters)
     plain = {name: parameters[name] for name in RunParams.model_fields if name in parameters}
-    schemas = {name: each for name, each in TypeExtractor(pipelines).extract_types_from_pipelines().items() if name in parameters}
+    schemas = TypeExtractor(pipelines).extract_types_from_pipelines()
     try:
         RunParams(**plain)
     except ValidationError as error:
         found += faults(error, RunParams)
-    for name, schema in schemas.items():
+    for name in sorted(schemas.keys() & parameters.keys()):
+        schema = schemas[name]
         try:
             checked[name] = TypeAdapter(schema).validate_python(parameters[name])
         except ValidationError as error:
@@ -54,8 +55,8 @@ def check_parameters(parameters: dict[str, Any], pipelines: dict[str, "Pipeline"
 
 
 def check_folders(parameters: dict[str, Any], inputs: Collection[str]) -> None:
-    """Raise WrongParameterError, naming the parameter, if one of the folders that a run writes to is a file, lies in one, or may
-    not be written to. inputs: of the pipeline that runs."""
+    """Raise WrongParameterError, naming the parameter, if one of the folders that a run writes to is a file, lies in one, or
+    may not be written to. inputs: of the pipeline that runs."""
     for name in _WRITTEN:
         group, _, field = name.partition(".")
         value: Any = parameters.get(group) if f"{_PREFIX}{group}" in inputs else None

@@ -26,13 +26,13 @@ _LONGEST_PATH, _LONGEST_PART = 4096, 255
 _SHOWN = 60  # characters of a wrong value that a message quotes
 
 
-def plain_name(value: str) -> str:
-    """A name as it is. Raises ValueError if it cannot be a folder's, a file's and a registered model's: names have no
-    separators, and no dots, which MLflow's model names must not have."""
+def plain_name(value: str, longest: int = LONGEST_NAME) -> str:
+    """A name of at most `longest` bytes as it is. Raises ValueError if it cannot be a folder's, a file's and a registered
+    model's: such have no separators, and no dots, which MLflow's names must not have."""
     if not value or not all(c.isalnum() or c in "-_" for c in value):
         raise ValueError(f"must be letters, digits, '-' or '_', got {shown(value)}")
-    if (length := len(value.encode())) > LONGEST_NAME:
-        raise ValueError(f"must have at most {LONGEST_NAME} bytes in UTF-8, got {length} ({shown(value)})")
+    if (length := len(value.encode())) > longest:
+        raise ValueError(f"must have at most {longest} bytes in UTF-8, got {length} ({shown(value)})")
     return value
 
 
@@ -87,7 +87,7 @@ def shown(value: Any) -> str:
 
 
 def _checked(value: Any) -> Any:
-    """Any value of a parameter, whatever it is for. Raises ValueError for text or a number that nothing can do anything with."""
+    """Any value of a parameter, whatever it is for. Raises ValueError for text or a number that nothing can be done with."""
     if isinstance(value, str):
         plain_text(value)
     elif isinstance(value, dict):

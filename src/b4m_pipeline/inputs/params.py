@@ -7,7 +7,6 @@ from pydantic import Field, model_validator
 
 from b4m_pipeline.common.config import LARGEST_SIDE, Name, PathText, Strict, Words, with_fields
 
-
 Shade = Annotated[int, Field(ge=0, le=255)]
 """Of red, green or blue."""
 
