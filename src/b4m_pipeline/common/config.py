@@ -9,6 +9,7 @@ import re
 import string
 import unicodedata
 from collections.abc import Iterator
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -69,6 +70,10 @@ def plain_path(value: str) -> str:
         raise ValueError(f"must be a path, got {shown(value)}")
     if len(value.encode()) > _LONGEST_PATH or max(len(part.encode()) for part in re.split(r"[/\\]", value)) > _LONGEST_PART:
         raise ValueError(f"must be a path of at most {_LONGEST_PATH} bytes, {_LONGEST_PART} a part, got {shown(value)}")
+    try:
+        Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"must be a path, and {shown(value)} is in the home folder of nobody here") from error
     return value
 
 

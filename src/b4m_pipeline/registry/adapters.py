@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from yaml import YAMLError
 
-from b4m_pipeline.common.config import plain_alias, plain_name, shown
+from b4m_pipeline.common.config import plain_alias, plain_name, plain_path, shown
 from b4m_pipeline.common.provenance import CODE_KEY, LIBRARIES_KEY, Recipe, file_digest, flat
 from b4m_pipeline.method.adapter import DIRECTIONS_KEY, URI_KEY, WEIGHTS_NAME, Adapter, AdapterError
 
@@ -130,7 +130,10 @@ def fetch_adapter(source: str) -> Adapter:
             f"{shown(source)} names no adapter: give models:/NAME@ALIAS, models:/NAME/VERSION or a folder, without a scheme"
         )
     else:
-        folder = Path(source).expanduser()
+        try:
+            folder = Path(plain_path(source)).expanduser()
+        except ValueError as error:
+            raise AdapterError(f"No adapter at {shown(source)}: it {error}") from error
         adapter, uri = load_adapter(folder), adapter_uri(folder)
     if uri:
         adapter.metadata[URI_KEY] = uri
@@ -147,9 +150,7 @@ def _fetch_version(source: str) -> tuple[str, Adapter]:
     from b4m_pipeline.method.files import load_adapter
 
     if not (found := _VERSION.fullmatch(source)):
-        raise RegistrationError(
-            f"{shown(source)} is no version in the registry: name models:/NAME@ALIAS or models:/NAME/VERSION"
-        )
+        raise RegistrationError(f"{shown(source)} names no version: give models:/NAME@ALIAS, models:/NAME/VERSION or a folder")
     client, name = MlflowClient(), found["name"]
     try:  # aliases move, parents do not
         version = client.get_model_version_by_alias(name, found["alias"]) if found["alias"] else None
@@ -160,7 +161,9 @@ def _fetch_version(source: str) -> tuple[str, Adapter]:
             try:
                 model = Model.load(logged)
             except (YAMLError, LookupError, TypeError, AttributeError, ValueError) as error:
-                raise AdapterError(f"{uri} is damaged, its file MLmodel cannot be read: {error}") from error
+                raise AdapterError(
+                    f"{uri} is damaged, its file MLmodel cannot be read: {' '.join(str(error).split())}"
+                ) from error
             return uri, load_adapter(logged_weights(Path(logged), model, version.tags.get(DIGEST_KEY)))
     except MlflowException as error:
         raise RegistrationError(f"{source} cannot be fetched from the registry: {error}") from error
