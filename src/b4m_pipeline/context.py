@@ -1,5 +1,6 @@
 """What Kedro reads of a project: configuration whose errors name file and place, and parameters that are all checked."""
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,14 +43,16 @@ def fault_of(file: Path) -> str | None:
     """What is wrong with a configuration file by itself, and where; None if nothing is."""
     data = file.read_bytes()
     try:
-        content = OmegaConf.create(data.decode("utf-8"))
+        text = data.decode("utf-8")
+        content = OmegaConf.load(io.StringIO(text))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         return f"{file}, line {line}: byte 0x{data[error.start]:02x} is no UTF-8 text: save the file as UTF-8"
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        cure = "indent with blanks" if "'\\t'" in (error.problem or "") else QUOTING
+        line = [*text.splitlines(), ""][mark.line] if mark else ""
+        cure = "a tab stands there, indent with blanks" if mark and line[mark.column :].startswith("\t") else QUOTING
         return f"{file}{place}: no valid YAML ({error.problem or error.context}): {cure}"
     except (YAMLError, OmegaConfBaseException, RecursionError, ValueError) as error:
         return f"{file}: no valid YAML ({_place(error)})"

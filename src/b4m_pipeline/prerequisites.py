@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kedro.validation.type_extractor import TypeExtractor
 from pydantic import TypeAdapter, ValidationError
 
-from b4m_pipeline.common.config import RunParams, faults, unknown
+from b4m_pipeline.common.config import RunParams, faults, named, unknown
 
 if TYPE_CHECKING:
     from kedro.pipeline import Pipeline
@@ -34,7 +34,7 @@ def check_parameters(parameters: dict[str, Any], pipelines: dict[str, "Pipeline"
     """
     inputs = {name for pipeline in pipelines.values() for name in pipeline.inputs() if name.startswith(_PREFIX)}
     known = {name.removeprefix(_PREFIX).split(".")[0] for name in inputs}
-    found = [f"{name}: {unknown(str(name), known)}" for name in parameters if name not in known]
+    found = [f"{named(name)}: {unknown(str(name), known)}" for name in parameters if name not in known]
     checked = dict(parameters)
     plain = {name: parameters[name] for name in RunParams.model_fields if name in parameters}
     schemas = TypeExtractor(pipelines).extract_types_from_pipelines()

@@ -48,7 +48,8 @@ def test_a_record_of_these_weights_is_read(tmp_path) -> None:
 @pytest.mark.parametrize(
     "source",
     ["runs:/0123/made", "http://127.0.0.1:9/x", "https://example.invalid/x", "file:///etc", "s3://bucket/x",
-     "mlflow-artifacts:/x", "dbfs:/x", "models:", "models:/", "models:/x", "models:/x/", "models:/x@", "models:/x/latest", "models:/x/1/code",
+     "mlflow-artifacts:/x", "dbfs:/x", "models:", "models:/", "models:/x", "models:/x/", "models:/x@",
+     "models:/x/latest", "models:/x/1/code",
      "models://x/1", "models:/x y/1", "models:/x/-1", "models:/x/1\nERROR", "models:/m-0123", "models:/x@a@b"],
 )  # fmt: skip
 def test_what_is_no_adapters_place_is_said(source) -> None:

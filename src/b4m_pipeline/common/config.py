@@ -8,7 +8,7 @@ import difflib
 import re
 import string
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -24,6 +24,8 @@ LARGEST = 10**9
 LARGEST_SIDE = 8192
 """Pixels a side: no base model of today draws as large."""
 _LONGEST_PATH, _LONGEST_PART = 4096, 255
+_CHOICES = ("bool", "dict", "float", "int", "list", "str", "tuple")  # what Pydantic calls them in a place
+_LISTED = 8  # names that a message may list
 _SHOWN = 60  # characters of a wrong value that a message quotes
 
 
@@ -163,7 +165,7 @@ def _fault(fault: Any, model: type[BaseModel] | None, prefix: str) -> str:
     *parents, last = fault["loc"] or ("",)
     known, place = _schema_at(model, parents), _key((*parents, last), prefix) if fault["loc"] else prefix.removesuffix(".")
     if fault["type"] == "extra_forbidden":
-        return f"{place}: {unknown(str(last), known.model_fields if known else {})}"
+        return f"{_key(parents, prefix)}.{named(last)}: {unknown(str(last), known.model_fields if known else {})}"
     said = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "missing":
         return f"{place} must be given"
@@ -173,20 +175,26 @@ def _fault(fault: Any, model: type[BaseModel] | None, prefix: str) -> str:
     return f"{place}: {said[:1].lower()}{said[1:]}{quoted}"
 
 
+def named(key: Any) -> str:
+    """A key that a user typed, in a message."""
+    return key if isinstance(key, str) and key.isidentifier() else shown(key)
+
+
 def unknown(name: str, known: Any) -> str:
     """What to say of a name that is none of those that are known."""
     if close := difflib.get_close_matches(name, known, n=1):
         return f"there is no such parameter, did you mean {close[0]!r}?"
-    return "there is no such parameter" + (f"; known are {', '.join(sorted(known))}" if known else "")
+    listed = f": there are {', '.join(sorted(known))}" if 0 < len(known) <= _LISTED else ""
+    return f"there is no such parameter{listed or '; docs/reference/parameters.md has them all'}"
 
 
-def _key(loc: tuple[Any, ...], prefix: str) -> str:
+def _key(loc: Sequence[Any], prefix: str) -> str:
     """content.path, benchmark.pairs[0].content. What Pydantic adds for a choice between types is left out."""
     text = prefix
     for part in loc:
         if isinstance(part, int):
             text = f"{text.removesuffix('.')}[{part}]."
-        elif str(part).isidentifier() or not text.endswith((".", "]")):
+        elif str(part).isidentifier() and part not in _CHOICES:
             text += f"{part}."
     return text.removesuffix(".")
 
