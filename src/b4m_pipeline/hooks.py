@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from b4m_pipeline import prerequisites
 from b4m_pipeline.common.provenance import code_version
-from b4m_pipeline.registry.store import check_store, limit_patience, resolve_store
+from b4m_pipeline.registry.store import limit_patience, open_store
 from b4m_pipeline.training.checkpoint_files import finished_checkpoints
 
 
@@ -43,9 +43,7 @@ class TrackingHook(MlflowHook):
         """Set the tracking store up. Raises TrackingError if it cannot be used."""
         limit_patience()
         if mlflow.active_run() is None:  # otherwise whoever started that run has chosen the store
-            config = resolve_store(context.config_loader["mlflow"], context.project_path)
-            context.config_loader["mlflow"] = config
-            check_store(config["server"]["mlflow_tracking_uri"])
+            context.config_loader["mlflow"] = open_store(context.config_loader["mlflow"], context.project_path)
         self._project_path = context.project_path
         try:
             super().after_context_created(context)
