@@ -39,7 +39,7 @@ def whole(kind: str = "made") -> Adapter:
         about |= {"half": "lora_A", "token": "snq"}
     else:
         about |= {"content_name": "cup", "style_name": "ink", "content_token": "snq", "style_token": "w@z"}
-        about |= {"content_side": "lora_A", "architecture": "other"}
+        about |= {"content_side": "lora_A", "architecture": "other", "parents": "[]"}
     if kind == "merged":
         about |= {"frame": "none", "frame_config": '{"base_model": "tiny@0123"}'}
     return Adapter(tensors, about, {"r": 4, "lora_alpha": 4.0, "target_modules": sorted(LAYERS)})

@@ -5,6 +5,9 @@ import json
 import pytest
 
 from b4m_pipeline.common.provenance import file_digest
+from b4m_pipeline.inputs.params import ConceptParams
+from b4m_pipeline.library.params import LibraryParams
+from b4m_pipeline.library.table import LibraryError, read_table
 from b4m_pipeline.method.adapter import URI_KEY, WEIGHTS_NAME, AdapterError
 from b4m_pipeline.registry.adapters import RECORD_NAME, RegistrationError, adapter_uri, fetch_adapter
 from tests.hostile.helpers import is_one_line, whole, write
@@ -69,3 +72,39 @@ def test_folders_without_an_adapter_are_said(source, tmp_path, monkeypatch) -> N
     with pytest.raises(AdapterError, match="No adapter at") as error:
         fetch_adapter(source)
     assert is_one_line(str(error.value))
+
+
+TABLES = {
+    "no table.csv": None,
+    "empty.csv": b"",
+    "cp1252.csv": "kind,path\ncontent,käfer\n".encode("cp1252"),
+    "nul.csv": b"kind,path\ncontent,a\0b\n",
+    "wide.csv": b"kind,path\ncontent,a,b,c\n",
+    "open.csv": b'kind,path\ncontent,"a\n',
+    "long.csv": b"kind,path\ncontent," + b"x" * 200_000 + b"\n",
+    "part.csv": b"kind,path\ncontent," + b"x" * 300 + b"\n",
+    "escape.csv": b"kind,path,noun\ncontent,a,\x1b[2J\n",
+    "lines.csv": b'kind,path,name\ncontent,a,"cup\nERROR"\n',
+    "column.csv": b"kind,path,__class__\ncontent,a,b\n",
+    "kind.csv": b"kind,path\n" + b"y" * 5000 + b",a\n",
+    "home.csv": b"kind,path\ncontent,~nobody-here/x\n",
+    "nowhere.csv": b"kind,path\ncontent,nowhere\n",
+    "open.yml": b"- {kind: content, path: [\n",
+    "tag.yml": b"- !!python/object/apply:os.system [true]\n",
+    "tab.yml": b"-\n\tkind: content\n",
+    "text.yml": b"hello",
+    "numbers.yml": b"[1, 2]",
+    "deep.yml": b"[" * 5000,
+    "mapping.yml": b"kind: content\n",
+    "nested.yml": b"- {kind: content, path: {a: b}}\n",
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_librarys_table_that_cannot_be_read_is_one_line(tmp_path, name) -> None:
+    if TABLES[name] is not None:
+        (tmp_path / name).write_bytes(TABLES[name])
+    concept = ConceptParams(path="any", token="snq")
+    with pytest.raises(LibraryError) as error:
+        read_table(LibraryParams(table=str(tmp_path / name), pairs="all", folder=str(tmp_path)), concept, concept)
+    assert name in str(error.value) and is_one_line(str(error.value))

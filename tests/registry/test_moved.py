@@ -71,16 +71,21 @@ def test_artifacts_are_found_where_the_project_is_now(project, moved) -> None:
     assert follow(now / "mlflow.db", artifacts_of(now / "mlflow.db")) == 0
 
 
-def test_a_copy_without_artifacts_reads_the_originals_and_writes_its_own(project, caplog) -> None:
+def test_a_copy_without_artifacts_reads_the_originals_and_writes_its_own(project) -> None:
     now = project.with_name("second project")
     now.mkdir()
     shutil.copy(project / "mlflow.db", now)
-    before = files(project)
-    assert follow(now / "mlflow.db", artifacts_of(now / "mlflow.db")) == 1
-    assert "copied without its artifacts" in caplog.text
-    assert mlflow.artifacts.load_text(f"{runs(now)[0].info.artifact_uri}/text.txt") == "a"
-    log(now, "b")
-    assert len(list((now / "mlartifacts").glob("*/artifacts/text.txt"))) == 1 and files(project) == before
+    before, own = files(project), (now / "mlflow.db", artifacts_of(now / "mlflow.db"))
+    (text,) = project.glob("mlartifacts/*/artifacts/text.txt")
+    for rows in (2, 0):  # the experiment, and the version that never had an artifact; then nothing more
+        assert follow(*own) == rows
+        log(now, "b")
+        assert {mlflow.artifacts.load_text(f"{run.info.artifact_uri}/text.txt") for run in runs(now)} == {"a", "b"}
+    assert len(list((now / "mlartifacts").glob("*/artifacts/text.txt"))) == 2 and files(project) == before
+    shutil.copytree(project / "mlartifacts", now / "mlartifacts", dirs_exist_ok=True)
+    assert follow(*own) == 1 and places(now) == {"second"}
+    text.unlink()
+    assert {mlflow.artifacts.load_text(f"{run.info.artifact_uri}/text.txt") for run in runs(now)} == {"a", "b"}
 
 
 def test_a_project_that_stayed_is_left_as_it_is(project, tmp_path) -> None:

@@ -31,7 +31,10 @@ class ConceptParams(Strict):
     @classmethod
     def _name_of_folder(cls, data: Any) -> Any:
         if isinstance(data, dict) and not data.get("name") and isinstance(data.get("path"), str) and data["path"]:
-            folder = Path(data["path"]).expanduser().absolute().name
+            try:
+                folder = Path(data["path"]).expanduser().absolute().name
+            except RuntimeError:  # nobody's home: the path itself is refused
+                folder = ""
             plain = "".join(c if c.isalnum() or c in "-_" else "-" for c in folder).strip("-")
             return {**data, "name": plain or "unnamed"}
         return data

@@ -17,7 +17,7 @@ from b4m_pipeline.method.frame import FrameMismatchError, frame_of
 from b4m_pipeline.method.params import Side
 
 _SIDES = ("lora_A", "lora_B")
-_BOTH = ("half", "content_side", "content_name", "style_name", "content_token", "style_token", "noun")
+_BOTH = ("half", "content_side", "content_name", "style_name", "content_token", "style_token", "noun", "parents")
 _HALF = ("half", "token", "noun")
 _OF_KIND = {"content": _HALF, "style": _HALF, "reconstructed": _BOTH, "made": _BOTH, "merged": ("content_name", "style_name")}
 

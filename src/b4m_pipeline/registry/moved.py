@@ -5,7 +5,7 @@ import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 logger = logging.getLogger(__name__)
@@ -18,46 +18,58 @@ _PLACES = (
 
 
 def follow(database: Path, artifacts: Path) -> int:
-    """Make the places in a project's sqlite file those beside it, if they are another folder's; returns how many rows were
-    changed. artifacts: the project's folder of artifacts, of the name that it has had ever since.
+    """Make the places in a project's sqlite file those beside it, if they are another folder's; returns how many were changed.
+    artifacts: the project's folder of artifacts, of the name that it has had ever since.
 
-    If the artifacts did not come along, only new ones go there: what was logged before is still read where it is. Raises
-    sqlite3.Error.
+    What did not come along, and is still where it was, is read from there; new artifacts never go there. Raises sqlite3.Error.
     """
     with closing(sqlite3.connect(database, timeout=30, isolation_level=None)) as connection:
-        found = connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
-        others = [place for (place,) in found if place and _is_elsewhere(place, artifacts)]
+        found = {root for table, column in _PLACES for root in _roots(connection, table, column, artifacts.name)}
+        others = sorted(root for root in found if _is_elsewhere(root, artifacts))
         if not others:
             return 0
-        places = _PLACES if artifacts.is_dir() else _PLACES[:1]
         connection.execute("BEGIN IMMEDIATE")
-        changed = sum(_rewrite(connection, *place, other, artifacts.as_uri()) for other in others for place in places)
+        changed = sum(_rewrite(connection, *place, other, artifacts.as_uri()) for other in others for place in _PLACES)
         connection.execute("COMMIT")
-    told = ", ".join(others)
-    if artifacts.is_dir():
-        logger.warning("This project was moved or copied: %d places in %s, once %s, are its own now", changed, database, told)
-    else:
+    if changed:
+        told = ", ".join(others)
         logger.warning(
-            "This project was copied without its artifacts: those of earlier runs stay in %s, new ones go to %s. To have all "
-            "here, copy that folder, too", told, artifacts,
-        )  # fmt: skip
+            "This project was moved or copied: %d places in %s, once in %s, are its own now", changed, database, told
+        )
     return changed
 
 
-def _is_elsewhere(place: str, artifacts: Path) -> bool:
-    """Whether it is a folder of this name on this machine, and not this one."""
-    parts = urlsplit(place)
-    if parts.scheme not in ("", "file") or parts.netloc:
+def _roots(connection: sqlite3.Connection, table: str, column: str, name: str) -> set[str]:
+    """Folders of this name that a column's places are, or lie in."""
+    places = connection.execute(f"SELECT DISTINCT {column} FROM {table} WHERE instr({column}, ?)", (f"/{name}",))
+    split = (f"{place}/".partition(f"/{name}/") for (place,) in places)
+    return {f"{before}/{name}" for before, found, _ in split if found}
+
+
+def _is_elsewhere(root: str, artifacts: Path) -> bool:
+    """Whether it is a folder on this machine, and another one."""
+    if (path := _path_of(root)) is None or not path.is_absolute() or path == artifacts:
         return False
-    path = Path(url2pathname(parts.path) if parts.scheme else unquote(place))
-    same = path == artifacts or (path.exists() and artifacts.exists() and os.path.samefile(path, artifacts))
-    return path.name == artifacts.name and path.is_absolute() and not same
+    return not (path.exists() and artifacts.exists() and os.path.samefile(path, artifacts))
+
+
+def _path_of(place: str) -> Path | None:
+    """Of a path or a file: URI; None for places on servers."""
+    parts = urlsplit(place)
+    if parts.scheme == "file" and not parts.netloc:
+        return Path(url2pathname(parts.path))
+    return Path(place) if not parts.scheme else None
 
 
 def _rewrite(connection: sqlite3.Connection, table: str, column: str, before: str, now: str) -> int:
-    """Paths that begin with another folder."""
-    changed = connection.execute(
-        f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} = ? OR substr({column}, 1, ?) = ?",
-        (now, len(before) + 1, before, len(before) + 1, f"{before}/"),
-    )
-    return changed.rowcount
+    """A column's places in another folder. Those of experiments are for what comes, all others for what is there."""
+    chosen = f"SELECT rowid, {column} FROM {table} WHERE {column} = ? OR instr({column}, ?) = 1"
+    rows = connection.execute(chosen, (before, f"{before}/"))
+    changed = 0
+    for row, place in rows.fetchall():
+        own = now + place.removeprefix(before)
+        here, there = _path_of(own), _path_of(place)
+        if table == "experiments" or (here and here.exists()) or not (there and there.exists()):
+            connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (own, row))
+            changed += 1
+    return changed
