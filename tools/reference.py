@@ -45,11 +45,13 @@ Each parameter by the key that `--params` takes, as in `--params="content_break.
 has the value in [`conf/base/`](../../conf/base), or the default where the files state none; *sdxl* and *sd15* have what
 `--env=sdxl` and `--env=sd15` change. Other base models' environments are in `conf/NAME/parameters.yml`: sd35, flux, flux2,
 zimage, qwen. `null` means that there is none. `KEY[].FIELD` is a field of each entry of a list.
-Unknown names and values out of bounds are refused before anything is trained. For all: a number is finite and at most 10^9, a text has
-at most 5000 characters, a name (of a content, a style, a prefix) at most 80 bytes, and templates hold their named fields alone.
+Unknown names and values out of bounds are refused before anything is trained. For all: a number is finite and at most 10^9, a
+text has at most 5000 characters, a name (of a content, a style, a prefix) at most 80 bytes, and templates hold no fields but
+those that are named.
 
-Values of `--params` are YAML. Text that holds one of ``{}[]:,&*!|>'"%@`#`` goes into quotation marks, the whole into apostrophes:
-`--params='captioning.content_template="{article} {content}, lit from the left"'`. A list stands in brackets: `--params="make.samples.prompts=[one, two]"`.
+Values of `--params` are YAML. Text that holds one of ``{}[]:,&*!|>'"%@`#`` goes into quotation marks, the whole into
+apostrophes: `--params='captioning.content_template="{article} {content}, lit from the left"'`. A list stands in brackets:
+`--params="generate.prompts=[one, two]"`.
 
 Each environment has one pair of `steps` and `guidance_scale` for `evaluation`, `generate`, the stages' `samples` and the
 registered adapters: `drawing` in its `globals.yml`. Change it for all of them in `conf/local/globals.yml` (`drawing:
