@@ -26,6 +26,7 @@ from b4m_pipeline.hooks import PrerequisitesHook, git_commit
 from b4m_pipeline.method.adapter import AdapterError
 from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.registry.adapters import adapter_uri
+from b4m_pipeline.registry.store import sqlite_uri
 from b4m_pipeline.training.checkpoints import CheckpointError
 from b4m_pipeline.training.params import MakeParams
 from b4m_pipeline.training.trainer import DivergenceError
@@ -105,6 +106,21 @@ def test_a_run_keeps_its_parameters_field_by_field_and_its_code_version(project)
     assert run.data.tags["code_version"].startswith("0.1.0")
     assert run.info.artifact_uri.startswith((project / "mlartifacts").as_uri())
     assert not (project / "somewhere" / "mlflow.db").exists()
+
+
+def test_a_copied_project_has_its_own_runs(project, monkeypatch) -> None:
+    assert kedro("run").exit_code == 0
+    copy = project.with_name("a copy 100%")
+    shutil.copytree(project, copy)
+    mlflow.set_tracking_uri(None)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(copy / "somewhere")
+    result = kedro("run")
+    assert result.exit_code == 0, result.output
+    client = mlflow.MlflowClient(sqlite_uri(copy / "mlflow.db"))
+    found = client.search_runs([client.get_experiment_by_name("b4m_pipeline").experiment_id])
+    assert len(found) == 2 and len(runs(project)) == 1
+    assert all(run.info.artifact_uri.startswith((copy / "mlartifacts").as_uri()) for run in found)
 
 
 def test_sessions_of_one_process_are_runs_of_their_own(project) -> None:

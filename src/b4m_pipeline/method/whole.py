@@ -154,8 +154,8 @@ def _require_metadata(adapter: Adapter) -> None:
 
 def _require_tensors(adapter: Adapter) -> None:
     """Pairs lora_A (r, in, ...) and lora_B (out, r, ...) of one rank."""
-    config = adapter.lora_config
-    rank, alpha = config.get("r"), config.get("lora_alpha")
+    rank: Any = adapter.lora_config.get("r")
+    alpha: Any = adapter.lora_config.get("lora_alpha")
     if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not 0 < alpha < float("inf"):
         raise AdapterError(f"its rank is {shown(rank)} and its alpha {shown(alpha)}")
     if not adapter.tensors:
