@@ -215,6 +215,23 @@ def test_a_stage_may_keep_its_last_finished_checkpoint(project, tmp_path) -> Non
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("server: 5\n", "mlflow.yml: server must be a group of settings, got 5"),
+        ("tracking: {experiment: [a]}\n", "mlflow.yml: experiment must be a group of settings"),
+        ("trackng: {}\n", "mlflow.yml: trackng: there is no such parameter"),
+        ("ui: {port: [1]}\n", "mlflow.yml: ui.port: "),
+        ("server: {mlflow_tracking_uri: @x}\n", "mlflow.yml, line 1, column 31: no valid YAML"),
+    ],
+)
+def test_an_mlflow_yml_that_is_none_is_one_error(project, text, said) -> None:
+    (project / "conf/base/mlflow.yml").write_text(text)
+    result = kedro("run")
+    assert result.exit_code == 1 and result.output.count("Error: ") == 1, result.output
+    assert said in result.output and "Traceback" not in result.output
+
+
 def test_a_tracking_server_that_is_away_is_one_error(project, monkeypatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     result = kedro("run")

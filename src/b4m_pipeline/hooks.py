@@ -12,11 +12,12 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from kedro_mlflow.framework.hooks import MlflowHook
 from mlflow.exceptions import MlflowException
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from b4m_pipeline import prerequisites
+from b4m_pipeline.common.config import faults
 from b4m_pipeline.common.provenance import code_version
-from b4m_pipeline.registry.store import limit_patience, open_store
+from b4m_pipeline.registry.store import TrackingError, limit_patience, open_store
 from b4m_pipeline.training.checkpoint_files import finished_checkpoints
 
 
@@ -47,6 +48,8 @@ class TrackingHook(MlflowHook):
         self._project_path = context.project_path
         try:
             super().after_context_created(context)
+        except ValidationError as error:
+            raise TrackingError(f"mlflow.yml: {faults(error, type(None))[0]}") from error
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

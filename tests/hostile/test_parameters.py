@@ -86,6 +86,14 @@ def test_no_whole_number_is_larger_than_anything_can_be(key) -> None:
         assert str(error.value).startswith(f"{key}") and is_one_line(str(error.value))
 
 
+@pytest.mark.parametrize("key", of_type(int) + of_type(float))
+def test_every_number_has_a_smallest_value(key) -> None:
+    with pytest.raises(WrongParameterError) as error:
+        check(key, -(10**8))
+    assert str(error.value).startswith(key)
+    assert "greater than" in str(error.value) or "a valid tuple" in str(error.value)
+
+
 @pytest.mark.parametrize("key", of_type(str))
 def test_no_text_holds_what_cannot_be_stored(key) -> None:
     for value in ("a\0b", "a\x1bb", "\ud800", "x" * 6000, 5, ["a"], {"content": None}):

@@ -10,6 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from b4m_pipeline.common.config import shown
 from b4m_pipeline.registry.moved import follow
 
 # MLflow's own defaults wait for minutes before they say that a server is away.
@@ -54,8 +55,8 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 def resolve_store(config: dict[str, Any], project_path: Path) -> dict[str, Any]:
     """mlflow.yml with a sqlite file of its own made absolute, and its artifacts beside it: SQLAlchemy and MLflow would
     take both from the working directory. A store named by MLFLOW_TRACKING_URI is left as it is; if that is empty, it names
-    none."""
-    server, tracking = dict(config.get("server") or {}), dict(config.get("tracking") or {})
+    none. Raises TrackingError for what is no mlflow.yml."""
+    server, tracking = _group(config, "server"), _group(config, "tracking")
     named = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     uri = server.get("mlflow_tracking_uri")
     uri = uri.strip() or OWN_STORE if isinstance(uri, str) else uri
@@ -63,10 +64,17 @@ def resolve_store(config: dict[str, Any], project_path: Path) -> dict[str, Any]:
         return config
     file = project_path / uri.removeprefix(_SQLITE)
     server["mlflow_tracking_uri"] = sqlite_uri(file)
-    experiment = dict(tracking.get("experiment") or {})
-    create = dict(experiment.get("create_experiment_kwargs") or {})
+    experiment = _group(tracking, "experiment")
+    create = _group(experiment, "create_experiment_kwargs")
     create.setdefault("artifact_location", str(artifacts_of(file)))
     return config | {"server": server, "tracking": tracking | {"experiment": experiment | {"create_experiment_kwargs": create}}}
+
+
+def _group(config: dict[str, Any], name: str) -> dict[str, Any]:
+    found = config.get(name) or {}
+    if not isinstance(found, dict):
+        raise TrackingError(f"mlflow.yml: {name} must be a group of settings, got {shown(found)}")
+    return dict(found)
 
 
 def sqlite_uri(file: Path) -> str:
