@@ -220,7 +220,7 @@ def test_a_stage_may_keep_its_last_finished_checkpoint(project, tmp_path) -> Non
     [
         ("server: 5\n", "mlflow.yml: server must be a group of settings, got 5"),
         ("tracking: {experiment: [a]}\n", "mlflow.yml: experiment must be a group of settings"),
-        ("trackng: {}\n", "mlflow.yml: trackng: there is no such parameter"),
+        ("trackng: {}\n", "mlflow.yml: trackng: there is no such parameter, did you mean 'tracking'?"),
         ("ui: {port: [1]}\n", "mlflow.yml: ui.port: "),
         ("server: {mlflow_tracking_uri: @x}\n", "mlflow.yml, line 1, column 31: no valid YAML"),
     ],

@@ -10,6 +10,7 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
+from kedro_mlflow.config.kedro_mlflow_config import KedroMlflowConfig
 from kedro_mlflow.framework.hooks import MlflowHook
 from mlflow.exceptions import MlflowException
 from pydantic import BaseModel, ValidationError
@@ -49,7 +50,7 @@ class TrackingHook(MlflowHook):
         try:
             super().after_context_created(context)
         except ValidationError as error:
-            raise TrackingError(f"mlflow.yml: {faults(error, type(None))[0]}") from error
+            raise TrackingError(f"mlflow.yml: {faults(error, KedroMlflowConfig)[0]}") from error
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

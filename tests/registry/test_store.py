@@ -34,9 +34,9 @@ def test_a_store_that_the_user_names_is_left_as_it_is(uri, monkeypatch) -> None:
     assert resolve_store(config, Path("project")) == config
 
 
-@pytest.mark.parametrize("named", ["", "  "])
+@pytest.mark.parametrize("named", ["", "  ", None])
 def test_an_empty_variable_names_no_store(named, tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", named)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", named or "")
     config = {"server": {"mlflow_tracking_uri": named}}
     assert resolve_store(config, tmp_path)["server"]["mlflow_tracking_uri"] == f"sqlite:///{tmp_path}/mlflow.db"
 

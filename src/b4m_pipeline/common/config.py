@@ -165,7 +165,10 @@ def _fault(fault: Any, model: type[BaseModel] | None, prefix: str) -> str:
     *parents, last = fault["loc"] or ("",)
     known, place = _schema_at(model, parents), _key((*parents, last), prefix) if fault["loc"] else prefix.removesuffix(".")
     if fault["type"] == "extra_forbidden":
-        return f"{_key(parents, prefix)}.{named(last)}: {unknown(str(last), known.model_fields if known else {})}"
+        return (
+            f"{_key(parents, prefix)}.{named(last)}: ".lstrip(".")
+            + f"{unknown(str(last), known.model_fields if known else {})}"
+        )
     said = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "missing":
         return f"{place} must be given"

@@ -58,9 +58,9 @@ def resolve_store(config: dict[str, Any], project_path: Path) -> dict[str, Any]:
     none. Raises TrackingError for what is no mlflow.yml."""
     server, tracking = _group(config, "server"), _group(config, "tracking")
     named = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
-    uri = server.get("mlflow_tracking_uri")
-    uri = uri.strip() or OWN_STORE if isinstance(uri, str) else uri
-    if uri is None or not uri.startswith(_SQLITE) or uri == named:
+    # Without any, MLflow would make a database in the working directory.
+    uri = str(server.get("mlflow_tracking_uri") or "").strip() or named or OWN_STORE
+    if not uri.startswith(_SQLITE) or uri == named:
         return config
     file = project_path / uri.removeprefix(_SQLITE)
     server["mlflow_tracking_uri"] = sqlite_uri(file)
