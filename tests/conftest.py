@@ -192,26 +192,40 @@ def tiny_adapter(tiny_sdxl: Path):
 
 
 def lora_of(tiny_sdxl: Path):
-    """A made Adapter of rank 4 for `tiny_sdxl`, with random weights in every to_q, to_k, to_v and to_out.0."""
+    """A made Adapter of rank 4 for `tiny_sdxl`, with random weights in every to_q, to_k, to_v and to_out.0, frozen parts
+    included."""
     import torch
     from diffusers import UNet2DConditionModel
 
+    from b4m_pipeline.diffusion.families import base_model_id
+    from b4m_pipeline.diffusion.params import BaseModelParams
     from b4m_pipeline.method.adapter import Adapter
+    from b4m_pipeline.method.frame import Frame
 
     targets, rank = ["to_q", "to_k", "to_v", "to_out.0"], 4
     generator = torch.Generator().manual_seed(1)
-    tensors = {}
+    tensors, layers = {}, {}
     for name, module in UNet2DConditionModel.from_pretrained(tiny_sdxl, subfolder="unet").named_modules():
         if name.endswith(tuple(targets)):
-            m, n = module.weight.shape
+            m, n = layers[name] = tuple(module.weight.shape)
             tensors[f"{name}.lora_A.weight"] = torch.randn(rank, n, generator=generator)
             tensors[f"{name}.lora_B.weight"] = torch.randn(m, rank, generator=generator)
+    base = base_model_id(BaseModelParams(path=str(tiny_sdxl), resolution=PIXELS))
+    frame = Frame(0, rank, rank, 0.5, "exact", 1.0, base, layers)
     metadata = {
         "kind": "made",
         "name": "cup-ink",
         "base_model": str(tiny_sdxl),
-        "frame": "f" * 64,
-        "frame_config": "{}",
+        "frame": frame.fingerprint,
+        "frame_config": frame.describe(),
+        "half": "both",
+        "content_side": "lora_A",
+        "content_name": "cup",
+        "style_name": "ink",
+        "content_token": "snq",
+        "style_token": "w@z",
+        "noun": "toy",
+        "style_noun": "toy",
         "data_digest": "d" * 16,
         "parents": "[]",
         "params": '{"train": {"steps": 2}, "seed": 0}',
@@ -232,36 +246,15 @@ def joined_adapter(tiny_sdxl: Path):
 
 
 def framed_lora_of(tiny_sdxl: Path):
-    """`lora_of` with a frame, so that its halves can be scaled: learnt parts are random, content is lora_A's."""
-
-    from b4m_pipeline.diffusion.families import base_model_id
-    from b4m_pipeline.diffusion.params import BaseModelParams
-    from b4m_pipeline.method.frame import Frame
+    """`lora_of` with its frame's frozen parts, so that its halves can be scaled. What is learnt is random."""
+    from b4m_pipeline.method.frame import frame_of
 
     adapter = lora_of(tiny_sdxl)
-    modules = adapter.modules()
-    layers = {
-        name: (len(adapter.tensors[f"{name}.lora_B.weight"]), adapter.tensors[f"{name}.lora_A.weight"].shape[1])
-        for name in modules
-    }
-    base = base_model_id(BaseModelParams(path=str(tiny_sdxl), resolution=PIXELS))
-    frame = Frame(0, adapter.rank, adapter.rank, 0.5, "exact", 1.0, base, layers)
-    for name in modules:
+    frame = frame_of(adapter)
+    for name in adapter.modules():
         blocks, (d_b, d_a) = frame.blocks(name), frame.sizes(name)
         adapter.tensors[f"{name}.lora_A.weight"][:, :d_a] = blocks.frozen_a
         adapter.tensors[f"{name}.lora_B.weight"][:d_b] = blocks.frozen_b
-    adapter.metadata |= {
-        "frame": frame.fingerprint,
-        "frame_config": frame.describe(),
-        "half": "both",
-        "content_side": "lora_A",
-        "content_name": "cup",
-        "style_name": "ink",
-        "content_token": "snq",
-        "style_token": "w@z",
-        "noun": "toy",
-        "style_noun": "toy",
-    }
     return adapter
 
 

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from kedro.validation.exceptions import ParameterValidationError
 from pydantic import BaseModel
 from tools.reference import entry_model, nested_model, schemas
 
@@ -12,7 +11,7 @@ from b4m_pipeline.common.config import RunParams
 from b4m_pipeline.common.devices import DeviceError
 from b4m_pipeline.diffusion.families import FAMILIES
 from b4m_pipeline.pipeline_registry import register_pipelines
-from b4m_pipeline.prerequisites import check_devices, check_parameters
+from b4m_pipeline.prerequisites import WrongParameterError, check_devices, check_parameters
 from b4m_pipeline.pretrain.text import alias_of
 from b4m_pipeline.settings import CONFIG_LOADER_ARGS, ConfigLoader
 from b4m_pipeline.training.params import SampleParams
@@ -142,7 +141,7 @@ def test_folders_of_counterparts_can_be_named_in_an_environment_that_draws_them(
     checked = check_parameters(config("sdxl", counterparts=own)["parameters"], register_pipelines())["counterparts"]
     assert checked.source == "folders" and [concept.name for concept in checked.styles] == ["oil"] and not checked.contents
     del own["source"]
-    with pytest.raises(ParameterValidationError, match="source is drawn, and contents or styles name folders"):
+    with pytest.raises(WrongParameterError, match="source is drawn, and contents or styles name folders"):
         check_parameters(config("sdxl", counterparts=own)["parameters"], register_pipelines())
 
 

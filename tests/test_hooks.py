@@ -30,6 +30,7 @@ from b4m_pipeline.inputs.staleness import StaleInputError
 from b4m_pipeline.method.adapter import AdapterError
 from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.registry.adapters import adapter_uri
+from b4m_pipeline.registry.store import sqlite_uri
 from b4m_pipeline.training.checkpoints import CheckpointError
 from b4m_pipeline.training.params import MakeParams
 from b4m_pipeline.training.trainer import DivergenceError
@@ -114,6 +115,21 @@ def test_a_run_keeps_its_parameters_field_by_field_and_its_code_version(project)
     assert not (project / "somewhere" / "mlflow.db").exists()
 
 
+def test_a_copied_project_has_its_own_runs(project, monkeypatch) -> None:
+    assert kedro("run").exit_code == 0
+    copy = project.with_name("a copy 100%")
+    shutil.copytree(project, copy)
+    mlflow.set_tracking_uri(None)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(copy / "somewhere")
+    result = kedro("run")
+    assert result.exit_code == 0, result.output
+    client = mlflow.MlflowClient(sqlite_uri(copy / "mlflow.db"))
+    found = client.search_runs([client.get_experiment_by_name("b4m_pipeline").experiment_id])
+    assert len(found) == 2 and len(runs(project)) == 1
+    assert all(run.info.artifact_uri.startswith((copy / "mlartifacts").as_uri()) for run in found)
+
+
 def test_sessions_of_one_process_are_runs_of_their_own(project) -> None:
     """As in a notebook: a run that stayed active would take the next session's parameters, and refuse them."""
     for steps in (3, 4):
@@ -127,9 +143,9 @@ def test_sessions_of_one_process_are_runs_of_their_own(project) -> None:
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ("mkae.steps=3", "Unknown parameter 'mkae': did you mean 'make'?"),
-        ("make.stepz=3", "stepz"),
-        ("make.steps=0", "greater than or equal to 1"),
+        ("mkae.steps=3", "Error: mkae: there is no such parameter, did you mean 'make'?"),
+        ("make.stepz=3", "Error: make.stepz: there is no such parameter, did you mean 'steps'?"),
+        ("make.steps=0", "Error: make.steps: input should be greater than or equal to 1, got 0"),
         ("base_model.path=nowhere/at/all", "base_model.path 'nowhere/at/all': there is no such file"),
         ("base_model.path=some/model", "'some/model' is not in this machine's cache"),
         ("frame.targets=[to_x]", "to_x"),
@@ -244,7 +260,7 @@ def test_parameters_of_other_pipelines_are_checked_too(project, monkeypatch) -> 
     for seed in ("1.5", "-1", "abc", "true"):
         result = kedro("run", "--pipelines=other", f"--params=seed={seed}")
         assert result.exit_code == 1
-        assert "Error: seed: Input should be" in result.output
+        assert "Error: seed: input should be" in result.output
 
 
 def test_checkpoints_of_finished_trainings_go_when_the_run_has_succeeded(project) -> None:
@@ -294,6 +310,23 @@ def test_what_an_earlier_run_left_is_checked_and_what_this_run_makes_is_not(tiny
             hook.after_dataset_loaded(name, data)
     hook.after_dataset_loaded("reconstructed_adapter", tiny_adapter)
     hook.after_dataset_loaded("counterparts", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("server: 5\n", "mlflow.yml: server must be a group of settings, got 5"),
+        ("tracking: {experiment: [a]}\n", "mlflow.yml: experiment must be a group of settings"),
+        ("trackng: {}\n", "mlflow.yml: trackng: there is no such parameter, did you mean 'tracking'?"),
+        ("ui: {port: [1]}\n", "mlflow.yml: ui.port: "),
+        ("server: {mlflow_tracking_uri: @x}\n", "mlflow.yml, line 1, column 31: no valid YAML"),
+    ],
+)
+def test_an_mlflow_yml_that_is_none_is_one_error(project, text, said) -> None:
+    (project / "conf/base/mlflow.yml").write_text(text)
+    result = kedro("run")
+    assert result.exit_code == 1 and result.output.count("Error: ") == 1, result.output
+    assert said in result.output and "Traceback" not in result.output
 
 
 def test_a_tracking_server_that_is_away_is_one_error(project, monkeypatch) -> None:
@@ -394,7 +427,7 @@ def test_the_run_command_is_kedros_own_with_all_its_options() -> None:
     from kedro.framework.cli.project import run
 
     ours = cli.commands["run"]
-    assert ours.params == run.params
+    assert [param.name for param in ours.params] == [param.name for param in run.params]
     assert isinstance(ours, click.Command)
 
 

@@ -10,6 +10,7 @@ UNTESTED = {"__init__.py", "__main__.py", "pipeline.py"}
 """What only puts names together: tests/test_startup.py imports all of it."""
 AT_THE_TOP = {
     "cli.py": "test_hooks.py",
+    "context.py": "test_context.py",
     "hooks.py": "test_hooks.py",
     "pipeline_registry.py": "test_startup.py",
     "prerequisites.py": "test_prerequisites.py",

@@ -64,8 +64,8 @@ def kedro(project: Path, command: str) -> subprocess.CompletedProcess:
 
 def kedro_of(project: Path, target: str) -> subprocess.CompletedProcess:
     """What `make TARGET` would run."""
-    (command,) = [line for line in sh(project, f"make -n -o install {target}").stdout.splitlines() if "/kedro run" in line]
-    return kedro(project, "kedro" + command.split("/kedro", 1)[1])
+    (command,) = [line for line in sh(project, f"make -n -o install {target}").stdout.splitlines() if '/kedro" run' in line]
+    return kedro(project, "kedro" + command.split('/kedro"', 1)[1])
 
 
 def python(project: Path, code: str) -> subprocess.CompletedProcess:

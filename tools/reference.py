@@ -44,7 +44,13 @@ Each parameter by the key that `--params` takes, as in `--params="content_break.
 has the value in [`conf/base/`](../../conf/base), or the default where the files state none; *sdxl* and *sd15* have what
 `--env=sdxl` and `--env=sd15` change. Other base models' environments are in `conf/NAME/parameters.yml`: sd35, flux, flux2,
 zimage, qwen. `null` means that there is none. `KEY[].FIELD` is a field of each entry of a list.
-Unknown names and values out of bounds are refused before anything is trained.
+Unknown names and values out of bounds are refused before anything is trained. For all: a number is finite and at most 10^9, a
+text has at most 5000 characters, a name (of a content, a style, a prefix) at most 80 bytes, and templates hold no fields but
+those that are named.
+
+Values of `--params` are YAML. Text that holds one of ``{}[]:,&*!|>'"%@`#`` goes into quotation marks, the whole into
+apostrophes: `--params='captioning.content_template="{article} {content}, lit from the left"'`. A list stands in brackets:
+`--params="generate.prompts=[one, two]"`.
 
 Each environment has one pair of `steps` and `guidance_scale` for `evaluation`, `generate`, the stages' `samples` and the
 registered adapters: `drawing` in its `globals.yml`. Change it for all of them in `conf/local/globals.yml` (`drawing:
@@ -168,12 +174,13 @@ def _type(annotation: Any) -> str:
         return f"{len(inner)} {_many(inner[0])}"
     if origin is dict:
         return f"mapping to {_many(inner[1])}"
-    if origin is list and get_origin(inner[0]) is Literal:
-        return f"list of {_type(inner[0])}"
-    if origin is list and inner[0] in _PLAIN:
-        return f"list of {_many(inner[0])}"
     if origin is list:
-        like = next((key for key, model in schemas().items() if model is inner[0]), None)
+        entry = get_args(inner[0])[0] if get_origin(inner[0]) is Annotated else inner[0]
+        if get_origin(entry) is Literal:
+            return f"list of {_type(entry)}"
+        if entry in _PLAIN:
+            return f"list of {_many(entry)}"
+        like = next((key for key, model in schemas().items() if model is entry), None)
         return f"list of groups like [{like}](#{like})" if like else "list of groups"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "group"

@@ -3,8 +3,11 @@ one for other programs, `promote`, `roll-back`, `adapters` and `serve` are for t
 a page."""
 
 import contextlib
+import copy
 import importlib.util
+import json
 import logging
+import shlex
 import signal
 import sys
 import threading
@@ -20,6 +23,11 @@ from kedro.framework.context import KedroContext
 from kedro.framework.session import KedroSession
 from kedro.io import DatasetError
 from kedro.validation.exceptions import ParameterValidationError
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from b4m_pipeline.common.config import shown
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +88,10 @@ def explain(error: BaseException) -> str | None:
     """What a user is told of an error; None for a defect, which keeps its traceback."""
     if is_out_of_memory(error):
         return f"{OUT_OF_MEMORY}\n{error}"
-    return str(error) if is_users_error(error) else None
+    if not is_users_error(error):
+        return None
+    wrapped = isinstance(error, DatasetError) and error.__cause__  # Kedro's own words say where, and two lines of it
+    return str(wrapped or error)
 
 
 class OneLineErrors(click.Command):
@@ -111,7 +122,59 @@ def in_project(function: Callable[..., None]) -> Callable[..., None]:
     return click.option("--env", "-e", default=None, help="Kedro configuration environment name.")(command)
 
 
-run = OneLineErrors(name="run", callback=kedro_run.callback, params=kedro_run.params, help=kedro_run.help)
+def read_params(context: click.Context, option: click.Parameter, text: Any) -> Any:
+    """KEY=VALUE,KEY=VALUE, with values in YAML: a comma inside quotation marks or brackets is part of its value."""
+    if not isinstance(text, str):
+        return text
+    parts, items = text.split(","), []
+    while parts:
+        for end in range(1, len(parts) + 1):
+            if (item := _parsed(",".join(parts[:end]))) is not None:
+                break
+        else:
+            raise click.ClickException(_told(option.opts[0], parts[0].strip()))
+        items += [item] if item else []
+        del parts[:end]
+    return OmegaConf.to_container(OmegaConf.from_dotlist(items))
+
+
+def _parsed(item: str) -> str | None:
+    """One KEY=VALUE, or nothing for blanks; None if it is none."""
+    key, equals, value = item.strip().partition("=")
+    key = key.strip()
+    if not item.strip():
+        return ""
+    if not key or not equals or "," in key:
+        return None
+    try:
+        OmegaConf.to_container(OmegaConf.from_dotlist([f"{key}={value}"]))
+    except (YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError):
+        return None
+    return f"{key}={value}"
+
+
+def _told(option: str, item: str) -> str:
+    key, equals, value = item.partition("=")
+    if not equals or not key.strip():
+        return (
+            f"{option}: {shown(item)} is no KEY=VALUE. Put text with a comma into quotation marks, a list into brackets, "
+            f"{option}='KEY=[one, two]'"
+        )
+    if not value.isprintable():
+        return f"{option}: the value of {key} holds a control character: {shown(value)}"
+    quoted = shlex.quote(f"{key.strip()}={json.dumps(value, ensure_ascii=False)}")
+    return f"{option}: the value of {shown(key.strip())} cannot be read. Put it into quotation marks, {option}={quoted}"
+
+
+def _with_params(options: list[click.Parameter]) -> list[click.Parameter]:
+    """Kedro's options; --params and --runner-params are read by `read_params`."""
+    own = [copy.copy(option) for option in options]
+    for option in own:
+        option.callback = read_params if option.name in ("params", "runner_params") else option.callback
+    return own
+
+
+run = OneLineErrors(name="run", callback=kedro_run.callback, params=_with_params(kedro_run.params), help=kedro_run.help)
 
 
 @click.command(cls=OneLineErrors)
@@ -216,7 +279,7 @@ def adapters(context: KedroContext, kind: str | None, concept: str | None, frame
     Console(width=None if sys.stdout.isatty() else 240).print(promotion.table(found))
 
 
-@click.command(cls=OneLineErrors, params=[option for option in kedro_run.params if option.name == "params"])
+@click.command(cls=OneLineErrors, params=_with_params([option for option in kedro_run.params if option.name == "params"]))
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
 @click.option(
     "--gib",
@@ -275,7 +338,6 @@ def studio(context: KedroContext, port: int, allow: tuple[Path, ...], browser: b
         raise click.ClickException(
             f'kedro studio needs {" and ".join(missing)}, which is not installed: pip install -c constraints.txt -e ".[studio]"'
         )
-    from kedro.framework.project import pipelines
 
     from b4m_pipeline import prerequisites
     from b4m_pipeline.studio import serve as page
@@ -283,7 +345,7 @@ def studio(context: KedroContext, port: int, allow: tuple[Path, ...], browser: b
     from b4m_pipeline.studio.places import Places
 
     listener = page.bind(port)
-    parameters = prerequisites.check_parameters(context.config_loader["parameters"], dict(pipelines))
+    parameters = context.params
     prerequisites.check_base_model(parameters["base_model"], None)
     places = Places(Path(context.project_path), [folder.resolve() for folder in allow])
     page.serve(Studio.of(places, parameters, context.env, context.catalog.load, explain), listener, click.echo, browser)

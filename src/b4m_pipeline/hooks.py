@@ -20,13 +20,14 @@ from pydantic import BaseModel, ValidationError
 
 from b4m_pipeline import prerequisites
 from b4m_pipeline.benchmark.params import BenchmarkParams
+from b4m_pipeline.common.config import faults
 from b4m_pipeline.common.locks import FolderLock
 from b4m_pipeline.common.provenance import code_version
 from b4m_pipeline.inputs import staleness
 from b4m_pipeline.inputs.training_set import TrainingSet
 from b4m_pipeline.method.adapter import Adapter
 from b4m_pipeline.registry import leftovers, runs
-from b4m_pipeline.registry.store import check_store, limit_patience, resolve_store
+from b4m_pipeline.registry.store import TrackingError, limit_patience, open_store
 from b4m_pipeline.training.checkpoint_files import finished_checkpoints
 
 
@@ -140,12 +141,12 @@ class TrackingHook(MlflowHook):
             self._end("KILLED")
         limit_patience()
         if mlflow.active_run() is None:  # otherwise whoever started that run has chosen the store
-            config = resolve_store(context.config_loader["mlflow"], context.project_path)
-            context.config_loader["mlflow"] = config
-            check_store(config["server"]["mlflow_tracking_uri"])
+            context.config_loader["mlflow"] = open_store(context.config_loader["mlflow"], context.project_path)
         self._project_path = context.project_path
         try:
             super().after_context_created(context)
+        except ValidationError as error:
+            raise TrackingError(f"mlflow.yml: {faults(error, KedroMlflowConfig)[0]}") from error
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -211,13 +212,14 @@ class PrerequisitesHook:
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        self._config_loader = context.config_loader
+        self._context = context
 
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline) -> None:
-        """Check parameters and base model. Raises ValueError's subclasses and ParameterValidationError."""
-        parameters = prerequisites.check_parameters(self._config_loader["parameters"], dict(pipelines))
+        """Check parameters and base model. Raises ValueError's subclasses."""
+        parameters = self._context.params
         inputs = pipeline.inputs()
+        prerequisites.check_folders(parameters, inputs)
         if "params:base_model" in inputs:
             breaks = [name for name in ("content_break", "style_break") if f"params:{name}" in inputs]
             preserving = prerequisites.check_preservation(parameters, breaks)
@@ -246,7 +248,7 @@ class PrerequisitesHook:
         self._kept = {stem for name, stem in stages.items() if getattr(parameters.get(name), "keep_checkpoint", False)}
 
     def _presets(self) -> dict[int, dict[str, Any]]:
-        found = self._config_loader.presets()
+        found = self._context.config_loader.presets()
         return {size: prerequisites.check_parameters(own, dict(pipelines)) for size, own in found.items()}
 
     @hook_impl

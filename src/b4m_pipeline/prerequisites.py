@@ -1,47 +1,80 @@
 """What can be known to be wrong before a run starts."""
 
-import difflib
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedro.validation.parameter_validator import ParameterValidator
-from pydantic import ValidationError
+from kedro.validation.type_extractor import TypeExtractor
+from pydantic import TypeAdapter, ValidationError
 
-from b4m_pipeline.common.config import RunParams
+from b4m_pipeline.common.config import RunParams, faults, named, unknown
 
 if TYPE_CHECKING:
     from kedro.pipeline import Pipeline
 
 _PREFIX = "params:"
-
-
-class UnknownParameterError(ValueError):
-    """A parameter that no pipeline reads."""
+_TOLD = 5  # faults of a message
+_WRITTEN = (
+    *("data", "checkpoints", "encoding_cache", "library.folder", "benchmark.folder", "counterparts.drawn.folder"),
+    *(
+        "make.rehearsal.folder",
+        "ingestion.drawn_looks.folder",
+        "pretrain.output",
+        "pretrain.clip_output",
+        "pretrain.checkpoints",
+    ),
+)
+"""Parameters that are folders which a run writes to."""
 
 
 class WrongParameterError(ValueError):
-    """A parameter whose value cannot work here."""
+    """A parameter that there is not, or whose value cannot work here."""
 
 
 def check_parameters(parameters: dict[str, Any], pipelines: dict[str, "Pipeline"]) -> dict[str, Any]:
     """Validate all parameters, also those of pipelines that do not run now, so that a typo never passes unseen.
 
-    parameters: as configured, with those of --params. Returns them with typed models in place. Raises
-    UnknownParameterError for a top-level name that no pipeline reads, ParameterValidationError for anything inside.
+    parameters: as configured, with those of --params. Returns them with typed models in place. Raises WrongParameterError,
+    naming each by the key that a user types.
     """
     inputs = {name for pipeline in pipelines.values() for name in pipeline.inputs() if name.startswith(_PREFIX)}
     known = {name.removeprefix(_PREFIX).split(".")[0] for name in inputs} | RunParams.model_fields.keys()
-    for name in parameters:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}"
-            raise UnknownParameterError(f"Unknown parameter {name!r}: {hint}")
+    found = [f"{named(name)}: {unknown(str(name), known)}" for name in parameters if name not in known]
+    checked = dict(parameters)
+    plain = {name: parameters[name] for name in RunParams.model_fields if name in parameters}
+    schemas = TypeExtractor(pipelines).extract_types_from_pipelines()
     try:
-        RunParams(**{name: parameters[name] for name in RunParams.model_fields if name in parameters})
+        RunParams(**plain)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise WrongParameterError(f"{first['loc'][0]}: {first['msg']}, got {first['input']!r}") from error
-    return ParameterValidator(pipelines).validate_raw_params(parameters)
+        found += faults(error, RunParams)
+    for name in sorted(schemas.keys() & parameters.keys()):
+        schema = schemas[name]
+        try:
+            checked[name] = TypeAdapter(schema).validate_python(parameters[name])
+        except ValidationError as error:
+            found += faults(error, schema, f"{name}.")
+    if found:
+        more = f"; and {len(found) - _TOLD} more" if len(found) > _TOLD else ""
+        raise WrongParameterError("; ".join(found[:_TOLD]) + more)
+    return checked
+
+
+def check_folders(parameters: dict[str, Any], inputs: Collection[str]) -> None:
+    """Raise WrongParameterError, naming the parameter, if one of the folders that a run writes to is a file, lies in one, or
+    may not be written to. inputs: of the pipeline that runs."""
+    for name in _WRITTEN:
+        group, _, field = name.partition(".")
+        value: Any = parameters.get(group) if f"{_PREFIX}{group}" in inputs else None
+        for part in field.split(".") if field else ():
+            value = getattr(value, part, None)
+        if value:
+            folder = Path(value).expanduser().absolute()
+            there = next(place for place in (folder, *folder.parents) if place.exists())
+            if not there.is_dir():
+                raise WrongParameterError(f"{name}: {value} cannot be a folder, {there} is a file: give another")
+            if not os.access(there, os.W_OK | os.X_OK):
+                raise WrongParameterError(f"{name}: {there} may not be written to: give another folder, or write permission")
 
 
 def check_data_folder(parameters: dict[str, Any], data: str) -> None:

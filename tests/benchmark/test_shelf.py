@@ -18,7 +18,8 @@ def train(calls):
     def trained() -> Adapter:
         calls.append(1)
         tensors = {"x.lora_A.weight": torch.full((1, 2), float(len(calls))), "x.lora_B.weight": torch.ones(2, 1)}
-        return Adapter(tensors, dict.fromkeys(Adapter.REQUIRED, "?"), {"r": 1, "lora_alpha": 1, "target_modules": ["x"]})
+        about = dict.fromkeys(Adapter.REQUIRED, "x") | {"kind": "lora", "frame_config": "{}", "params": "{}"}
+        return Adapter(tensors, about, {"r": 1, "lora_alpha": 1, "target_modules": ["x"]})
 
     return trained
 
@@ -39,12 +40,13 @@ def test_other_code_trains_anew(tmp_path, train, calls, monkeypatch):
     assert len(calls) == 2
 
 
-def test_a_damaged_file_is_trained_again(tmp_path, train, calls):
+def test_a_damaged_file_is_trained_again(tmp_path, train, calls, caplog):
     Shelf(tmp_path).take(train, "a")
     (file,) = tmp_path.rglob(WEIGHTS_NAME)
     file.write_bytes(b"")
     again = Shelf(tmp_path).take(train, "a")
     assert len(calls) == 2 and again.tensors["x.lora_A.weight"][0, 0] == 2
+    assert "is trained again" in caplog.text and "damaged" in caplog.text
     Shelf(tmp_path).take(train, "a")
     assert len(calls) == 2
 

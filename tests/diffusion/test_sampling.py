@@ -138,6 +138,7 @@ def test_an_adapter_of_another_base_model_is_refused(joined, tiny_base, monkeypa
 
 
 def test_an_adapter_without_halves_cannot_be_scaled(tiny_adapter):
+    del tiny_adapter.metadata["content_side"]
     with pytest.raises(FrameMismatchError, match="no halves"):
         scale_halves(tiny_adapter)
 

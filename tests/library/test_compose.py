@@ -122,6 +122,7 @@ def test_zip_learns_on_the_ingested_pictures(halves, tiny_base, tiny_training_se
 
 def test_loras_of_two_base_models_are_refused_with_both_named(halves, tiny_halves, tiny_base, tmp_path) -> None:
     about = {"kind": "merged", "frame": "none", "frame_config": '{"base_model": "SDXL@0123"}'}
+    about |= {"content_name": "cup", "style_name": "ink"}
     stranger = dataclasses.replace(tiny_halves[1], metadata=tiny_halves[1].metadata | about)
     save_adapter(stranger, tmp_path / "stranger")
     with pytest.raises(ComposeError, match=r"of the base model tiny_sdxl\d@\w+, .* one of SDXL@0123"):
@@ -140,8 +141,8 @@ def test_layers_that_are_not_the_bases_are_refused(halves, tiny_sd, tiny_base) -
 
 @pytest.mark.parametrize(
     ("about", "said"),
-    [({"name": "../../x"}, "its name is none"), ({"frame_config": "["}, "cannot be read"), ({"noun": 3}, "is no text"),
-     ({"frame_config": "[]"}, "cannot be read"), ({"code_version": ""}, "or empty|is no text")],
+    [({"name": "../../x"}, "name: must be letters"), ({"frame_config": "["}, "frame_config: invalid JSON"),
+     ({"noun": 3}, "'noun' is no text"), ({"frame_config": "[]"}, "frame_config: "), ({"code_version": ""}, "code_version: ")],
     ids=str,
 )  # fmt: skip
 def test_what_a_file_says_of_itself_is_not_believed(halves, tiny_halves, tiny_base, about, said) -> None:

@@ -16,6 +16,8 @@ from b4m_pipeline.training.params import BreakParams
 from b4m_pipeline.training.starts import StartError
 from tests.training.helpers import BREAK
 
+PARAMETERS = {"train": {"steps": 2}, "frame": {"halves": "free"}}
+
 
 @dataclass
 class Stage:
@@ -37,8 +39,8 @@ class Stage:
 
 @pytest.fixture
 def stage(tiny_adapter) -> Stage:
-    own = Recipe("content", "cup", "f" * 64, "d", {"train": {"steps": 2}}, code={"a": "1"}, libraries={"torch": "2"})
-    tiny_adapter.metadata |= own.metadata()
+    own = Recipe("content", "cup", "f" * 64, "d", PARAMETERS, code={"a": "1"}, libraries={"torch": "2"})
+    tiny_adapter.metadata |= own.metadata() | {"half": "lora_A", "token": "snq"}
     return Stage(tiny_adapter, own, [])
 
 
@@ -54,7 +56,7 @@ def test_a_recipe_that_the_registry_has_is_not_trained_again(stage, tracking, tm
     assert logged["loss_content"].tolist() == [1.0, 0.5]
     trained, _ = train_or_reuse(stage, str(tmp_path), reuse=False)
     assert len(stage.seen) == 2 and URI_KEY not in trained.metadata
-    stage.recipe = Recipe("content", "cup", "f" * 64, "e", {"train": {"steps": 2}}, code={"a": "1"}, libraries={"torch": "2"})
+    stage.recipe = Recipe("content", "cup", "f" * 64, "e", PARAMETERS, code={"a": "1"}, libraries={"torch": "2"})
     train_or_reuse(stage, str(tmp_path), reuse=True)
     assert len(stage.seen) == 3  # other pictures
 

@@ -179,14 +179,15 @@ def test_an_adapter_of_the_same_recipe_is_found_and_not_registered_twice(dataset
 
 def test_what_differs_is_said_when_an_adapter_is_trained_again(dataset, tiny_adapter, tracking, caplog) -> None:
     caplog.set_level("INFO")
-    tiny_adapter.metadata |= recipe().metadata() | {"frame": "f"}
+    frame = tiny_adapter.metadata["frame"]
+    tiny_adapter.metadata |= recipe().metadata()
     dataset.save(tiny_adapter)
-    wanted = recipe(data="e", parameters={"train": {"steps": 2, "rate": 7e-4}, "seed": 0})
+    wanted = recipe(frame=frame, data="e", parameters={"train": {"steps": 2, "rate": 7e-4}, "seed": 0})
     wanted = dataclasses.replace(wanted, code={"training/trainer": "2"}, libraries={"torch": "2.1"})
     assert find_same(wanted) is None
     said = "it differs from models:/b4m-make-cup-ink/1: pictures or captions changed; train.rate 0.001 -> 0.0007; "
     assert said + "torch 2.0 -> 2.1; code of training/trainer changed" in caplog.text
-    assert find_same(dataclasses.replace(recipe(), parents=("x",))) is None
+    assert find_same(dataclasses.replace(recipe(frame=frame), parents=("x",))) is None
     assert "models:/b4m-make-cup-ink/1: what it started from changed" in caplog.text
 
 

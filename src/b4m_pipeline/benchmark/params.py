@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from b4m_pipeline.common.config import Strict
+from b4m_pipeline.common.config import PathText, Strict
 
 
 class CompetitorParams(Strict):
@@ -35,9 +35,9 @@ class CompetitorParams(Strict):
 class PairParams(Strict):
     """A content and a style to be put together."""
 
-    content: str = Field(min_length=1)
+    content: PathText
     """Folder of the content's pictures."""
-    style: str = Field(min_length=1)
+    style: PathText
     """Folder of the style's pictures."""
 
     @property
@@ -61,7 +61,7 @@ class BenchmarkParams(Strict):
     """Methods that are tried with every one of the seeds, the others with the first alone. Null: all."""
     ours: str
     """The one that all others are compared with, pair by pair."""
-    folder: str
+    folder: PathText
     """Where every finished (pair, method, seed) is kept; what is there is not done again."""
     competitors: CompetitorParams
 

@@ -1,5 +1,6 @@
 """Trainings that several methods and pairs of a benchmark share: done once, kept on disk, also for the next run."""
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 from b4m_pipeline.common.provenance import digest_of, recipe_code, recipe_libraries
 from b4m_pipeline.method.adapter import Adapter, AdapterError
 from b4m_pipeline.method.files import load_adapter, save_adapter
+
+logger = logging.getLogger(__name__)
 
 SECONDS = "seconds"
 """Metadata of an adapter on a shelf: how long its training took."""
@@ -26,10 +29,12 @@ class Shelf:
         again. Raises what `train` does, and OSError if the result cannot be written."""
         code = recipe_code(), recipe_code("training/lora", "benchmark/other_methods")
         place = self.folder / digest_of(*made_from, *code, recipe_libraries())
-        try:
-            found = load_adapter(place)
-        except AdapterError:
-            found = None
+        found = None
+        if place.exists():
+            try:
+                found = load_adapter(place)
+            except AdapterError as error:
+                logger.warning("What lies in %s is trained again: %s", place, error)
         if found:
             self.reused += float(found.metadata[SECONDS])
             return found

@@ -29,6 +29,7 @@ NOT_RECIPE = (
     "method/combine",
     "method/files",
     "method/merge",
+    "method/whole",
     "training/checkpoints",
     "training/footprint",
     "training/lora",

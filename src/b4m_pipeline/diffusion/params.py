@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from b4m_pipeline.common.config import Strict
+from b4m_pipeline.common.config import LARGEST_SIDE, PathText, Strict
 from b4m_pipeline.method.adapter import BASE_DETAILS
 
 FamilyName = Literal["StableDiffusion", "StableDiffusionXL", "StableDiffusion3", "Flux", "Flux2Klein", "ZImage", "QwenImage"]
@@ -15,16 +15,16 @@ FamilyName = Literal["StableDiffusion", "StableDiffusionXL", "StableDiffusion3",
 class BaseModelParams(Strict):
     """The text-to-image model that is customised."""
 
-    path: str
+    path: PathText
     """Local folder in diffusers' format, a Hugging Face Hub id, or one .safetensors or .gguf file as model sites share it."""
     family: FamilyName | None = None
     """The family that the environment's other settings are for: a model of another one is refused. Null: any."""
-    config: str | None = None
+    config: PathText | None = None
     """Where a single file's configuration comes from, and what it lacks: a folder in diffusers' format, or a Hub id. Null: the
     model of the Hub that the file is a version of."""
     revision: str | None = None
     """Revision of the Hub id: a commit, a tag or a branch. Null: the newest, or a local folder."""
-    vae: str | None = None
+    vae: PathText | None = None
     """Another VAE: path, Hub id or id@revision. Null: the base model's own."""
     variant: str | None = None
     """Variant of the weights' files, e.g. fp16. Null: the plain ones."""
@@ -34,7 +34,7 @@ class BaseModelParams(Strict):
     offload: Literal["model", "group"] | None = None
     """On an NVIDIA GPU, while images are drawn and prompts encoded: bring one part of the model there at a time (model: text
     encoder, denoiser, VAE), or one layer at a time (group: the least memory, slower). Null: all of it stays there."""
-    resolution: int = Field(128, ge=8, multiple_of=8)
+    resolution: int = Field(128, ge=8, le=LARGEST_SIDE, multiple_of=8)
     """Pixels a side of training pictures and of images."""
 
     @model_validator(mode="after")
@@ -52,7 +52,7 @@ class BaseModelParams(Strict):
 class GenerateParams(Strict):
     """Pictures by an adapter, for prompts of one's own."""
 
-    adapter: str | None
+    adapter: PathText | None
     """models:/NAME@ALIAS or models:/NAME/VERSION in the registry, or a folder. Null: the base model alone."""
     content_scale: float = Field(1.0, ge=0, le=4)
     """Strength of the content's half: 1 as trained, 0 without it."""
@@ -60,15 +60,15 @@ class GenerateParams(Strict):
     """Strength of the style's half: 1 as trained, 0 without it."""
     prompts: list[str] | None
     """What is drawn. Null: the prompt that the adapter was made for, or those of the file alone."""
-    prompts_file: str | None = None
+    prompts_file: PathText | None = None
     """File with further prompts, one a line. Null: none."""
     negative_prompt: str | None = None
     """What the images are to be unlike, for all prompts. Null: nothing."""
-    images_per_prompt: int = Field(6, ge=1)
+    images_per_prompt: int = Field(6, ge=1, le=10_000)
     """Images of each prompt; their seeds are `seed`, `seed` + 1, and so on."""
     steps: int = Field(20, ge=1)
     """Denoising steps of an image."""
-    guidance_scale: float = Field(2.0, ge=0)
+    guidance_scale: float = Field(2.0, ge=0, le=100)
     """Strength of guidance, as the base model's pipeline takes it; 1: none, as a rule."""
     batch_size: int = Field(12, ge=1)
     """Images that are drawn at once."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from b4m_pipeline.common.config import Strict, with_fields
+from b4m_pipeline.common.config import PathText, Strict, with_fields
 
 
 class EvaluationParams(Strict):
@@ -17,18 +17,18 @@ class EvaluationParams(Strict):
     """For the content's half alone, with {content}."""
     style_prompt: Annotated[str, with_fields("style", "content noun article")]
     """For the style's half alone, with {style}; {noun} is the style's."""
-    samples: int = Field(ge=1)
+    samples: int = Field(ge=1, le=10_000)
     """Images of each prompt by each system; their seeds are `seed`, `seed` + 1, and so on."""
     steps: int = Field(ge=1)
     """Denoising steps of an image."""
-    guidance_scale: float = Field(ge=0)
+    guidance_scale: float = Field(ge=0, le=100)
     """Strength of guidance, as the base model's pipeline takes it; 1: none, as a rule."""
     batch_size: int = Field(ge=1)
     """Images that are drawn at once."""
-    truth_path: Annotated[str, with_fields("", "content style")] | None
+    truth_path: Annotated[PathText, with_fields("", "content style")] | None
     """Folder with the true drawings of this content in this style, with {content} and {style} for their names; read by
     evaluation alone, and only if it is there. Null: none."""
-    clip: str | None
+    clip: PathText | None
     """Path or Hub id of a CLIP model as second judge, the one that also reads prompts. Null: none."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where it runs; auto: on a GPU where there is one, NVIDIA's (cuda) or Apple's (mps)."""

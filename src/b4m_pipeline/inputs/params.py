@@ -5,19 +5,22 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from b4m_pipeline.common.config import Name, Strict, with_fields
+from b4m_pipeline.common.config import LARGEST_SIDE, Name, PathText, Strict, Words, with_fields
+
+Shade = Annotated[int, Field(ge=0, le=255)]
+"""Of red, green or blue."""
 
 
 class ConceptParams(Strict):
     """A folder of pictures of one content or one style."""
 
-    path: str = Field(min_length=1)
+    path: PathText
     """Folder of its pictures."""
     name: Name = ""
     """Short name, of the adapter in the registry too: letters, digits, - and _. Left out: the folder's."""
-    token: str = Field(min_length=1)
+    token: Words
     """Rare word that stands for the concept in prompts."""
-    noun: str = "emoji"
+    noun: Words = "emoji"
     """Class noun of a content ("toy", "dog", "emoji"); for a style, of the things it is shown on."""
     licence: str = "unknown"
     """Licence of the pictures, for those that `attribution.csv` in their folder does not name; kept with the adapter."""
@@ -28,7 +31,10 @@ class ConceptParams(Strict):
     @classmethod
     def _name_of_folder(cls, data: Any) -> Any:
         if isinstance(data, dict) and not data.get("name") and isinstance(data.get("path"), str) and data["path"]:
-            folder = Path(data["path"]).expanduser().absolute().name
+            try:
+                folder = Path(data["path"]).expanduser().absolute().name
+            except RuntimeError:  # nobody's home: the path itself is refused
+                folder = ""
             plain = "".join(c if c.isalnum() or c in "-_" else "-" for c in folder).strip("-")
             return {**data, "name": plain or "unnamed"}
         return data
@@ -37,9 +43,9 @@ class ConceptParams(Strict):
 class WordParams(Strict):
     """A content or a style that the base model knows by a word."""
 
-    word: str = Field(pattern=r"\S")
+    word: Words
     """What the base model calls it: dog, watercolor."""
-    token: str = Field(pattern=r"\S")
+    token: Words
     """Rare word that stands for it in captions."""
 
 
@@ -50,21 +56,21 @@ class DrawnParams(Strict):
     """Each is drawn in all the styles in turn."""
     styles: list[WordParams] = []
     """Each is drawn with all the contents in turn."""
-    images: int = Field(6, ge=1)
+    images: int = Field(6, ge=1, le=10_000)
     """So many of each word."""
     template: Annotated[str, with_fields("content style", "article")] = "{article} {content} in {style} style"
     """The prompts, with {content}, {style} and, if wanted, {article}."""
     steps: int = Field(20, ge=1)
     """Denoising steps of an image."""
-    guidance_scale: float = Field(2.0, ge=0)
+    guidance_scale: float = Field(2.0, ge=0, le=100)
     """Strength of classifier-free guidance; 1: none."""
     batch_size: int = Field(12, ge=1)
     """Images that are drawn at once."""
-    resolution: int | None = Field(None, ge=8, multiple_of=8)
+    resolution: int | None = Field(None, ge=8, le=LARGEST_SIDE, multiple_of=8)
     """Pixels a side that they are drawn with; training has them in `base_model.resolution`. Null: the same."""
     seed: int = Field(0, strict=True, ge=0, lt=2**31)
     """Of the drawings alone, so that runs with other seeds share them."""
-    folder: str = "data/05_model_input/counterparts"
+    folder: PathText = "data/05_model_input/counterparts"
     """Where they are kept, in a folder for each word, base model and setting. What is deleted there stays deleted."""
 
     @model_validator(mode="after")
@@ -104,9 +110,9 @@ class CounterpartParams(Strict):
 class BucketParams(Strict):
     """Pictures keep about their shape: each is cut to the nearest of those that have as many pixels as the square, or fewer."""
 
-    step: int = Field(64, ge=8)
+    step: int = Field(64, ge=8, le=LARGEST_SIDE)
     """Sides are multiples of this many pixels."""
-    max_ratio: float = Field(2.0, gt=1)
+    max_ratio: float = Field(2.0, gt=1, le=16)
     """Longer side over shorter side, at most; what is longer is cut, or padded, to this."""
 
 
@@ -141,7 +147,7 @@ class DrawnLooksParams(Strict):
 class IngestionParams(Strict):
     """How pictures are checked and cut, and in which looks the content's are shown."""
 
-    background: tuple[int, int, int]
+    background: tuple[Shade, Shade, Shade]
     """RGB that transparent pictures are laid on, 0 to 255 each."""
     crop: Literal["center", "pad"]
     """What becomes of a picture of another shape: cut to its middle, or padded with the background."""
@@ -149,15 +155,15 @@ class IngestionParams(Strict):
     """Shapes besides the square. Null: every picture becomes a square."""
     max_pixels: int = Field(ge=1)
     """Larger pictures are quarantined before they are decoded."""
-    max_enlargement: float | None = Field(None, ge=1, allow_inf_nan=False)
+    max_enlargement: float | None = Field(None, ge=1)
     """Pictures whose sides would be enlarged more times than this are quarantined: 2 leaves out those smaller than half the
     resolution. Null: none is; those that are enlarged more than twice are counted in a warning."""
-    links_into: list[str] = []
+    links_into: list[PathText] = []
     """Folders that links among the pictures may lead to, such as the store of a data-versioning program. Always allowed: links
     within the folder itself, and those of a snapshot in the Hub's cache."""
     near_duplicate_bits: int = Field(ge=0, le=64)
     """Pictures whose perceptual hashes differ in so many bits or fewer are reported as near-duplicates."""
-    content_looks: dict[str, str] | None
+    content_looks: dict[str, Words] | None
     """Filters (names in `inputs.filters.STYLES`) that the content's pictures are redrawn by, and the words that the base
     model knows each look by. Null: none."""
     drawn_looks: DrawnLooksParams | None = None
@@ -169,7 +175,7 @@ class IngestionParams(Strict):
 class CaptioningParams(Strict):
     """Where captions come from, in this order: text beside the picture, vision-language model, zero-shot tags, template."""
 
-    vision_language_model: str | None
+    vision_language_model: PathText | None
     """Folder, Hub id or id@revision of a captioner: one with a chat template (Qwen-VL, SmolVLM, ...), Florence-2 or BLIP. Null:
     none."""
     content_instruction: Annotated[str, with_fields("", "article noun")]
@@ -177,11 +183,11 @@ class CaptioningParams(Strict):
     stands. {noun} and {article} are those of the class."""
     style_instruction: Annotated[str, with_fields("", "article noun")]
     """What it is asked about a style's picture, likewise: the thing, and nothing of the style."""
-    clip: str | None
+    clip: PathText | None
     """Path or Hub id of a CLIP model for zero-shot tags. Null: none."""
-    content_words: list[str]
+    content_words: list[Words]
     """Words that a style's pictures may be tagged with; empty: those of the file `tags.json` beside the CLIP model."""
-    style_words: list[str]
+    style_words: list[Words]
     """Words that a content's pictures may be tagged with, likewise."""
     min_confidence: float = Field(ge=0, le=1)
     """A tag less probable than this is not used."""
@@ -203,14 +209,14 @@ class CaptioningParams(Strict):
 class PreservationParams(Strict):
     """Prompts of words that the base model knows. Each half is to leave those alone that do not name its own concept."""
 
-    contents: list[str]
+    contents: list[Words]
     """Contents that the base model knows by these words."""
-    styles: list[str]
+    styles: list[Words]
     """Styles that the base model knows by these words."""
     template: Annotated[str, with_fields("content style", "article")]
     """The prompts, with {content}, {style} and, if wanted, {article}. It holds no class noun of the run's concepts, so that
     neither half depends on the other's."""
-    number: int = Field(96, ge=1)
+    number: int = Field(96, ge=1, le=100_000)
     """So many prompts are drawn by lot, the run's own tokens and its counterparts' among the words."""
 
     @model_validator(mode="after")

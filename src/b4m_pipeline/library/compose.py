@@ -10,6 +10,7 @@ from typing import Any, cast
 from kedro.io import DatasetError
 from PIL import Image
 
+from b4m_pipeline.common.config import shown
 from b4m_pipeline.common.devices import pick_device
 from b4m_pipeline.common.provenance import code_version, digest_of, file_digest
 from b4m_pipeline.common.sheets import Row, paint_grid
@@ -21,10 +22,19 @@ from b4m_pipeline.diffusion.params import BaseModelParams, GenerateParams
 from b4m_pipeline.diffusion.sampling import ImageRequest, base_of, draw, put_on, require_base, settings_of
 from b4m_pipeline.inputs.training_set import TrainingSet
 from b4m_pipeline.library.params import ComposeParams
-from b4m_pipeline.method.adapter import CREATED, RECIPE_KEY, URI_KEY, WEIGHTS_NAME, Adapter, AdapterError, example_prompt
+from b4m_pipeline.method.adapter import (
+    CREATED,
+    LONGEST_ADAPTER_NAME,
+    RECIPE_KEY,
+    URI_KEY,
+    WEIGHTS_NAME,
+    Adapter,
+    example_prompt,
+)
 from b4m_pipeline.method.combine import join_halves, scale_halves
 from b4m_pipeline.method.merge import merge, weighted
 from b4m_pipeline.method.params import Side
+from b4m_pipeline.method.whole import require_whole
 from b4m_pipeline.registry.adapters import fetch_adapter
 from b4m_pipeline.training.params import TrainParams
 from b4m_pipeline.training.setup import require_encoded_by
@@ -61,21 +71,9 @@ def fetch_part(source: str, base_model: BaseModelParams) -> Part:
         ours, source, origin = is_ours(file), str(file), f"{file.name}, sha256 {file_digest(file)[:16]}"
         folder = file.parent if file.name == WEIGHTS_NAME else file
         adapter = fetch_adapter(str(folder)) if ours else read_lora(file, base_model)
-    _require_whole(adapter, source)
+        if not ours:
+            require_whole(adapter, source)
     return Part(adapter, source, adapter.metadata.get(URI_KEY, origin))
-
-
-def _require_whole(adapter: Adapter, source: str) -> None:
-    """Raise AdapterError unless its metadata is what `save_adapter` writes, with a name that can be a folder's."""
-    about = adapter.metadata
-    try:
-        texts = all(isinstance(value, str) for value in about.values()) and all(about[key] for key in Adapter.REQUIRED)
-        known = isinstance(base_of(adapter) or "", str) and adapter.scaling
-        named = all(letter.isalnum() or letter in "-_" for letter in about["name"])
-    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise AdapterError(f"{source} is damaged: what it says of itself cannot be read ({error!r})") from error
-    if not (texts and known and named):
-        raise AdapterError(f"{source} is damaged: what it says of itself is no text, or its name is none ({about['name']!r})")
 
 
 def compose(
@@ -111,7 +109,7 @@ def compose(
         own = {"method": method, "params": json.dumps({"merge": settings, "seed": seed}, sort_keys=True)}
         own |= {key: str(settings[key]) for key in ("content_weight", "style_weight")}
         if params.prompts and example_prompt(about) is None:
-            own["example_prompt"] = params.prompts[0]
+            own["example_prompt"] = " ".join(params.prompts[0].split())
         made[method] = dataclasses.replace(merged, metadata=about | own)
     return content, style, made
 
@@ -180,9 +178,13 @@ def _about(content: Part, style: Part, base_model: BaseModelParams, base: str) -
     """Metadata of a merged adapter, apart from what the method adds. It has no frame; what is known of its base stands where a
     frame would say it."""
     first, second = content.adapter.metadata, style.adapter.metadata
+    if len((name := f"{first['name']}-{second['name']}").encode()) > LONGEST_ADAPTER_NAME:
+        raise ComposeError(
+            f"{shown(name)} has more than {LONGEST_ADAPTER_NAME} bytes, too many for a name: rename one of the two files"
+        )
     about = {
         "kind": "merged",
-        "name": f"{first['name']}-{second['name']}",
+        "name": name,
         "base_model": base_model.path,
         "resolution": str(base_model.resolution),
         "frame": "none",

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from b4m_pipeline.common.config import Name, Strict
+from b4m_pipeline.common.config import Alias, Name, PathText, Strict
 from b4m_pipeline.method.params import MergeParams
 from b4m_pipeline.training.params import ZipParams
 
@@ -47,15 +47,15 @@ class LibraryPairParams(Strict):
 class LibraryParams(Strict):
     """A table of contents and styles, and what is made of it."""
 
-    table: str = Field(min_length=1)
+    table: PathText
     """CSV or YAML with the columns kind (content | style), path and, if wanted, name, noun, licence, source."""
     pairs: Literal["all", "none"] | list[LibraryPairParams]
     """Which pairs are put together."""
-    folder: str = Field(min_length=1)
+    folder: PathText
     """Where each adapter is kept, besides the registry."""
-    prefix: str = "b4m"
+    prefix: Name = "b4m"
     """First part of the registered names."""
-    alias: str = "candidate"
+    alias: Alias = "candidate"
     """Alias of the new versions."""
     trial: TrialParams = TrialParams()
     ray: RayParams | None = None
@@ -65,7 +65,7 @@ class LibraryParams(Strict):
 class PictureZipParams(ZipParams):
     """`zip` of compose."""
 
-    training_set: str = "data/05_model_input/training_set.safetensors"
+    training_set: PathText = "data/05_model_input/training_set.safetensors"
     """The pictures: what the pipeline ingestion wrote for this content and this style."""
 
 
@@ -80,10 +80,10 @@ def _words(value: Any) -> Any:
 class ComposeParams(Strict):
     """Two LoRAs of one base model, from wherever they are, and the ways to put them together."""
 
-    content: str = Field(min_length=1)
+    content: PathText
     """The content's LoRA: models:/NAME@ALIAS or models:/NAME/VERSION in the registry, a folder, or a .safetensors file of
     diffusers, kohya's scripts or ComfyUI."""
-    style: str = Field(min_length=1)
+    style: PathText
     """The style's LoRA, likewise."""
     methods: Annotated[list[Method], BeforeValidator(_words)] = Field(["halves"], min_length=1)
     """One way or several, with blanks between them on the command line. `halves`: two halves of one frame side by side; the

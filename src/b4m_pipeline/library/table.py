@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 from pydantic import ValidationError
 
+from b4m_pipeline.common.config import faults, shown
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.evaluation.params import EvaluationParams
 from b4m_pipeline.inputs.folders import EXTENSIONS
@@ -101,18 +102,18 @@ def read_table(params: LibraryParams, content: ConceptParams, style: ConceptPara
     entries: list[Entry] = []
     for where, row in _rows(path):
         if unknown := [key for key in row if key not in COLUMNS]:
-            raise LibraryError(f"{where}: unknown columns {unknown}; there are {', '.join(COLUMNS)}")
+            raise LibraryError(f"{where}: unknown columns {shown(unknown)}; there are {', '.join(COLUMNS)}")
         given = {key: str(value).strip() for key, value in row.items() if value not in (None, "")}
         if missing := [key for key in REQUIRED if key not in given]:
             raise LibraryError(f"{where}: {' and '.join(missing)} must be given")
         kind: Any = given.pop("kind")
         if kind not in ("content", "style"):
-            raise LibraryError(f"{where}: kind must be content or style, got {kind!r}")
+            raise LibraryError(f"{where}: kind must be content or style, got {shown(kind)}")
         shared = content if kind == "content" else style
         try:
             concept = ConceptParams(**({"token": shared.token, "noun": shared.noun} | given))
         except ValidationError as error:
-            raise LibraryError(f"{where}: {'; '.join(problem['msg'] for problem in error.errors())}") from error
+            raise LibraryError(f"{where}: {'; '.join(faults(error, ConceptParams))}") from error
         folder = Path(concept.path).expanduser()
         if not folder.is_dir() or not any(file.suffix.lower() in EXTENSIONS for file in folder.rglob("*")):
             raise LibraryError(f"{where}: {folder} is no folder with pictures in it")
@@ -133,8 +134,8 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if path.suffix.lower() in (".yml", ".yaml"):
         try:
             rows = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise LibraryError(f"{path} is no YAML: {error}") from error
+        except (yaml.YAMLError, RecursionError) as error:
+            raise LibraryError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise LibraryError(f"{path} must be a list of mappings with {', '.join(COLUMNS)}")
         yield from ((f"{path}, entry {number}", row) for number, row in enumerate(rows, start=1))

@@ -35,6 +35,10 @@ PIPELINE_KEY = "base_pipeline"
 """Metadata of an adapter for a transformer: diffusers' class of the base model's pipeline. Those for a UNet have none."""
 
 
+LONGEST_ADAPTER_NAME = 240
+"""Bytes of an adapter's name, which is also a folder's (at most 255) and the end of a registered model's (at most 256)."""
+
+
 class AdapterError(ValueError):
     """An adapter's file is missing, damaged or not one of ours."""
 

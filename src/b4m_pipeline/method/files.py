@@ -7,6 +7,7 @@ from safetensors import SafetensorError, safe_open
 
 from b4m_pipeline.common.tensor_files import save_tensors
 from b4m_pipeline.method.adapter import URI_KEY, WEIGHTS_NAME, Adapter, AdapterError
+from b4m_pipeline.method.whole import require_whole
 
 _PREFIXES = ("unet.", "transformer.")
 
@@ -25,7 +26,8 @@ def save_adapter(adapter: Adapter, folder: Path) -> Path:
 
 
 def load_adapter(path: Path) -> Adapter:
-    """Read an adapter from its file or folder. Raises AdapterError if it is missing, damaged or another tool's."""
+    """Read an adapter from its file or folder. Raises AdapterError if it is missing, damaged, not whole (`require_whole`) or
+    another tool's."""
     path = Path(path)
     if path.is_dir():
         path = path / WEIGHTS_NAME
@@ -38,10 +40,13 @@ def load_adapter(path: Path) -> Adapter:
             tensors = {_plain(key): handle.get_tensor(key).clone() for key in handle.keys()}
         if "b4m" not in stored:
             raise AdapterError(f"{path} carries no frame: it was not written by this project and has no halves to combine.")
-        config = {_plain(k): v for k, v in json.loads(stored["lora_adapter_metadata"]).items()}
-        return Adapter(tensors, json.loads(stored["b4m"]), config)
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        about, config = json.loads(stored["b4m"]), json.loads(stored["lora_adapter_metadata"])
+    except (SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise AdapterError(f"{path} is damaged ({error}): train it again or fetch another version.") from error
+    config = {_plain(key): value for key, value in config.items()} if isinstance(config, dict) else {}
+    adapter = Adapter(tensors, about, config)
+    require_whole(adapter, str(path))
+    return adapter
 
 
 def _plain(key: str) -> str:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from b4m_pipeline.common.config import Strict, with_fields
+from b4m_pipeline.common.config import Strict, Words, with_fields
 
 Side = Literal["lora_A", "lora_B"]
 Merge = Literal["sum", "ties", "dare", "svd", "np"]
@@ -16,16 +16,16 @@ class FrameWords(Strict):
 
     template: Annotated[str, with_fields("content style", "article")]
     """The prompts, with {content}, {style} and, if wanted, {article}."""
-    contents: list[str] = Field(min_length=2)
+    contents: list[Words] = Field(min_length=2)
     """Known contents."""
-    styles: list[str] = Field(min_length=2)
+    styles: list[Words] = Field(min_length=2)
     """Known styles."""
 
 
 class FrameParams(Strict):
     """The shared frozen part of all adapters that may be recombined (docs/method.md, "One layer")."""
 
-    seed: int
+    seed: int = Field(ge=0, lt=2**31)
     """Seed of the frozen matrices."""
     rank: int = Field(ge=2)
     """Rank of the whole adapter; an even number with `init: exact`."""

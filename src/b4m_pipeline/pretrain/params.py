@@ -1,10 +1,15 @@
 """Typed parameters of the `pretrain` pipeline. Every size is one; conf/base/parameters_pretrain.yml has the values."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from b4m_pipeline.common.config import Strict
+from b4m_pipeline.common.config import PathText, Strict
+
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
 
 
 def recipe_of(params: BaseModel) -> dict:
@@ -15,7 +20,7 @@ def recipe_of(params: BaseModel) -> dict:
 class CorpusParams(Strict):
     """What is drawn, by whom, and what is held out."""
 
-    source: str
+    source: PathText
     """Folder with the npm packages (see `make corpus`)."""
     contents: list[str]
     """CLDR names the denoiser learns."""
@@ -38,38 +43,38 @@ class CorpusParams(Strict):
 class VaeParams(Strict):
     """AutoencoderKL; len(channels) - 1 halvings."""
 
-    channels: list[int]
+    channels: list[Count] = Field(min_length=1)
     """Channels of each level, from the largest resolution down."""
-    layers_per_block: int = 1
+    layers_per_block: Count = 1
     """Residual layers of each level."""
-    latent_channels: int
+    latent_channels: Count
     """Channels of the latents."""
     steps: int = Field(ge=1)
     """Optimizer steps."""
-    batch_size: int
+    batch_size: Count
     """Pictures of a step."""
-    learning_rate: float = 2e-3
+    learning_rate: Rate = 2e-3
     """Highest learning rate."""
-    kl_weight: float = 1e-6
+    kl_weight: Weight = 1e-6
     """Weight of the Kullback-Leibler divergence beside the reconstruction's loss."""
     crop_share: float = Field(0.7, ge=0, le=1)
     """Share of the steps, at the start, on crops of half a picture's side: four times as fast, and contours are local."""
     texture_share: float = Field(0.3, ge=0, le=1)
     """Share of the pictures under a random texture, so that materials that it never saw survive it."""
-    checkpoint_every: int
+    checkpoint_every: Count
     """Optimizer steps between checkpoints."""
 
 
 class TextParams(Strict):
     """Tokenizer and the two CLIP text encoders."""
 
-    vocabulary: int
+    vocabulary: Count
     """Entries of the tokenizer's vocabulary."""
-    max_length: int
+    max_length: Count
     """Tokens of a prompt, start and end included."""
-    widths: tuple[int, int] = (128, 256)
+    widths: tuple[Count, Count] = (128, 256)
     """Widths of the two encoders; the second is that of the pooled output, too."""
-    layers: tuple[int, int] = (2, 3)
+    layers: tuple[Count, Count] = (2, 3)
     """Layers of the two encoders."""
     placeholders: list[str]
     """Rare words that stand for "some content" or "some style" in captions: starts for an adapter's new words."""
@@ -78,66 +83,66 @@ class TextParams(Strict):
 class CaptionParams(Strict):
     """Shares of captions' forms; the rest says content and style in the standard form."""
 
-    free_form: float = 0.04
+    free_form: Share = 0.04
     """Content and style are said in other words than the standard form's."""
-    keyword: float = 0.02
+    keyword: Share = 0.02
     """One of the content's CLDR keywords is put behind it."""
-    alias: float = 0.05
+    alias: Share = 0.05
     """The content is called by an invented word of its own (`text.alias_of`): a word that was never seen is read as a name like
     any other, where the placeholders teach that a rare word says nothing."""
-    no_style: float = 0.05
+    no_style: Share = 0.05
     """The style is left out."""
-    no_content: float = 0.03
+    no_content: Share = 0.03
     """The content is left out."""
-    placeholder_content: float = 0.05
+    placeholder_content: Share = 0.05
     """A placeholder stands for the content."""
-    placeholder_style: float = 0.05
+    placeholder_style: Share = 0.05
     """A placeholder stands for the style."""
-    placeholder_both: float = 0.03
+    placeholder_both: Share = 0.03
     """Placeholders stand for both. The made adapter's prompts have two new words: the base must know what a picture is when
     neither is said."""
-    empty: float = 0.1
+    empty: Share = 0.1
     """For classifier-free guidance: all embeddings zero, as SDXL's pipeline does for a missing negative prompt."""
-    no_pooled: float = 0.2
+    no_pooled: Share = 0.2
     """Pooled embedding zero, tokens kept: teaches cross-attention to carry content, where adapters can reach it."""
 
 
 class DenoiserParams(Strict):
     """UNet2DConditionModel with text_time conditioning, trained together with its text encoders."""
 
-    channels: list[int]
+    channels: list[Count] = Field(min_length=1)
     """Channels of each level, from the largest resolution down."""
-    heads: int = 4
+    heads: Count = 4
     """Attention heads."""
     steps: int = Field(ge=1)
     """Optimizer steps."""
-    batch_size: int
+    batch_size: Count
     """Pictures of a step."""
-    muon_learning_rate: float = 0.02
+    muon_learning_rate: Rate = 0.02
     """Muon's highest learning rate, for the UNet's matrices."""
-    text_muon_learning_rate: float = 0.01
+    text_muon_learning_rate: Rate = 0.01
     """The same for the text encoders' matrices. Lower: they lose their contents first when their matrices grow too fast."""
-    adamw_learning_rate: float = 1e-3
+    adamw_learning_rate: Rate = 1e-3
     """AdamW's highest learning rate, for all other weights."""
-    weight_decay: float = 0.01
+    weight_decay: Weight = 0.01
     """AdamW's weight decay."""
-    muon_weight_decay: float = 0.05
+    muon_weight_decay: Weight = 0.05
     """Muon's weight decay. It bounds the matrices' norms, which orthogonal updates otherwise let grow without end."""
     warmup_steps: int = Field(50, ge=0)
     """Steps at the start in which the learning rates rise."""
-    ema: float
+    ema: float = Field(ge=0, lt=1)
     """Decay of the moving average of the weights, which is what is kept."""
-    noisy_bias: float = 1.4
+    noisy_bias: float = Field(1.4, ge=0.1)
     """t = T u^(1/bias): more than 1 draws more of the noisy timesteps, where the prompt decides the content."""
-    procedural_weight: float = 0.15
+    procedural_weight: Weight = 0.15
     """How often a procedural drawing is shown, against one drawn by hand."""
-    coloured: int
+    coloured: int = Field(ge=0)
     """Further views of each drawing on coloured grounds, with the colour in the caption."""
-    view_weights: tuple[float, float, float]
+    view_weights: tuple[Weight, Weight, Weight]
     """Shares of views: on white, on a coloured ground, small."""
     compile: bool = False
     """The UNet by torch.compile: minutes at the start, and steps of half the time on a GPU; no gain on a CPU."""
-    checkpoint_every: int
+    checkpoint_every: Count
     """Optimizer steps between checkpoints."""
 
 
@@ -159,33 +164,33 @@ class FurtherParams(Strict):
 class ClipParams(Strict):
     """Small CLIP: the captioner's eyes and the judge that reads prompts."""
 
-    width: int = 192
+    width: Count = 192
     """Width of the picture encoder."""
-    layers: int = 4
+    layers: Count = 4
     """Layers of the picture encoder."""
-    heads: int = 4
+    heads: Count = 4
     """Attention heads of both encoders."""
-    patch: int = 16
+    patch: Count = 16
     """Side of a patch in pixels."""
-    text_width: int = 128
+    text_width: Count = 128
     """Width of the text encoder."""
-    text_layers: int = 2
+    text_layers: Count = 2
     """Layers of the text encoder."""
-    embedding: int = 128
+    embedding: Count = 128
     """Numbers of an embedding."""
     steps: int = Field(ge=1)
     """Optimizer steps."""
-    batch_size: int
+    batch_size: Count
     """Pictures of a step."""
-    learning_rate: float = 1e-3
+    learning_rate: Rate = 1e-3
     """AdamW's highest learning rate, for all other weights."""
-    muon_learning_rate: float = 0.02
+    muon_learning_rate: Rate = 0.02
     """Muon's highest learning rate, for the matrices."""
-    muon_weight_decay: float = 0.05
+    muon_weight_decay: Weight = 0.05
     """Muon's weight decay."""
     warmup_steps: int = Field(50, ge=0)
     """Steps at the start in which the learning rates rise."""
-    checkpoint_every: int
+    checkpoint_every: Count
     """Optimizer steps between checkpoints."""
 
 
@@ -210,13 +215,13 @@ class ReportParams(Strict):
     """Images that are drawn by each LoRA."""
     targets: dict[str, list[str]]
     """Names of LoRA's targets: each list is tried."""
-    rank: int = 32
+    rank: Count = 32
     """LoRA's rank."""
-    steps: int = 200
+    steps: Count = 200
     """LoRA's optimizer steps."""
-    batch_size: int = 8
+    batch_size: Count = 8
     """LoRA's pictures of a step."""
-    learning_rate: float = 1e-3
+    learning_rate: Rate = 1e-3
     """LoRA's learning rate."""
 
 
@@ -225,15 +230,15 @@ class PretrainParams(Strict):
 
     size: int = Field(ge=32)
     """Pixels a side."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**31)
     """Decides all randomness of the training."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where it runs; auto: on a GPU where there is one, NVIDIA's (cuda) or Apple's (mps)."""
-    output: str
+    output: PathText
     """Where the assembled model is written, in diffusers' format."""
-    clip_output: str
+    clip_output: PathText
     """Where the small CLIP is written."""
-    checkpoints: str
+    checkpoints: PathText
     """Folder of the parts and of the checkpoints of trainings under way."""
     corpus: CorpusParams
     vae: VaeParams

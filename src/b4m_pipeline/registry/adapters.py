@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,16 +10,25 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from yaml import YAMLError
+
+from b4m_pipeline.common.config import plain_alias, plain_name, plain_path, shown
 from b4m_pipeline.common.provenance import CODE_KEY, LIBRARIES_KEY, Recipe, file_digest, flat
 from b4m_pipeline.method.adapter import DIRECTIONS_KEY, URI_KEY, WEIGHTS_NAME, Adapter, AdapterError
 from b4m_pipeline.registry.runs import current_run, run_of_work
 
 if TYPE_CHECKING:
+    from mlflow.models import Model
     from mlflow.tracking import MlflowClient
 
 logger = logging.getLogger(__name__)
 
 RECORD_NAME = "registered.json"
+DIGEST_KEY = "weights_sha256"
+"""Of the file of weights: metadata of a logged model, and a tag of its version in the registry."""
+_VERSION = re.compile(r"models:/(?P<name>[^/@\s]+)(?:/(?P<number>[0-9]{1,9})|@(?P<alias>[\w-]+))")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # two letters or more: C:\ is a folder's
+_LONGEST = 250  # bytes of a registered name: the SQL stores take 256 characters
 
 NAME_OF_KIND = {"content": "content", "style": "style", "reconstructed": "joined", "made": "make", "merged": "merged"}
 MODEL_TAG = "model_id"
@@ -42,20 +52,31 @@ class RegistrationError(ValueError):
 
 def registered_name(adapter: Adapter, prefix: str = "b4m") -> str:
     """PREFIX-content-NAME, PREFIX-style-NAME, or PREFIX-joined-CONTENT-STYLE, PREFIX-make-... or PREFIX-merged-.... Raises
-    RegistrationError for other kinds."""
+    RegistrationError for other kinds, and for names that no registry takes."""
     kind = adapter.metadata["kind"]
     if kind not in NAME_OF_KIND:
         raise RegistrationError(f"adapters of the kind {kind!r} are not registered; {sorted(NAME_OF_KIND)} are")
-    return f"{prefix}-{NAME_OF_KIND[kind]}-{adapter.metadata['name']}"
+    try:
+        return plain_name(f"{plain_name(prefix)}-{NAME_OF_KIND[kind]}-{adapter.metadata['name']}", _LONGEST)
+    except ValueError as error:
+        raise RegistrationError(f"the registered name, {prefix!r} and the adapter's: {error}") from error
 
 
 def adapter_uri(folder: Path) -> str | None:
-    """The registry's version, "models:/NAME/VERSION", that the weights in `folder` are; None if they are in none."""
+    """The registry's version, "models:/NAME/VERSION", that the weights in `folder` are; None if they are in none. Raises
+    RegistrationError if what stands beside them cannot be read."""
     record = Path(folder) / RECORD_NAME
     if not record.is_file():
         return None
-    known = json.loads(record.read_text(encoding="utf-8"))
-    return known["uri"] if known["sha256"] == file_digest(Path(folder) / WEIGHTS_NAME) else None
+    try:
+        known = json.loads(record.read_bytes())
+        uri, digest = known["uri"], known["sha256"]
+        if not _VERSION.fullmatch(uri):
+            raise ValueError(f"{shown(uri)} is no version in the registry")
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        said = f"{record} is damaged ({error}): remove it, and register the adapter again: kedro register {folder}"
+        raise RegistrationError(said) from error
+    return uri if digest == file_digest(Path(folder) / WEIGHTS_NAME) else None
 
 
 def alias_of(adapter: Adapter, alias: str, trial: dict[str, Any] | None) -> str:
@@ -80,7 +101,8 @@ def register_adapter(
     alias, trial: see `alias_of`; the alias moves to the new version. inference: defaults of the logged model's `predict`, see
     `serving.predict_signature`. The version carries the adapter's lineage as tags and its card as description, the model its
     parameters. Returns the record, also written to registered.json: name, version, uri, run_id, sha256 of the weights. Raises
-    RegistrationError; what was begun in the registry is taken back then.
+    AdapterError if the adapter is not whole, before anything is logged, and RegistrationError; what was begun in the registry
+    is taken back then.
     """
     import mlflow
 
@@ -88,13 +110,17 @@ def register_adapter(
     from b4m_pipeline.registry.model_card import model_card
 
     adapter = load_adapter(folder)
-    name, alias = registered_name(adapter, prefix), alias_of(adapter, alias, trial)
+    name = registered_name(adapter, prefix)
+    try:
+        alias = plain_alias(alias_of(adapter, alias, trial))
+    except ValueError as error:
+        raise RegistrationError(f"the alias {error}") from error
     weights = Path(folder) / WEIGHTS_NAME
     try:
         with run_of_work(name) as run_id:
             logged = _log(adapter, weights, name, inference or {}, run_id)
             with _undone_on_error(name, logged.model_id) as client:
-                tags = _tags(adapter) | {MODEL_TAG: logged.model_id, UNFINISHED: alias}
+                tags = _tags(adapter) | {MODEL_TAG: logged.model_id, DIGEST_KEY: file_digest(weights), UNFINISHED: alias}
                 number = mlflow.register_model(logged.model_uri, name, tags=tags).version
                 card = model_card(adapter.metadata, f"models:/{name}/{number}", inference)
                 client.update_model_version(name, number, card)
@@ -112,25 +138,71 @@ def register_adapter(
 
 def fetch_adapter(source: str) -> Adapter:
     """The adapter of "models:/NAME@ALIAS", "models:/NAME/VERSION" or a folder, with its version in the registry, where it has
-    one, under "registry_uri". Raises RegistrationError if the registry has none such, AdapterError if the file is missing or
-    damaged."""
+    one, under "registry_uri". Raises RegistrationError if the source is none of these or the registry has none such,
+    AdapterError if the file is missing, damaged or not what was registered."""
     from b4m_pipeline.method.files import load_adapter
 
-    if not source.startswith("models:/"):
-        adapter, uri = load_adapter(Path(source).expanduser()), adapter_uri(Path(source).expanduser())
+    uri: str | None
+    if source.startswith("models:"):
+        uri, adapter = _fetch_version(source)
+    elif _SCHEME.match(source):
+        raise RegistrationError(
+            f"{shown(source)} names no adapter: give models:/NAME@ALIAS, models:/NAME/VERSION or a folder, without a scheme"
+        )
     else:
-        import mlflow.diffusers
-        from mlflow.exceptions import MlflowException
-
         try:
-            uri = _version_uri(source)
-            with tempfile.TemporaryDirectory() as folder:  # MLflow leaves what it fetches from a server where it was put
-                adapter = load_adapter(Path(mlflow.diffusers.load_model(uri, dst_path=folder).adapter_path))
-        except MlflowException as error:
-            raise RegistrationError(f"{source} cannot be fetched from the registry: {error}") from error
+            folder = Path(plain_path(source)).expanduser()
+        except ValueError as error:
+            raise AdapterError(f"No adapter at {shown(source)}: it {error}") from error
+        adapter, uri = load_adapter(folder), adapter_uri(folder)
     if uri:
         adapter.metadata[URI_KEY] = uri
     return adapter
+
+
+def _fetch_version(source: str) -> tuple[str, Adapter]:
+    """A version's URI and adapter: the file of weights alone is read of what was logged with it, never its code."""
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import Model
+    from mlflow.tracking import MlflowClient
+
+    from b4m_pipeline.method.files import load_adapter
+
+    if not (found := _VERSION.fullmatch(source)):
+        raise RegistrationError(f"{shown(source)} names no version: give models:/NAME@ALIAS, models:/NAME/VERSION or a folder")
+    client, name = MlflowClient(), found["name"]
+    try:  # aliases move, parents do not
+        version = client.get_model_version_by_alias(name, found["alias"]) if found["alias"] else None
+        version = version or client.get_model_version(name, found["number"])
+        uri = f"models:/{name}/{version.version}"
+        with tempfile.TemporaryDirectory() as folder:  # MLflow leaves what it fetches from a server where it was put
+            logged = download_artifacts(artifact_uri=uri, dst_path=folder)
+            try:
+                model = Model.load(logged)
+            except (YAMLError, LookupError, TypeError, AttributeError, ValueError) as error:
+                raise AdapterError(
+                    f"{uri} is damaged, its file MLmodel cannot be read: {' '.join(str(error).split())}"
+                ) from error
+            return uri, load_adapter(logged_weights(Path(logged), model, version.tags.get(DIGEST_KEY)))
+    except MlflowException as error:
+        raise RegistrationError(f"{source} cannot be fetched from the registry: {error}") from error
+
+
+def logged_weights(folder: Path, model: "Model", digest: str | None = None) -> Path:
+    """The file of weights of a logged model in `folder`. digest: what the registry has besides. Raises AdapterError unless it
+    is the file that was logged, by its sha256."""
+    try:
+        place = model.flavors["diffusers"]["adapter_weights"]
+        file = folder / place / WEIGHTS_NAME
+        known = {str((model.metadata or {})[DIGEST_KEY]), digest} - {None}
+    except (KeyError, TypeError) as error:
+        raise AdapterError(f"{folder} is no adapter that this project has logged: it lacks {error}") from error
+    if not file.resolve().is_relative_to(folder.resolve()) or not file.is_file():
+        raise AdapterError(f"{folder} holds no weights at {shown(place)}: fetch it again")
+    if known != {file_digest(file)}:
+        raise AdapterError(f"{file} is damaged: its digest is not the one that was logged. Fetch it again or register another")
+    return file
 
 
 def find_same(recipe: Recipe) -> Adapter | None:
@@ -245,14 +317,6 @@ def _undone_on_error(name: str, model_id: str) -> "Iterator[MlflowClient]":
         except MlflowException as error:
             logger.warning("What was begun for %s in the registry could not be taken back: %s", name, error)
         raise
-
-
-def _version_uri(uri: str) -> str:
-    """models:/NAME@ALIAS -> models:/NAME/VERSION as it is now: aliases move, parents do not. Others as they are."""
-    from mlflow.tracking import MlflowClient
-
-    name, found, alias = uri.removeprefix("models:/").partition("@")
-    return f"models:/{name}/{MlflowClient().get_model_version_by_alias(name, alias).version}" if found else uri
 
 
 def _tags(adapter: Adapter) -> dict[str, str]:

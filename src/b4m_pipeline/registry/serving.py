@@ -31,6 +31,7 @@ from b4m_pipeline.diffusion.sampling import ImageRequest, describe, draw, origin
 from b4m_pipeline.method.adapter import BASE_DETAILS, PEFT_NAME, URI_KEY, WEIGHTS_NAME, Adapter
 from b4m_pipeline.method.combine import scale_halves, with_strengths
 from b4m_pipeline.method.files import load_adapter
+from b4m_pipeline.registry.adapters import DIGEST_KEY, logged_weights
 from b4m_pipeline.registry.bounds import (
     MAX_ENLARGEMENT,
     Answer,
@@ -53,7 +54,6 @@ BATCH_SIZE = 4
 MAX_WAITING = 4
 """Requests that wait while another one is drawn."""
 _OF_THE_TIME = 0.95  # so that the answer comes before MLflow's own
-_DIGEST = "weights_sha256"
 _MODULE = "b4m_pipeline.serving"
 
 
@@ -67,7 +67,7 @@ def save_model(path: str, mlflow_model: Model | None = None, **kwargs: Any) -> N
     model = mlflow_model or Model()
     mlflow.diffusers.save_model(path=path, mlflow_model=model, **kwargs)
     weights = Path(path) / _weights_folder(model) / WEIGHTS_NAME
-    model.metadata = (model.metadata or {}) | {_DIGEST: file_digest(weights)}
+    model.metadata = (model.metadata or {}) | {DIGEST_KEY: file_digest(weights)}
     if revision := load_adapter(weights).metadata.get("base_revision"):  # MLflow has put the Hub's newest there
         model.flavors[mlflow.diffusers.FLAVOR_NAME]["base_model_revision"] = revision
     model.flavors["python_function"] |= {
@@ -81,11 +81,7 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> "Serv
     """MLflow's entry: the logged model in the folder `path`, ready to draw. Raises ServingError, AdapterError, GenerationError
     or FrameMismatchError if weights, frame and base model are not what was logged."""
     model, config = Model.load(path), model_config or {}
-    file = Path(path) / _weights_folder(model) / WEIGHTS_NAME
-    adapter = load_adapter(file)
-    logged = (model.metadata or {}).get(_DIGEST)
-    if logged and logged != file_digest(file):
-        raise ServingError(f"{file} is damaged: its digest is not the one that was logged. Fetch it again or register another.")
+    adapter = load_adapter(logged_weights(Path(path), model))
     if model.model_id:
         adapter.metadata[URI_KEY] = f"models:/{model.model_id}"
     path_of_base = config.get("base_model") or model.flavors[mlflow.diffusers.FLAVOR_NAME]["base_model"]

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from b4m_pipeline.common.config import Strict, with_fields
+from b4m_pipeline.common.config import PathText, Strict, with_fields
 
 
 class ValidationParams(Strict):
@@ -37,7 +37,7 @@ class SampleParams(Strict):
     """What is drawn; empty: the caption of the concept's first picture."""
     steps: int = Field(20, ge=1)
     """Denoising steps of an image."""
-    guidance_scale: float = Field(2.0, ge=0)
+    guidance_scale: float = Field(2.0, ge=0, le=100)
     """Strength of guidance, as the base model's pipeline takes it; 1: none, as a rule."""
 
 
@@ -133,7 +133,7 @@ class BreakParams(TrainParams):
 class RehearsalParams(Strict):
     """Images that the joined halves draw before make, which trains on them as pictures of the content in the style."""
 
-    images: int = Field(12, ge=1)
+    images: int = Field(12, ge=1, le=10_000)
     """So many are drawn."""
     prompts: list[Annotated[str, with_fields("content style", "noun article")]] = Field(
         ["{article} {content} {noun} in {style} style"], min_length=1
@@ -147,11 +147,11 @@ class RehearsalParams(Strict):
     """For what share of the denoising steps a picture is drawn over: more is nearer to `noise`, less to the picture."""
     steps: int = Field(20, ge=1)
     """Denoising steps of an image."""
-    guidance_scale: float = Field(2.0, ge=0)
+    guidance_scale: float = Field(2.0, ge=0, le=100)
     """Strength of guidance, as the base model's pipeline takes it; 1: none, as a rule."""
     batch_size: int = Field(12, ge=1)
     """Images that are drawn at once."""
-    folder: str = "data/05_model_input/rehearsals"
+    folder: PathText = "data/05_model_input/rehearsals"
     """Where they are kept, in a folder for each pair, base model and setting. Delete what is bad, add your own pictures of the
     content in the style, and run joint_make again."""
 
@@ -163,7 +163,7 @@ class MakeParams(TrainParams):
     """`riemannian_adamw` is `adamw` on preconditioned gradients; the others see plain ones."""
     damping: float = Field(1e-2, gt=0)
     """delta in the preconditioner (B'B + delta I)^-1; larger is nearer to plain gradients."""
-    union_path: str | None = None
+    union_path: PathText | None = None
     """Folder with pictures of the content in the style, where they exist. Null: the pictures of content and style only."""
     rehearsal: RehearsalParams | None = None
     """Pictures of the content in the style that the joined halves draw. Null: none."""

@@ -221,7 +221,7 @@ def adapted(own: Model) -> tuple[Any, Any]:
         for layer in plp.values():
             for part in (layer.a, layer.b):
                 part.copy_(torch.randn(part.shape, generator=generator) / 4)
-    about = dict.fromkeys(("name", "data_digest", "params", "code_version"), "x") | {"kind": "made", "base_model": "base"}
+    about = dict.fromkeys(("name", "data_digest", "code_version"), "x") | {"kind": "lora", "base_model": "base", "params": "{}"}
     return denoiser.eval(), export(plp, frame, about | own.family.metadata())
 
 

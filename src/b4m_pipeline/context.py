@@ -1,0 +1,86 @@
+"""What Kedro reads of a project: configuration whose errors name file and place, and parameters that are all checked."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kedro.config import OmegaConfigLoader
+from kedro.framework.context import KedroContext
+from kedro.framework.project import pipelines
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
+
+from b4m_pipeline.common.presets import with_preset
+from b4m_pipeline.prerequisites import check_parameters
+
+QUOTING = "put text that holds one of {}[]:,&*!|>'\"%@`# into quotation marks"
+
+
+class ConfigError(ValueError):
+    """A configuration file cannot be read, or what it says cannot be put together."""
+
+
+class ConfigLoader(OmegaConfigLoader):
+    """Kedro's own, with the environment's settings for the parameter `memory` in place; what is wrong with a file is one line
+    that says where."""
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        """Raises ConfigError."""
+        found = self._read(key)
+        return with_preset(found, self.runtime_params or {}) if key == "parameters" else found
+
+    def presets(self) -> dict[int, dict[str, Any]]:
+        """GB -> the parameters with this environment's settings for it, however `memory` is set."""
+        parameters = self._read("parameters")
+        given = {name: value for name, value in (self.runtime_params or {}).items() if name != "memory"}
+        return {size: with_preset(parameters, given, size) for size in parameters.get("presets") or {}}
+
+    def _read(self, key: str) -> dict[str, Any]:
+        try:
+            return super().__getitem__(key)
+        except (YAMLError, UnicodeDecodeError, OmegaConfBaseException, RecursionError, TypeError, AttributeError) as error:
+            said = next((fault for file in self._files(key) if (fault := fault_of(file))), None)
+            raise ConfigError(said or f"conf: {key} cannot be put together: {_place(error)}") from error
+
+    def _files(self, key: str) -> Iterator[Path]:
+        """Those that a key is read from."""
+        folders = [Path(self.conf_source, each) for each in (self.base_env, self.env or self.default_run_env) if each]
+        for folder, pattern in ((folder, pattern) for folder in folders for pattern in self.config_patterns.get(key, [])):
+            yield from (file for file in sorted(folder.glob(pattern)) if file.suffix in (".yml", ".yaml", ".json"))
+
+
+def fault_of(file: Path) -> str | None:
+    """What is wrong with a configuration file by itself, and where; None if nothing is."""
+    data = file.read_bytes()
+    try:
+        text = data.decode("utf-8")
+        content = OmegaConf.load(io.StringIO(text))
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        return f"{file}, line {line}: byte 0x{data[error.start]:02x} is no UTF-8 text: save the file as UTF-8"
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        line = [*text.splitlines(), ""][mark.line] if mark else ""
+        cure = "a tab stands there, indent with blanks" if mark and line[mark.column :].startswith("\t") else QUOTING
+        return f"{file}{place}: no valid YAML ({error.problem or error.context}): {cure}"
+    except (YAMLError, OmegaConfBaseException, RecursionError, ValueError) as error:
+        return f"{file}: no valid YAML ({_place(error)})"
+    return None if isinstance(content, DictConfig) else f"{file} must be a mapping, NAME: VALUE, line by line"
+
+
+def _place(error: BaseException) -> str:
+    """The first line of what went wrong, and the key at which it did."""
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"{key}: {said}" if (key := getattr(error, "full_key", None)) else said
+
+
+class ProjectContext(KedroContext):
+    """Kedro's own; its parameters are those of all pipelines, so that a typo never passes unseen."""
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """With typed models in place. Raises WrongParameterError, ConfigError."""
+        return check_parameters(self.config_loader["parameters"], dict(pipelines))
