@@ -25,6 +25,12 @@ _OTHERS_BESIDE = (".json", ".xmp", ".aae", ".thm", ".pp3", ".dop", ".npz", ".saf
 """What photo programs, downloaders and trainers (kohya's caches, OneTrainer) write beside cat.jpg: cat.xmp, cat_sdxl.npz."""
 
 
+def is_mask(name: str) -> bool:
+    """Whether a file of this name is a mask."""
+    file = Path(name.lower())
+    return file.suffix in EXTENSIONS and file.stem.endswith(MASKS)
+
+
 class PicturesError(ValueError):
     """The folders of pictures cannot be trained on; the message says which one and what to do."""
 

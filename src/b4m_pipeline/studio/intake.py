@@ -13,7 +13,8 @@ import pandas as pd
 from PIL import Image
 
 from b4m_pipeline.diffusion.sampling import png_info
-from b4m_pipeline.inputs.folders import MASK, Checked, check_folders, list_folders
+from b4m_pipeline.inputs.folders import Checked, check_folders, list_folders
+from b4m_pipeline.inputs.listing import is_mask
 from b4m_pipeline.inputs.params import ConceptParams, CounterpartParams
 from b4m_pipeline.inputs.prepare import caption_manifest
 from b4m_pipeline.inputs.squares import UnusablePictureError, read_square
@@ -165,7 +166,7 @@ class Intake:
             raise IntakeError(f"{file} is no caption")
 
     def _require_picture(self, file: str, data: bytes) -> None:
-        p, mask = self.parameters["ingestion"], file.lower().endswith(MASK)
+        p, mask = self.parameters["ingestion"], is_mask(file)
         with tempfile.TemporaryDirectory() as folder:
             own = Path(folder) / f"picture{Path(file).suffix}"
             own.write_bytes(data)

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from b4m_pipeline.inputs.folders import EXTENSIONS, MASK
+from b4m_pipeline.inputs.listing import is_mask
+from b4m_pipeline.inputs.squares import EXTENSIONS
 
 OWN = "data/01_raw/own"
 """Where uploaded pictures go, a folder for each concept."""
@@ -82,7 +83,7 @@ def count_pictures(folder: Path) -> int:
 def is_picture(name: str) -> bool:
     """Whether a file's name is a picture's, and not that of a mask or of a hidden file."""
     lower = name.lower()
-    return lower.endswith(EXTENSIONS) and not lower.endswith(MASK) and not lower.startswith(".")
+    return lower.endswith(EXTENSIONS) and not is_mask(lower) and not lower.startswith(".")
 
 
 def plain_file(name: str) -> str:
