@@ -4,6 +4,7 @@ Usage: kedro studio --no-browser, in a project with a registered pair, then pyth
 """
 
 import base64
+import contextlib
 import io
 import itertools
 import json
@@ -39,6 +40,8 @@ _UNLABELLED = """(() => {
   const controls = document.querySelectorAll("button, input, select, textarea, [role=tab], dialog");
   return [...controls].filter((each) => each.offsetParent && !named(each)).map((each) => each.outerHTML.slice(0, 120));
 })()"""
+_IN_SIGHT = """[...document.images].filter((each) => each.offsetParent && each.getBoundingClientRect().top < innerHeight)
+  .every((each) => each.complete)"""
 WIDE, NARROW = (1280, 900), (390, 844)
 
 
@@ -55,7 +58,8 @@ class Page:
         port = next(line for line in self._process.stderr if "DevTools listening" in line).split("127.0.0.1:")[1].split("/")[0]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:
             target = next(each for each in json.load(answer) if each["type"] == "page")
-        self._socket = connect(target["webSocketDebuggerUrl"], max_size=None)
+        self._open = contextlib.ExitStack()
+        self._socket = self._open.enter_context(connect(target["webSocketDebuggerUrl"], max_size=None))
         self._ids, self.errors = itertools.count(1), list[str]()
         for domain in ("Runtime", "Log", "Page"):
             self.call(f"{domain}.enable")
@@ -67,7 +71,7 @@ class Page:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._socket.close()
+        self._open.close()
         self._process.terminate()
         self._process.wait()
         self._profile.cleanup()
@@ -126,19 +130,14 @@ class Page:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
 
-    def picture(self, height: int | None = None) -> Image.Image:
-        """What is seen, or the page down to a height in pixels."""
-        clip = {}
-        if height:
-            whole = self.call("Page.getLayoutMetrics")["cssContentSize"]
-            box = {"x": 0, "y": 0, "width": whole["width"], "height": min(whole["height"], height), "scale": 1}
-            clip = {"captureBeyondViewport": True, "clip": box}
-        told = self.call("Page.captureScreenshot", format="png", **clip)
+    def picture(self) -> Image.Image:
+        """What is seen."""
+        told = self.call("Page.captureScreenshot", format="png")
         return Image.open(io.BytesIO(base64.b64decode(told["data"])))
 
     def settled(self) -> None:
         """Until every picture that is in sight is there."""
-        self.wait("[...document.images].filter((i) => i.offsetParent && i.loading !== 'lazy').every((i) => i.complete)", 60)
+        self.wait(_IN_SIGHT, 120)
         time.sleep(0.5)
 
     def too_wide(self) -> list[str]:
@@ -152,7 +151,7 @@ class Page:
 
 def small(image: Image.Image, file: Path) -> None:
     """Save with few colours, as a page of text needs no more."""
-    image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(file, optimize=True)
+    image.convert("RGB").quantize(256, kmeans=1).save(file, optimize=True)
 
 
 def take(page: Page, folder: Path, content: str, style: str) -> None:
@@ -178,11 +177,13 @@ def take(page: Page, folder: Path, content: str, style: str) -> None:
     page.choose("#train .concept.style select", "data/01_raw/styles/wood")
     page.wait("document.querySelector('#train details table')")
     page.settled()
-    small(page.picture(1250), folder / "studio_train.png")
+    page.view((WIDE[0], 1250))
+    page.settled()
+    small(page.picture(), folder / "studio_train.png")
     page.tab("sheets")
     page.wait("document.querySelector('#sheets .figures img')")
     page.settled()
-    small(page.picture(1000), folder / "studio_sheets.png")
+    small(page.picture(), folder / "studio_sheets.png")
 
 
 @click.command()

@@ -67,7 +67,7 @@ export class Sheets {
     }
     const cell = (row, name) => {
       const value = row.figures[name];
-      const top = row.kind === "composition" && value === best[name];
+      const top = row.kind === "composition" && value?.toFixed(2) === best[name].toFixed(2);
       return h("td", { class: top ? "best" : "" }, value === undefined ? "–" : value.toFixed(2));
     };
     return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Figures" }, h("table", { class: "figures-table" },
