@@ -8,8 +8,8 @@ export function chart(title, curves, steps) {
   const all = Object.values(curves).flat();
   if (!all.length) return null;
   const top = Math.max(...all.map(([, value]) => value)) * 1.05 || 1;
-  const far = Math.max(steps ?? 1, ...all.map(([step]) => step));
-  const x = (step) => LEFT + (WIDTH - LEFT - 6) * (step / far);
+  const far = Math.max(steps ?? 1, ...all.map(([step]) => step + 1));
+  const x = (step) => LEFT + (WIDTH - LEFT - 6) * ((step + 1) / far);
   const y = (value) => (HEIGHT - BOTTOM) * (1 - value / top) + 4;
   const lines = Object.entries(curves).map(([, points], index) => svg("polyline", {
     points: smooth(points).map(([step, value]) => `${x(step).toFixed(1)},${y(value).toFixed(1)}`).join(" "), class: `line line-${index % 4}` }));

@@ -124,7 +124,7 @@ class Concept {
     this.noun = h("input", { type: "text", value: "", placeholder: defaults.noun, maxlength: 60, onchange: () => this.path && changed() });
     this.token = h("input", { type: "text", value: "", placeholder: defaults.token, maxlength: 30, onchange: () => this.path && changed() });
     this.name = h("input", { type: "text", placeholder: "my-teapot", maxlength: 60 });
-    this.files = h("input", { type: "file", multiple: true, accept: "image/*,.txt", class: "visually-hidden", tabindex: -1, "aria-hidden": "true", onchange: () => this.take([...this.files.files].map((file) => [file, file.name]), this.name.value) });
+    this.files = h("input", { type: "file", multiple: true, accept: "image/*,.txt", hidden: true, onchange: () => this.take([...this.files.files].map((file) => [file, file.name]), this.name.value) });
     this.status = h("p", { role: "status" });
     this.refused = h("ul", { class: "left-out" });
     const zone = h("div", { class: "drop" }, h("p", {}, "Drop a folder or pictures here, or ",
@@ -272,7 +272,10 @@ class RunView {
     const key = pictures.map(({ path }) => path).join("|");
     if (key === this.shown) return;
     this.shown = key;
-    const last = (path) => path.split("/").slice(1).join("/").replace(/\.png$/, "").replaceAll("_", " ");
+    const last = (path) => {
+      const [, stage, step] = path.match(/^pictures\/([^/]+)\/\d+-step-(\d+)\.png$/) ?? [];
+      return stage ? `${stage.replaceAll("_", " ")}, step ${Number(step)}` : path.split("/").at(-1).replace(/\.png$/, "").replaceAll("_", " ");
+    };
     fill(this.pictures, pictures.map(({ run, path }) => {
       const source = `/api/sheets/${run}/${path.split("/").map(part).join("/")}`;
       return h("li", {}, h("button", { class: "slot", onclick: () => dialog(last(path), h("img", { class: "sheet", src: source, alt: last(path) })) },
