@@ -43,20 +43,20 @@ def test_an_artist_walks_from_the_library_to_a_file(served, tmp_path: Path) -> N
         page.wait("!document.querySelector('#compose button.main').disabled")
         page.run("document.querySelector('#compose input[max=\"100\"]').value = 2")
         page.press("Draw", "#compose")
-        page.wait("document.querySelector('#compose .chosen img').naturalWidth === 32")
+        page.wait("document.querySelector('#compose .chosen img')?.naturalWidth === 32")
         page.press("Keep", "#compose .chosen")
         page.wait("document.querySelectorAll('.kept img').length === 1")
         page.press("Register", "#compose .chosen")
         page.press("Promote", "#compose .chosen")
         page.wait("document.getElementById('messages').textContent.includes('champion: version 1')")
         page.press("Command and Python", "#compose .chosen")
-        page.wait("document.querySelector('dialog pre').textContent.includes('--pipelines=compose')")
+        page.wait("document.querySelector('dialog pre')?.textContent.includes('--pipelines=compose')")
         assert page.unlabelled() == []
         page.key("Escape")
         page.wait("!document.querySelector('dialog')")
         page.press("Export…", "#compose .chosen")
         page.press("Write the file", "dialog")
-        page.wait("document.querySelector('dialog [role=status]').textContent.includes('safetensors')")
+        page.wait("document.querySelector('dialog [role=status]')?.textContent.includes('safetensors')")
         assert page.errors == []
     assert len(list((studio.places.output / "exports").glob("*.safetensors"))) == 1
 
