@@ -26,8 +26,8 @@ export class Compose {
     this.images = h("input", { type: "number", min: 1, max: 16, value: 2 });
     this.steps = h("input", { type: "number", min: 1, max: 100, value: settings.steps });
     this.guidance = h("input", { type: "number", min: 0, max: 30, step: 0.1, value: settings.guidance_scale });
-    this.button = h("button", { class: "main", onclick: () => busy(this.button, () => this.draw()) }, "Draw");
-    this.gridButton = h("button", { onclick: () => busy(this.gridButton, () => this.draw(true)) }, "Strength grid");
+    this.button = h("button", { class: "main", disabled: true, onclick: () => busy(this.button, () => this.draw()) }, "Draw");
+    this.gridButton = h("button", { disabled: true, onclick: () => busy(this.gridButton, () => this.draw(true)) }, "Strength grid");
     this.gridSize = h("select", { "aria-label": "Size of the grid" }, h("option", { value: "0.6 1 1.4" }, "3 × 3"),
       h("option", { value: "0.4 0.7 1 1.3 1.6" }, "5 × 5"));
     this.results = h("div", { class: "results" });
