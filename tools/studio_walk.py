@@ -42,6 +42,7 @@ _UNLABELLED = """(() => {
 })()"""
 _IN_SIGHT = """[...document.images].filter((each) => each.offsetParent && each.getBoundingClientRect().top < innerHeight)
   .every((each) => each.complete)"""
+_KEYS = {"ArrowRight": 39, "End": 35, "Escape": 27}
 WIDE, NARROW = (1280, 900), (390, 844)
 
 
@@ -122,7 +123,7 @@ class Page:
 
     def key(self, name: str) -> None:
         for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=name, code=name)
+            self.call("Input.dispatchKeyEvent", type=kind, key=name, code=name, windowsVirtualKeyCode=_KEYS[name])
 
     def view(self, size: tuple[int, int], dark: bool = False) -> None:
         width, height = size

@@ -219,7 +219,7 @@ class Canvas:
         """As `generate` takes them. A merge is scaled by its weights instead, so its strengths are 1."""
         scaled = cell.way in ("halves", "make", "alone")
         return GenerateParams(
-            adapter=request.adapter or "composed",
+            adapter="composed" if cell.way in PAIRED else request.adapter,
             content_scale=cell.content if scaled else 1.0,
             style_scale=cell.style if scaled else 1.0,
             prompts=[request.prompt],
