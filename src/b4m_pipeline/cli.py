@@ -5,9 +5,7 @@ a page."""
 import contextlib
 import copy
 import importlib.util
-import json
 import logging
-import shlex
 import signal
 import sys
 import threading
@@ -23,11 +21,8 @@ from kedro.framework.context import KedroContext
 from kedro.framework.session import KedroSession
 from kedro.io import DatasetError
 from kedro.validation.exceptions import ParameterValidationError
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from b4m_pipeline.common.config import shown
+from b4m_pipeline.context import read_params
 
 logger = logging.getLogger(__name__)
 
@@ -120,50 +115,6 @@ def in_project(function: Callable[..., None]) -> Callable[..., None]:
             function(session.load_context(), **given)
 
     return click.option("--env", "-e", default=None, help="Kedro configuration environment name.")(command)
-
-
-def read_params(context: click.Context, option: click.Parameter, text: Any) -> Any:
-    """KEY=VALUE,KEY=VALUE, with values in YAML: a comma inside quotation marks or brackets is part of its value."""
-    if not isinstance(text, str):
-        return text
-    parts, items = text.split(","), []
-    while parts:
-        for end in range(1, len(parts) + 1):
-            if (item := _parsed(",".join(parts[:end]))) is not None:
-                break
-        else:
-            raise click.ClickException(_told(option.opts[0], parts[0].strip()))
-        items += [item] if item else []
-        del parts[:end]
-    return OmegaConf.to_container(OmegaConf.from_dotlist(items))
-
-
-def _parsed(item: str) -> str | None:
-    """One KEY=VALUE, or nothing for blanks; None if it is none."""
-    key, equals, value = item.strip().partition("=")
-    key = key.strip()
-    if not item.strip():
-        return ""
-    if not key or not equals or "," in key:
-        return None
-    try:
-        OmegaConf.to_container(OmegaConf.from_dotlist([f"{key}={value}"]))
-    except (YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError):
-        return None
-    return f"{key}={value}"
-
-
-def _told(option: str, item: str) -> str:
-    key, equals, value = item.partition("=")
-    if not equals or not key.strip():
-        return (
-            f"{option}: {shown(item)} is no KEY=VALUE. Put text with a comma into quotation marks, a list into brackets, "
-            f"{option}='KEY=[one, two]'"
-        )
-    if not value.isprintable():
-        return f"{option}: the value of {key} holds a control character: {shown(value)}"
-    quoted = shlex.quote(f"{key.strip()}={json.dumps(value, ensure_ascii=False)}")
-    return f"{option}: the value of {shown(key.strip())} cannot be read. Put it into quotation marks, {option}={quoted}"
 
 
 def _with_params(options: list[click.Parameter]) -> list[click.Parameter]:

@@ -1,10 +1,14 @@
-"""What Kedro reads of a project: configuration whose errors name file and place, and parameters that are all checked."""
+"""What Kedro reads of a project: configuration whose errors name file and place, parameters that are all checked, and those of
+--params."""
 
 import io
+import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 from kedro.config import OmegaConfigLoader
 from kedro.framework.context import KedroContext
 from kedro.framework.project import pipelines
@@ -12,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
+from b4m_pipeline.common.config import shown
 from b4m_pipeline.common.presets import with_preset
 from b4m_pipeline.prerequisites import check_parameters
 
@@ -84,3 +89,47 @@ class ProjectContext(KedroContext):
     def params(self) -> dict[str, Any]:
         """With typed models in place. Raises WrongParameterError, ConfigError."""
         return check_parameters(self.config_loader["parameters"], dict(pipelines))
+
+
+def read_params(context: click.Context, option: click.Parameter, text: Any) -> Any:
+    """KEY=VALUE,KEY=VALUE, with values in YAML: a comma inside quotation marks or brackets is part of its value."""
+    if not isinstance(text, str):
+        return text
+    parts, items = text.split(","), []
+    while parts:
+        for end in range(1, len(parts) + 1):
+            if (item := _parsed(",".join(parts[:end]))) is not None:
+                break
+        else:
+            raise click.ClickException(_told(option.opts[0], parts[0].strip()))
+        items += [item] if item else []
+        del parts[:end]
+    return OmegaConf.to_container(OmegaConf.from_dotlist(items))
+
+
+def _parsed(item: str) -> str | None:
+    """One KEY=VALUE, or nothing for blanks; None if it is none."""
+    key, equals, value = item.strip().partition("=")
+    key = key.strip()
+    if not item.strip():
+        return ""
+    if not key or not equals or "," in key:
+        return None
+    try:
+        OmegaConf.to_container(OmegaConf.from_dotlist([f"{key}={value}"]))
+    except (YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError):
+        return None
+    return f"{key}={value}"
+
+
+def _told(option: str, item: str) -> str:
+    key, equals, value = item.partition("=")
+    if not equals or not key.strip():
+        return (
+            f"{option}: {shown(item)} is no KEY=VALUE. Put text with a comma into quotation marks, a list into brackets, "
+            f"{option}='KEY=[one, two]'"
+        )
+    if not value.isprintable():
+        return f"{option}: the value of {key} holds a control character: {shown(value)}"
+    quoted = shlex.quote(f"{key.strip()}={json.dumps(value, ensure_ascii=False)}")
+    return f"{option}: the value of {shown(key.strip())} cannot be read. Put it into quotation marks, {option}={quoted}"

@@ -39,9 +39,9 @@ def check(key: str, value: Any) -> dict[str, Any]:
 
 @cache
 def reading(group: str) -> dict[str, Pipeline]:
-    """A pipeline of one node that reads a group."""
+    """A pipeline of one node that reads a group; of none for what the run itself reads."""
     nodes = [node for pipeline in pipelines().values() for node in pipeline.nodes]
-    return {"one": Pipeline([next(node for node in nodes if f"params:{group}" in node.inputs)])}
+    return {"one": Pipeline([node for node in nodes if f"params:{group}" in node.inputs][:1])}
 
 
 def changed(values: Any, path: list[str], value: Any) -> Any:

@@ -70,7 +70,7 @@ def test_a_token_of_the_runs_own_and_a_missing_base_model_are_said_before_anythi
         ({"styles": []}, "name words in drawn.contents and in drawn.styles"),
         ({"styles": [{"word": "Dog", "token": "qrv"}]}, "the word 'dog' twice"),
         ({"styles": [{"word": "neon", "token": "vtk"}]}, "the token 'vtk' twice"),
-        ({"styles": [{"word": " ", "token": "qrv"}]}, "should match pattern"),
+        ({"styles": [{"word": " ", "token": "qrv"}]}, "must be a word"),
         ({"images": 0}, "greater than or equal to 1"),
         ({"template": "{content}"}, "must hold {content}, {style}"),
     ],

@@ -133,7 +133,7 @@ class RunParams(Strict):
     """Folder of encoded pictures and prompts, for all runs; it may be deleted. Null: none is kept."""
     reuse: bool = Field(True, strict=True)
     """Use an adapter of the registry that was made from the same pictures, parameters and code instead of training it again."""
-    memory: int | None = Field(None, strict=True, ge=1)
+    memory: int | None = Field(None, strict=True, ge=1, le=LARGEST)
     """GB of the GPU's memory: settings that fit into it, where the environment has some (its `presets`). What is set for the
     run itself counts more. Null: the environment as it is."""
 
