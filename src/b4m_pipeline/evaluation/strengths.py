@@ -1,6 +1,9 @@
 """One picture of what the two strengths of an adapter do."""
 
+from itertools import product
+
 from PIL import Image
+from tqdm import tqdm
 
 from b4m_pipeline.common.devices import pick_device
 from b4m_pipeline.common.sheets import Row, paint_grid
@@ -23,12 +26,13 @@ def draw_strengths(adapter: Adapter, base_model: BaseModelParams, params: Evalua
     words = {"content": about["content_token"], "style": about["style_token"]}
     request = ImageRequest(fill_prompt(params.prompts[0], words, about["noun"]), seed)
     pipeline = load_family(base_model).load_pipeline(pick_device(params.device))
+    images = []
+    for style, content in tqdm([*product(STRENGTHS, STRENGTHS)], desc="drawing strengths", mininterval=1.0):
+        pipeline.unload_lora_weights()
+        put_on(pipeline, with_strengths(adapter, content, style))
+        images += [image for _, image in draw(pipeline, [request], **settings)]
     rows = []
     for style in STRENGTHS:
-        images = []
-        for content in STRENGTHS:
-            pipeline.unload_lora_weights()
-            put_on(pipeline, with_strengths(adapter, content, style))
-            images += [image for _, image in draw(pipeline, [request], **settings)]
-        rows.append(Row(f"style {style}", images, request.prompt if style == 1 else ""))
+        own, images = images[: len(STRENGTHS)], images[len(STRENGTHS) :]
+        rows.append(Row(f"style {style}", own, request.prompt if style == 1 else ""))
     return paint_grid(rows, headings=[f"content {content}" for content in STRENGTHS])
