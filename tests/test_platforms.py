@@ -38,7 +38,7 @@ def without_encoding(source: str) -> list[int]:
         if isinstance(function, ast.Attribute):
             owner = function.value.id if isinstance(function.value, ast.Name) else ""
         name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-        if name not in TEXT or owner == "Image":
+        if name not in TEXT or owner in ("Image", "webbrowser"):
             continue
         modes = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
         binary = name == "open" and any(re.fullmatch("[rwxa]b?[+]?b?", mode) and "b" in mode for mode in modes)

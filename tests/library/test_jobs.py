@@ -30,7 +30,7 @@ def test_each_half_is_trained_once_and_every_pair_put_together(shelf, tiny_base,
     assert table.uri.tolist() == [pair.uri for pair in composed]
     assert all(table[figure].between(-1, 1).all() for figure in ("content", "style", "s_harm"))
     assert len({pair.pictures[0].tobytes() for pair in composed}) == 4
-    version = tracking.get_model_version_by_alias("b4m-joined-cup-oil", "candidate")
+    version = tracking.get_model_version_by_alias("b4m-joined-cup-oil", "trial")
     assert version.tags["parents"] == '["models:/b4m-content-cup/1", "models:/b4m-style-oil/1"]'
     below = tracking.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
     assert {"content cup", "style oil", "pair hat-ink"} <= {own.info.run_name for own in below}

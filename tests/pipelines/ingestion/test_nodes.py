@@ -54,7 +54,8 @@ def root(tmp_path, monkeypatch):
 
 
 def run(root, last="input_sheet", **changed):
-    catalog = DataCatalog.from_config(yaml.safe_load((CONF / "catalog_ingestion.yml").read_text()))
+    config = (CONF / "catalog_ingestion.yml").read_text().replace("${_data}", "data")
+    catalog = DataCatalog.from_config(yaml.safe_load(config))
     for name, dataset in parameters(root, **changed).items():
         catalog[name] = dataset
     SequentialRunner().run(create_pipeline().to_outputs(*([last] if isinstance(last, str) else last)), catalog)
