@@ -34,7 +34,7 @@ class OwnFilesDataset(PartitionedDataset):
     """
 
     def __init__(self, *, path: str, replace: bool = True, **options: Any):
-        super().__init__(path=path, **options)
+        super().__init__(path=path if "://" in path else str(Path(path).absolute()), **options)
         if self._protocol != "file":
             raise DatasetError(f"{path}: OwnFilesDataset is for local folders; PartitionedDataset writes to others")
         self._replace = replace
