@@ -64,7 +64,7 @@ RARELY = [(name, False) for name in ("sdxl", "sd15", "sd35", "flux", "zimage", "
 
 @pytest.mark.parametrize(
     ("name", "single_file"),
-    [("sdxl", True), ("flux2", False), *(pytest.param(*each, marks=pytest.mark.slow) for each in RARELY)],
+    [("flux2", False), *(pytest.param(*each, marks=pytest.mark.slow) for each in [("sdxl", True), *RARELY])],
 )
 def test_break_make_runs_as_documented(name, single_file, tiny_sdxl, tiny_sd, tiny_flow, project, tmp_path):  # noqa: F811
     folder = tiny_flow(MODELS[name]).path if name in MODELS else {"sdxl": tiny_sdxl, "sd15": tiny_sd}[name]

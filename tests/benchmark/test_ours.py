@@ -56,11 +56,15 @@ def made(shared) -> Callable[[str], Adapter]:
     return cache(lambda name: METHODS[name](shared))
 
 
-@pytest.mark.parametrize("name", OURS)
+OFTEN = ("ours", "ours, halves joined", "ours, free halves", "ours, the paper's data")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in OFTEN else pytest.mark.slow) for name in OURS])
 def test_every_method_gives_an_adapter_of_the_same_layers(shared, made, name, tmp_path) -> None:
     require_whole(made(name), shared, tmp_path)
 
 
+@pytest.mark.slow
 def test_ablations_differ_from_ours(made) -> None:
     plain = made("ours")
     for name in OURS:

@@ -13,6 +13,7 @@ from b4m_pipeline.diffusion.params import BaseModelParams
 from benchmarks import gpu
 
 
+@pytest.mark.slow
 def test_tiny_models_go_through_all_parts(tiny_sdxl, tiny_flow, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(Clock, "end_by_force", lambda self: None)
     monkeypatch.setattr(gpu, "ROUNDS", 2)

@@ -90,6 +90,7 @@ def test_the_released_way_without_counterparts_is_refused(settings):
         Released(Settings(settings.size, 32, 2, 0, 4, TARGETS, "free", "float32", "cpu"))
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_tells_time_and_memory(settings):
     figures = measure_alone(settings, "ours", steps=2)
     assert len(figures["seconds"]) == 2 and figures["pictures"] == settings.pictures

@@ -123,7 +123,8 @@ def test_a_prompt_that_is_no_text_by_mlflows_own_server(guard, prompt):
         (prompts("a", num_inference_steps=10**9), "num_inference_steps: "),
         (prompts("a", height=0), "height: "),
         (prompts("a", height=33), "height: "),
-        (prompts("a", width=10**12), "width must be at most 128"),
+        (prompts("a", width=10**6), "width must be at most 128"),
+        (prompts("a \x1b[2J"), "prompt 0 "),
         (prompts("a", negative_prompt=LONG), "negative_prompt: "),
         (prompts("a", negative_prompt=None, style_scale="much"), "style_scale: "),
         (prompts(*["a"] * 32, height=128, width=128, num_inference_steps=1), "too much for one request"),
@@ -141,7 +142,7 @@ def test_a_request(guard, asked, phrase):
     [
         prompts("a", seed=None),
         prompts("a", seed="7"),
-        prompts("a \u202e \x1b[2J 👩‍👩‍👧 日本 " * 20),
+        prompts("a \u202e 👩‍👩‍👧 日本 " * 20),
         prompts("<script>alert(1)</script>"),
         prompts("{content.__class__} %s ${HOME}"),
         prompts("((((a:1.5)" * 50),

@@ -197,7 +197,9 @@ def test_more_than_a_page_of_versions_is_found(three, monkeypatch):
 @pytest.fixture
 def project(tracking, tmp_path, monkeypatch):
     """Commands without a Kedro project around them: the store is the test's own."""
-    monkeypatch.setattr("b4m_pipeline.cli.KedroSession.create", lambda env=None, runtime_params=None: contextlib.nullcontext(_Session()))
+    monkeypatch.setattr(
+        "b4m_pipeline.cli.KedroSession.create", lambda env=None, runtime_params=None: contextlib.nullcontext(_Session())
+    )
     return tracking
 
 

@@ -12,7 +12,7 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType
 from pydantic import Field, ValidationError
 
-from b4m_pipeline.common.config import Strict
+from b4m_pipeline.common.config import Strict, plain_text
 
 MAX_PROMPTS = 32
 """Prompts of one request."""
@@ -123,6 +123,10 @@ def require_prompts(prompts: Sequence[Any]) -> list[str]:
             raise refused(f"prompt {index} has {len(prompt)} characters, at most {MAX_LENGTH} are taken")
         if any(0xD800 <= ord(letter) < 0xE000 for letter in prompt):
             raise refused(f"prompt {index} has half a surrogate pair, which no tokenizer reads: {shown(prompt)}")
+        try:
+            plain_text(prompt)
+        except ValueError as error:
+            raise refused(f"prompt {index} {error}") from error
     return [str(prompt) for prompt in prompts]
 
 
