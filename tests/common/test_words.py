@@ -44,3 +44,5 @@ def test_a_noun_is_not_said_twice(content):
     template = "{article} {content} {noun} in {style} style"
     assert fill_prompt(template, {"content": content, "style": "ink"}, "lighthouse") == f"a {content} in ink style"
     assert fill_prompt(template, {"content": "penlighthouse", "style": "ink"}, "lighthouse").count("lighthouse ") == 2
+    assert fill_prompt(template, {"content": "balloon", "style": "ink"}, "hot air balloon") == "a hot air balloon in ink style"
+    assert fill_prompt(template, {"content": "air", "style": "ink"}, "airship") == "an air airship in ink style"

@@ -29,6 +29,10 @@ def noun_after(content: str, noun: str) -> str:
 
 
 def fill_prompt(template: str, words: dict[str, str], noun: str) -> str:
-    """A prompt's template with words (or tokens) for {content} and {style}."""
+    """A prompt's template with words (or tokens) for {content} and {style}. A noun that holds the content's words stands for
+    both: "a hot air balloon", not "a balloon hot air balloon"."""
     content = words["content"]
-    return " ".join(template.format(**words, noun=noun_after(content, noun), article=article(content)).split())
+    if noun_after(content, noun) and contains(noun, content):
+        content = noun
+    filled = template.format(**words | {"content": content}, noun=noun_after(content, noun), article=article(content))
+    return " ".join(filled.split())
