@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -153,7 +152,7 @@ class Runs:
             if run is None or process is None or run.state != "running":
                 raise RunError("No run is under way")
             run.state = "stopping"
-            _interrupt(process)
+            process.terminate()
             threading.Thread(target=_end, args=(process,), daemon=True).start()
 
     def close(self) -> str:
@@ -161,7 +160,7 @@ class Runs:
         if not (self.current and self._process and self.current.state in ("running", "stopping")):
             return ""
         self.current.state = "stopping"
-        _interrupt(self._process)
+        self._process.terminate()
         _end(self._process)
         self.current.state, self.current.message = "stopped", "The studio was closed. Go on from the last checkpoint."
         self._record(self.current)
@@ -203,13 +202,6 @@ def _alive(process: int | None, named: str) -> psutil.Process | None:
         return found if found and any(named in part for part in found.cmdline()) else None
     except psutil.Error:
         return None
-
-
-def _interrupt(process: "subprocess.Popen | psutil.Process") -> None:
-    if sys.platform == "win32":
-        process.terminate()
-    else:
-        process.send_signal(signal.SIGINT)
 
 
 def _end(process: "subprocess.Popen | psutil.Process") -> None:
