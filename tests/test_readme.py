@@ -173,7 +173,7 @@ def test_a_stage_refuses_what_was_made_for_another_content(project, default_run)
     other = "content.path=data/01_raw/own/teapot,content.noun=teapot"
     done = kedro(project, f"kedro run --pipelines=plp_reconstruction --params={other}")
     assert done.returncode == 1
-    said = r"Error: (content|style)_adapter: its (content|style) is '.+', and this run's is '.+'"  # by what ran before
+    said = r"Error: (content|style)_adapter: its (content|style) is '.+' [(].+[)], and this run's is '.+'"  # by what ran before
     assert re.search(said, done.stderr) and "Traceback" not in done.stderr, done.stderr[-1000:]
 
 
