@@ -4,11 +4,8 @@ is answered as ever."""
 import json
 
 import pytest
-from mlflow.environment_variables import MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
 
-from b4m_pipeline.registry import server
-from tests.conftest import framed_lora_of
-from tests.registry.helpers import log_adapter, post
+from tests.registry.helpers import guarded_app, post
 
 LONG = "SECRET-" * 30_000
 """200 KB that no answer may repeat."""
@@ -16,12 +13,7 @@ LONG = "SECRET-" * 30_000
 
 @pytest.fixture(scope="module")
 def guard(tiny_sdxl, tmp_path_factory):
-    folder = log_adapter(framed_lora_of(tiny_sdxl), tiny_sdxl, tmp_path_factory.mktemp("served"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(server.MODEL, str(folder))
-        patch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")
-        patch.setenv(MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.name, "60")
-        app = server.create_app()
+    with guarded_app(tiny_sdxl, tmp_path_factory.mktemp("served")) as app, pytest.MonkeyPatch.context() as patch:
         patch.setattr(app._served, "_draw", lambda requests, *_: [b"PNG"] * len(requests))  # these tests are not about drawing
         yield app
         assert post(app, prompts("a toy")).json == {"predictions": ["UE5H\n"]} and app._open == 0

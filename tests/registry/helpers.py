@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,23 @@ def log_adapter(adapter, base: Path, root: Path) -> Path:
         pip_requirements=[],
     )
     return root / "model"
+
+
+@contextmanager
+def guarded_app(base: Path, root: Path) -> Iterator[Any]:
+    """What uvicorn serves, with a framed LoRA of the base model, while the context lasts."""
+    import pytest
+    from mlflow.environment_variables import MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
+
+    from b4m_pipeline.registry import server
+    from tests.conftest import framed_lora_of
+
+    folder = log_adapter(framed_lora_of(base), base, root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(server.MODEL, str(folder))
+        patch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")
+        patch.setenv(MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.name, "60")
+        yield server.create_app()
 
 
 @dataclass

@@ -11,20 +11,16 @@ from mlflow.environment_variables import MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
 from PIL import Image
 
 from b4m_pipeline.registry import server, serving
-from tests.conftest import PIXELS, framed_lora_of
-from tests.registry.helpers import log_adapter, post, send
+from tests.conftest import PIXELS
+from tests.registry.helpers import guarded_app, post, send
 
 ASKED = json.dumps({"inputs": {"prompt": ["a toy"]}, "params": {"seed": 3}}).encode()
 
 
 @pytest.fixture(scope="module")
 def guard(tiny_sdxl, tmp_path_factory):
-    folder = log_adapter(framed_lora_of(tiny_sdxl), tiny_sdxl, tmp_path_factory.mktemp("served"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(server.MODEL, str(folder))
-        patch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")
-        patch.setenv(MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.name, "60")
-        yield server.create_app()
+    with guarded_app(tiny_sdxl, tmp_path_factory.mktemp("served")) as app:
+        yield app
 
 
 def test_pictures_come_through_and_health_is_mlflows(guard):

@@ -49,18 +49,13 @@ def rehearse(
     drawings = [Drawing(prompt, own_seed, prompt) for prompt, own_seed in asked]
     settings = settings_of(params, base_model.resolution)
     weights = {key: value.double().sum().item() for key, value in joined.tensors.items()}
-    side = (base_model.resolution,) * 2
-    shapes, colours = (
-        [ImageOps.fit(picture, side, Image.Resampling.LANCZOS) for picture in given] for given in (contents, styles)
-    )
-    starts = Starts(in_colours_of(shapes, colours, len(drawings)), params.strength)
-    begun = None if params.start == "noise" else starts.digest()
+    starts = None if params.start == "noise" else _starts(contents, styles, base_model.resolution, params)
+    begun = starts and starts.digest()
     folder = drawing_folder(params.folder, about["name"], drawings, base_model, settings, [weights, params.start, begun])
     if folder.exists():
         logger.info("Rehearsal: the pictures in %s are used", folder)
         return folder
-    ways = {"pictures": starts, "noise": None}
-    ways = {way: ways[way] for way in ways if params.start in ("best", way)}
+    ways = {way: own for way, own in (("pictures", starts), ("noise", None)) if params.start in ("best", way)}
     candidates = {way: folder.with_name(f"{folder.name}.{way}") for way in ways}
     for way, candidate in candidates.items():
         draw_folders({candidate: drawings}, base_model, settings, joined, ways[way])
@@ -75,6 +70,14 @@ def rehearse(
         folder,
     )
     return folder
+
+
+def _starts(contents: Sequence[Image.Image], styles: Sequence[Image.Image], side: int, params: RehearsalParams) -> Starts:
+    """The content's pictures in the style's colours, one for each drawing, squares of `side` pixels."""
+    shapes, colours = (
+        [ImageOps.fit(picture, (side, side), Image.Resampling.LANCZOS) for picture in given] for given in (contents, styles)
+    )
+    return Starts(in_colours_of(shapes, colours, params.images), params.strength)
 
 
 def with_rehearsal(
