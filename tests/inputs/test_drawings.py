@@ -49,7 +49,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_pictures(tiny_base, tmp_pat
         with pytest.raises(KeyboardInterrupt):
             draw_folders({folder: WANTED}, tiny_base, SETTINGS)
     assert not folder.exists()
-    (tmp_path / "killed.unfinished" / "001.partial").write_bytes(b"half a picture")
+    (tmp_path / "killed.unfinished" / "001.png.partial").write_bytes(b"half a picture")
     monkeypatch.setattr(drawings, "draw", counted)
     assert draw_folders({folder: WANTED}, tiny_base, SETTINGS) == [folder]
     assert asked == WANTED[1:]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
+from b4m_pipeline.common.whole_files import write_whole
 from b4m_pipeline.evaluation import table
 from b4m_pipeline.evaluation.params import EvaluationParams
 from b4m_pipeline.evaluation.samples import KNOWN, SampleRequest
@@ -99,9 +100,7 @@ def save_result(result: Result, folder: Path, fingerprint: str) -> None:
         "measured": result.measured.to_dict("list"),
         "seed": result.seed,
     }
-    partial = folder / (RECORD + ".partial")
-    partial.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    partial.replace(folder / RECORD)
+    write_whole(folder / RECORD, json.dumps(record, indent=1))
 
 
 def load_result(folder: Path, fingerprint: str) -> Result | None:

@@ -8,7 +8,6 @@ import hashlib
 import json
 import math
 import re
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import NamedTuple
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
+
+from b4m_pipeline.common.whole_files import whole_file
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _ALIGNMENT = 8  # bytes: tensors begin at a multiple of it, behind a header that spaces fill up
@@ -33,15 +34,9 @@ def save_tensors(
     own = dict(metadata) | ({hash_key: f"0x{hashlib.sha256(payload).hexdigest()}"} if hash_key else {})
     header = json.dumps({"__metadata__": dict(sorted(own.items())), **json.loads(raw[8:start])}).encode()
     header += b" " * (-len(header) % _ALIGNMENT)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")  # its own: two processes may write the same file
-    try:
-        with partial.open("wb") as handle:
-            handle.write(len(header).to_bytes(8, "little") + header)
-            handle.write(payload)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as partial, partial.open("wb") as handle:
+        handle.write(len(header).to_bytes(8, "little") + header)
+        handle.write(payload)
     return path
 
 

@@ -13,6 +13,7 @@ from kedro.io import DatasetError
 from kedro_datasets.partitions import PartitionedDataset
 
 from b4m_pipeline.common.provenance import file_digest
+from b4m_pipeline.common.whole_files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -116,9 +117,7 @@ class OwnFilesDataset(PartitionedDataset):
             return {}, True
 
     def _write_record(self, files: dict[str, list[str]], complete: bool) -> None:
-        partial = self._folder / f"{RECORD}.partial"
-        partial.write_text(json.dumps({"complete": complete, "files": files}, indent=0), encoding="utf-8")
-        partial.replace(self._folder / RECORD)
+        write_whole(self._folder / RECORD, json.dumps({"complete": complete, "files": files}, indent=0))
 
 
 def _is_own(file: Path, digests: list[str]) -> bool:

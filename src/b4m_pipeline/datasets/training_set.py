@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from kedro.io import AbstractDataset, DatasetError
 
+from b4m_pipeline.common.whole_files import whole_file
 from b4m_pipeline.inputs.training_set import TrainingSet
 
 _OTHERS = "others."
@@ -27,13 +28,10 @@ class TrainingSetDataset(AbstractDataset):
     def save(self, data: TrainingSet) -> None:
         from safetensors.torch import save_file
 
-        path = Path(self._filepath)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
         header = {"table": data.table.to_json(orient="split"), "encoder": data.encoder, "others": json.dumps(data.others)}
         tensors = data.tensors | {_OTHERS + key: tensor for key, tensor in data.other_tensors.items()}
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial, metadata=header)
-        partial.replace(path)
+        with whole_file(Path(self._filepath), sole=True) as own:
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, own, metadata=header)
 
     def load(self) -> TrainingSet:
         from safetensors import SafetensorError, safe_open

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from b4m_pipeline.common.devices import pick_device
 from b4m_pipeline.common.provenance import digest_of
+from b4m_pipeline.common.whole_files import whole_file
 from b4m_pipeline.diffusion.families import encoder_id, load_family
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.diffusion.sampling import ImageRequest, draw, put_on
@@ -102,6 +103,5 @@ def save_drawing(image: Image.Image, text: str, file: Path) -> None:
     """Text first, then the picture under its name in one move: a picture that is there is whole and has its text."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.with_suffix(".txt").write_text(text, encoding="utf-8")
-    partial = file.with_suffix(".partial")
-    image.save(partial, format="PNG")
-    partial.replace(file)
+    with whole_file(file, sole=True) as own:
+        image.save(own, format="PNG")

@@ -7,14 +7,14 @@ the rounding that depends on which pictures share a batch.
 
 import hashlib
 import logging
-import os
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+
+from b4m_pipeline.common.whole_files import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -46,14 +46,10 @@ class EncodingCache:
         if self.folder is None:
             return
         path = self.folder / f"{key}.safetensors"
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # several runs may write the same entry
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_file({name: tensor.contiguous() for name, tensor in encoded.items()}, partial)
-            partial.replace(path)
+            with whole_file(path) as own:  # several runs may write the same entry
+                save_file({name: tensor.contiguous() for name, tensor in encoded.items()}, own)
         except (SafetensorError, OSError) as error:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
             logger.warning("%s cannot be written, this run goes on without it: %s", path, error)
 
 

@@ -61,10 +61,12 @@ def _train(entry: Entry, settings: Settings) -> str:
     base, style_token = settings.base_model, settings.tokens["style"]
     prepared = prepare(folders, base.resolution, settings.ingestion, settings.captioning, style_token, base)
     tokens = {kind: entry.concept.model_copy(update={"token": token}) for kind, token in settings.tokens.items()}
-    others = preserved_prompts(settings.preservation, tokens["content"], tokens["style"], settings.counterparts, settings.seed)
+    params, others = settings.breaks[entry.kind], list[str]()
+    if params.preservation_weight:
+        words, counterparts = settings.preservation, settings.counterparts
+        others = preserved_prompts(words, tokens["content"], tokens["style"], counterparts, settings.seed)
     cache = settings.encoding_cache
     training_set = encode_training_set(prepared.manifest, prepared.pictures, settings.base_model, others, cache)
-    params = settings.breaks[entry.kind]
     about = (training_set, settings.base_model, settings.frame, entry.concept, params, settings.seed)
     stage = BreakStage(entry.kind, *about, start_of(params, f"{entry.kind}_break"))
     half, _ = train_or_reuse(stage, settings.checkpoints, settings.reuse)

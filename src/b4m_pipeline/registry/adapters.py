@@ -14,6 +14,7 @@ from yaml import YAMLError
 
 from b4m_pipeline.common.config import plain_alias, plain_name, plain_path, shown
 from b4m_pipeline.common.provenance import CODE_KEY, LIBRARIES_KEY, Recipe, file_digest, flat
+from b4m_pipeline.common.whole_files import write_whole
 from b4m_pipeline.method.adapter import DIRECTIONS_KEY, URI_KEY, WEIGHTS_NAME, Adapter, AdapterError
 from b4m_pipeline.registry.runs import current_run, run_of_work
 
@@ -267,9 +268,7 @@ def _record(folder: Path, name: str, number: str, run_id: str) -> dict[str, str]
     weights = Path(folder) / WEIGHTS_NAME
     record = {"name": name, "version": str(number), "uri": f"models:/{name}/{number}", "run_id": run_id}
     record["sha256"] = file_digest(weights)
-    partial = weights.with_name(RECORD_NAME + ".partial")
-    partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    partial.replace(weights.with_name(RECORD_NAME))
+    write_whole(weights.with_name(RECORD_NAME), json.dumps(record, indent=2) + "\n")
     return record
 
 

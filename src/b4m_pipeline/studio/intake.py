@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
+from b4m_pipeline.common.whole_files import whole_file
 from b4m_pipeline.diffusion.sampling import png_info
 from b4m_pipeline.inputs.folders import Checked, check_folders, list_folders
 from b4m_pipeline.inputs.listing import is_mask
@@ -178,9 +179,8 @@ class Intake:
 
 
 def _write(file: Path, data: bytes) -> None:
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_bytes(data)
-    partial.replace(file)
+    with whole_file(file) as own:
+        own.write_bytes(data)
 
 
 def png(image: Image.Image) -> bytes:

@@ -16,6 +16,7 @@ from typing import Any
 import mlflow
 import psutil
 
+from b4m_pipeline.common.whole_files import write_whole
 from b4m_pipeline.studio.asked import RunRequest
 from b4m_pipeline.studio.intake import Intake
 from b4m_pipeline.studio.recipes import write_config
@@ -167,10 +168,7 @@ class Runs:
         return "The run was stopped. Start the studio again and press Go on: it continues from its last checkpoint."
 
     def _record(self, run: Run) -> None:
-        file = self.folder / run.id / "record.json"
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(run), indent=2), encoding="utf-8")
-        partial.replace(file)
+        write_whole(self.folder / run.id / "record.json", json.dumps(asdict(run), indent=2))
 
     def log(self, run: Run) -> str:
         """The end of what the run said, progress bars as they stand last."""

@@ -10,6 +10,7 @@ import mlflow
 from PIL import Image
 
 from b4m_pipeline.common.provenance import flat
+from b4m_pipeline.common.whole_files import whole_file
 from b4m_pipeline.common.words import file_words
 from b4m_pipeline.diffusion.sampling import png_info
 from b4m_pipeline.method.adapter import Adapter, example_prompt
@@ -121,10 +122,8 @@ def card_file(name: str, version: str, folder: Path) -> Path:
 def keep_card(image: Image.Image, name: str, version: str, folder: Path) -> Image.Image:
     """Make a picture a version's card."""
     file = card_file(name, version, folder)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    image.save(partial, format="PNG", pnginfo=png_info(image))
-    partial.replace(file)
+    with whole_file(file) as own:
+        image.save(own, format="PNG", pnginfo=png_info(image))
     return image
 
 

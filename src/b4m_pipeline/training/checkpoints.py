@@ -10,6 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from b4m_pipeline.common.whole_files import whole_file
+
 logger = logging.getLogger(__name__)
 
 
@@ -42,14 +44,12 @@ def _restore(node: dict, tensors: dict[str, torch.Tensor]) -> Any:
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a nest of dicts, lists, tensors and JSON scalars. A kill at any moment leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, torch.Tensor] = {}
     skeleton = json.dumps(_flatten(state, tensors))
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata={"skeleton": skeleton})
-    with open(partial, "r+b") as handle:  # Windows flushes no file that is open for reading alone
-        os.fsync(handle.fileno())
-    os.replace(partial, path)
+    with whole_file(path, sole=True) as own:
+        save_file(tensors, own, metadata={"skeleton": skeleton})
+        with open(own, "r+b") as handle:  # Windows flushes no file that is open for reading alone
+            os.fsync(handle.fileno())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -15,10 +15,16 @@ from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.inputs.folders import PicturesError
 from b4m_pipeline.inputs.params import CaptioningParams, ConceptParams, CounterpartParams, IngestionParams
 from b4m_pipeline.pipelines.ingestion import create_pipeline
-from b4m_pipeline.training.params import MakeParams
-from tests.conftest import PLAIN_MAKE, drawn_counterparts, preservation_params
+from b4m_pipeline.training.params import BreakParams, MakeParams
+from tests.conftest import PLAIN_MAKE, PLAIN_TRAINING, drawn_counterparts, preservation_params
 
 CONF = Path(__file__).parents[3] / "conf" / "base"
+
+
+def break_params(preservation_weight: float) -> BreakParams:
+    sizes = {"steps": 1, "batch_size": 1, "counterpart_batch_size": 1}
+    rates = {"learning_rate": 1e-3, "counterpart_learning_rate": 1e-3}
+    return BreakParams(**sizes, **rates, preservation_weight=preservation_weight, **PLAIN_TRAINING)
 
 
 def parameters(root, **changed):
@@ -33,6 +39,8 @@ def parameters(root, **changed):
         "ingestion": IngestionParams(**make["ingestion"]),
         "captioning": CaptioningParams(**captioning),
         "preservation": preservation_params(contents=["cat", "dog"], styles=["oil", "gold"], number=12),
+        "content_break": break_params(0.0),
+        "style_break": break_params(0.1),
         "seed": 0,
         "encoding_cache": "encoded",
     }
@@ -92,6 +100,11 @@ def test_pictures_and_captions_are_encoded(root, tiny_sdxl):
     assert "a snq toy in pixel art style" in set(looks["caption"]) and looks["pixels"].nunique() == 4
     assert set(looks["role"]) == {"content"} and set(variants["role"]) == {"content", "style"}
     assert encoded.others and all(len(value) == len(encoded.others) for value in encoded.other_tensors.values())
+    none = {f"{kind}_break": break_params(0.0) for kind in ("content", "style")}
+    encoded = run(root, "training_set", base_model=BaseModelParams(path=str(tiny_sdxl), resolution=32), **none).load(
+        "training_set"
+    )
+    assert not encoded.others and not encoded.other_tensors  # large text encoders need long for prompts that nobody reads
 
 
 def test_counterparts_that_the_base_model_draws_are_on_the_sheet_and_encoded(root, tiny_sdxl):

@@ -12,7 +12,7 @@ from b4m_pipeline.inputs.folders import Picture, check_folders, list_folders, lo
 from b4m_pipeline.inputs.params import CaptioningParams, ConceptParams, CounterpartParams, IngestionParams, PreservationParams
 from b4m_pipeline.inputs.training_set import TrainingSet
 from b4m_pipeline.pipelines.ingestion.input_sheet import draw_sheet
-from b4m_pipeline.training.params import MakeParams
+from b4m_pipeline.training.params import BreakParams, MakeParams
 
 
 def draw_counterparts(
@@ -70,12 +70,16 @@ def encode_pictures(
     content: ConceptParams,
     style: ConceptParams,
     counterparts: dict[str, list[dict[str, Any]]],
+    content_break: BreakParams,
+    style_break: BreakParams,
     seed: int,
     encoding_cache: str | None,
 ) -> TrainingSet:
     """The training set: latents and prompt embeddings, computed once by the base's encoders, of the manifest's pictures and
-    captions and of the prompts to be preserved."""
+    captions and of the prompts to be preserved, if a break preserves any."""
     from b4m_pipeline.inputs.encode import encode_training_set
 
-    others = preserved_prompts(preservation, content, style, CounterpartParams(**counterparts), seed)
+    others: list[str] = []
+    if content_break.preservation_weight or style_break.preservation_weight:
+        others = preserved_prompts(preservation, content, style, CounterpartParams(**counterparts), seed)
     return encode_training_set(manifest, pictures, base_model, others, encoding_cache)

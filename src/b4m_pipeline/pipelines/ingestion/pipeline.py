@@ -38,7 +38,7 @@ def create_pipeline(**kwargs) -> Pipeline:
                 encode_pictures,
                 inputs=[
                     *("manifest", "pictures", *params("base_model", "preservation", "content", "style")),
-                    *("counterparts", *params("seed", "encoding_cache")),
+                    *("counterparts", *params("content_break", "style_break", "seed", "encoding_cache")),
                 ],
                 outputs="training_set",
                 name="encode_pictures",
