@@ -20,6 +20,7 @@ RECIPE_CODE = ("common/devices", "common/seeding", "common/words", "method", "di
 NOT_RECIPE = (
     "diffusion/architectures",
     "diffusion/footprint",
+    "diffusion/held",
     "diffusion/lora_files",
     "diffusion/sampling",
     "inputs/counterparts",

@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from b4m_pipeline.common.devices import pick_device
 from b4m_pipeline.common.words import file_words
-from b4m_pipeline.diffusion.families import Family, base_model_id, family_of, load_family
+from b4m_pipeline.diffusion.families import Family, base_model_id, denoiser_of, family_of, load_family
+from b4m_pipeline.diffusion.held import held
 from b4m_pipeline.diffusion.params import BaseModelParams, GenerateParams
 from b4m_pipeline.method.adapter import PEFT_NAME, URI_KEY, Adapter, example_prompt
 from b4m_pipeline.method.combine import with_strengths
@@ -66,7 +67,7 @@ def draw(
     picture under noise, as in SDEdit (Meng et al. 2022, arXiv 2108.01073). between_steps: called after each denoising step;
     what it raises ends the drawing. Raises GenerationError for a negative prompt where the base model's pipeline takes none."""
     height, width = size
-    family = family_of(pipeline)
+    family, denoiser = family_of(pipeline), denoiser_of(pipeline)
     if negative_prompt and not family.negative_prompts:
         raise GenerationError(
             f"negative_prompt is {negative_prompt!r}, and {type(pipeline).__name__} takes none: set it to null"
@@ -89,14 +90,15 @@ def draw(
             begin = _begin_with(family, torch.stack([*starts[part]]), batch, skipped) if starts and skipped else None
             if begin or between_steps:
                 inputs["callback_on_step_end"] = _after_step(begin, between_steps)
-            images = pipeline(
-                **inputs,
-                num_inference_steps=steps,
-                **family.guidance(guidance_scale),
-                height=height,
-                width=width,
-                generator=[torch.Generator().manual_seed(request.seed) for request in batch],
-            ).images
+            with held(denoiser, family.prompt_layers(denoiser)):
+                images = pipeline(
+                    **inputs,
+                    num_inference_steps=steps,
+                    **family.guidance(guidance_scale),
+                    height=height,
+                    width=width,
+                    generator=[torch.Generator().manual_seed(request.seed) for request in batch],
+                ).images
             yield from zip(batch, images, strict=True)
     finally:
         pipeline.scheduler = own

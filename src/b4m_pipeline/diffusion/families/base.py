@@ -314,8 +314,9 @@ class Family(ABC):
         """Layers that read the tokens of all images of a batch as one row of tokens."""
         return set()
 
+    @classmethod
     @abstractmethod
-    def prompt_layers(self, denoiser: torch.nn.Module) -> list[str]:
+    def prompt_layers(cls, denoiser: torch.nn.Module) -> list[str]:
         """Names of the linear layers that read nothing but the prompt."""
 
     @abstractmethod

@@ -44,7 +44,8 @@ class Flux(FlowFamily):
     def latent_channels(self) -> int:
         return super().latent_channels() // 4
 
-    def prompt_layers(self, denoiser: torch.nn.Module) -> list[str]:
+    @classmethod
+    def prompt_layers(cls, denoiser: torch.nn.Module) -> list[str]:
         return ["context_embedder", *(f"time_text_embed.text_embedder.linear_{index}" for index in (1, 2))]
 
     def prompt_inputs(self, denoiser: Any, prompts: Prompts) -> dict[str, torch.Tensor]:

@@ -52,7 +52,8 @@ class Flux2Klein(FlowFamily):
         latents = ((mean - centre.view(-1, 1, 1)) / spread.view(-1, 1, 1)).cpu()
         return latents, torch.zeros_like(latents)
 
-    def prompt_layers(self, denoiser: torch.nn.Module) -> list[str]:
+    @classmethod
+    def prompt_layers(cls, denoiser: torch.nn.Module) -> list[str]:
         return ["context_embedder"]
 
     def prompt_inputs(self, denoiser: Any, prompts: Prompts) -> dict[str, torch.Tensor]:

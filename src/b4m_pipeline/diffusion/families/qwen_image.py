@@ -61,7 +61,8 @@ class QwenImage(FlowFamily):
         last = f"transformer_blocks.{len(denoiser.transformer_blocks) - 1}"  # the prompt's stream ends there
         return {f"{last}.{name}" for name in ("attn.add_q_proj", "attn.to_add_out", "txt_mlp.net.0.proj", "txt_mlp.net.2")}
 
-    def prompt_layers(self, denoiser: torch.nn.Module) -> list[str]:
+    @classmethod
+    def prompt_layers(cls, denoiser: torch.nn.Module) -> list[str]:
         return ["txt_in"]
 
     @torch.no_grad()

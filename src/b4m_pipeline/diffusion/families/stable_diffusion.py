@@ -32,7 +32,8 @@ class StableDiffusion(UNetFamily):
     def conditions(self, prompts: Prompts, size: tuple[int, int] | None = None) -> dict:
         return {"encoder_hidden_states": prompts["prompt_embeds"]}
 
-    def prompt_layers(self, denoiser: torch.nn.Module) -> list[str]:
+    @classmethod
+    def prompt_layers(cls, denoiser: torch.nn.Module) -> list[str]:
         return cross_attention_layers(denoiser)
 
     def prompt_inputs(self, denoiser: Any, prompts: Prompts) -> dict[str, torch.Tensor]:

@@ -52,7 +52,8 @@ class StableDiffusion3(FlowFamily):
         tokens = (clip + (self.max_tokens or 0), config["joint_attention_dim"])
         return {"prompt_embeds": tokens, "pooled_prompt_embeds": (config["pooled_projection_dim"],)}
 
-    def prompt_layers(self, denoiser: torch.nn.Module) -> list[str]:
+    @classmethod
+    def prompt_layers(cls, denoiser: torch.nn.Module) -> list[str]:
         return ["context_embedder", f"{_POOLED}.linear_1", f"{_POOLED}.linear_2"]
 
     def prompt_inputs(self, denoiser: Any, prompts: Prompts) -> dict[str, torch.Tensor]:

@@ -40,7 +40,8 @@ class StableDiffusionXL(UNetFamily):
         pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
         return super().prompt_shapes() | {"pooled_prompt_embeds": (pooled,)}
 
-    def prompt_layers(self, denoiser: torch.nn.Module) -> list[str]:
+    @classmethod
+    def prompt_layers(cls, denoiser: torch.nn.Module) -> list[str]:
         return [*cross_attention_layers(denoiser), "add_embedding.linear_1", "add_embedding.linear_2"]
 
     @torch.no_grad()

@@ -48,7 +48,8 @@ class ZImage(FlowFamily):
     def prompt_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"prompt_embeds": (_LONG, self.denoiser_config()["cap_feat_dim"]), MASK: (_LONG,)}
 
-    def prompt_layers(self, denoiser: torch.nn.Module) -> list[str]:
+    @classmethod
+    def prompt_layers(cls, denoiser: torch.nn.Module) -> list[str]:
         linears = [name for name, module in denoiser.named_modules() if isinstance(module, torch.nn.Linear)]
         return [_EMBEDDER, *(name for name in linears if name.startswith("context_refiner."))]
 
