@@ -87,12 +87,15 @@ def check_data_folder(parameters: dict[str, Any], data: str) -> None:
 
 
 def check_devices(parameters: dict[str, Any]) -> None:
-    """Raise DeviceError if a stage is to run on a device that is not there, or in a format that its device does not know."""
+    """Raise DeviceError if a stage is to run on devices that are not there, or in a format that its device does not know."""
     from b4m_pipeline.common.devices import check_precision, pick_device
+    from b4m_pipeline.training.parallel import check_processes
 
     for name, stage in parameters.items():
         device = pick_device(getattr(stage, "device", "auto"), f"{name}.device")
         check_precision(getattr(stage, "precision", "auto"), device, f"{name}.precision")
+        if getattr(stage, "processes", 1) > 1:
+            check_processes(name, stage)
 
 
 def check_memory(

@@ -37,6 +37,13 @@ class NoisyLatents:
         rows, latents, target, timesteps = (torch.cat([getattr(part, name) for part in parts]) for name in names)
         return cls(rows, latents, target, timesteps, parts[0].size)
 
+    def take(self, places: torch.Tensor) -> "NoisyLatents":
+        """Some of them."""
+        if len(places) == len(self.rows):
+            return self
+        own = places.to(self.rows.device)
+        return NoisyLatents(self.rows[own], self.latents[own], self.target[own], self.timesteps[own], self.size)
+
 
 class DiffusionLoss:
     """The denoising loss on an encoded training set: callable on rows, every image with its own noise and timestep.
@@ -54,9 +61,12 @@ class DiffusionLoss:
         min_snr_gamma: float | None = None,
         noise_offset: float = 0.0,
         mask_floor: float | None = None,
+        share: tuple[int, int] = (0, 1),
     ):
+        """share: (i, n) for the i-th of n processes that share each batch: it computes every n-th image, with the noise that
+        this has in the whole batch."""
         self.family, self.denoiser, self.noise_offset = family, denoiser, noise_offset
-        self.sampling = sampling or TimestepSampling()
+        self.sampling, self.share = sampling or TimestepSampling(), share
         self.schedule = family.load_noise_schedule()
         self.schedule.require(min_snr_gamma, noise_offset, self.sampling)
         self.device = denoiser.device
@@ -78,19 +88,30 @@ class DiffusionLoss:
 
     def __call__(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Rows (B,) of the training set -> mean squared error of each image, weighed by its mask, where masks are used, and by
-        its timestep, (B,)."""
-        groups = self.group_by_size(rows)
-        parts = [self.joint_loss([(rows[group], generator)])[0] for group in groups]
-        return torch.cat(parts)[torch.cat(groups).argsort().to(self.device)]
+        its timestep, (B,), or (B / n,) of a share."""
+        parts, places, begun = [], [], 0
+        for group in self.group_by_size(rows):
+            noisy = self.add_noise(rows[group], generator)
+            own = self._own(len(group), begun)
+            begun += len(group)
+            if len(own):
+                parts.append(self._measured(noisy.take(own)))
+                places.append(group[own])
+        return torch.cat(parts)[torch.cat(places).argsort().to(self.device)]
+
+    def _own(self, number: int, begun: int = 0) -> torch.Tensor:
+        """Which of so many images are this process's, where `begun` of the batch came before them."""
+        rank, world = self.share
+        return torch.arange((rank - begun) % world, number, world)
 
     def joint_loss(self, batches: list[Batch], before: Callable[[list[int]], None] | None = None) -> list[torch.Tensor]:
         """The same for several batches, (B_i,) each, of pictures of one size, in one pass of the denoiser. Every batch has the
-        noise that it would have by itself. before: called before the pass with all B_i."""
-        noisy = NoisyLatents.join([self.add_noise(rows, generator) for rows, generator in batches])
-        counts = [len(rows) for rows, _ in batches]
+        noise that it would have by itself. before: called before the pass with the sizes of all, or of their shares."""
+        parts = [self.add_noise(rows, generator).take(self._own(len(rows))) for rows, generator in batches]
+        counts = [len(part.rows) for part in parts]
         if before:
             before(counts)
-        return list(self._measure(noisy, self._through(noisy)).split(counts))
+        return list(self._measured(NoisyLatents.join(parts)).split(counts))
 
     def group_by_size(self, rows: torch.Tensor) -> list[torch.Tensor]:
         """Places in `rows` (B,) of pictures of one size, size by size: what can go through the denoiser together."""
@@ -109,12 +130,11 @@ class DiffusionLoss:
         for group in self.group_by_size(rows):
             each, times = rows[group].repeat_interleave(timesteps), spaced.repeat(len(group))
             for part, at in zip(each.split(batch_size), times.split(batch_size), strict=True):
-                noisy = self.add_noise(part, generator, at)
-                parts.append(self._measure(noisy, self._through(noisy)))
+                parts.append(self._measured(self.add_noise(part, generator, at)))
         return float(torch.cat(parts).mean())
 
-    def _measure(self, noisy: NoisyLatents, prediction: torch.Tensor) -> torch.Tensor:
-        error = F.mse_loss(prediction, noisy.target, reduction="none")
+    def _measured(self, noisy: NoisyLatents) -> torch.Tensor:
+        error = F.mse_loss(self._through(noisy), noisy.target, reduction="none")
         if self.masks is not None:
             height, width = error.shape[-2:]
             mask = self.masks[noisy.rows, :, :height, :width]

@@ -10,6 +10,7 @@ from b4m_pipeline.method.adapter import Adapter, AdapterError
 from b4m_pipeline.registry.adapters import RegistrationError, fetch_adapter, find_same
 from b4m_pipeline.registry.tracking import MetricLogger, log_picture, logged_curve
 from b4m_pipeline.training.checkpoint_files import checkpoint_file
+from b4m_pipeline.training.parallel import train
 from b4m_pipeline.training.params import BreakParams
 from b4m_pipeline.training.stages import Stage, TrainingIO
 from b4m_pipeline.training.starts import StartError
@@ -32,5 +33,5 @@ def train_or_reuse(stage: Stage, checkpoints: str, reuse: bool) -> tuple[Adapter
         return found, logged_curve(found, stage.name)
     checkpoint = checkpoint_file(Path(checkpoints), stage.name, stage.concept_name)
     with MetricLogger(stage.name) as log, reported_peak(stage.name, pick_device(stage.params.device), log):
-        adapter, history = stage.train(TrainingIO(checkpoint, log, log_picture))
+        adapter, history = train(stage, TrainingIO(checkpoint, log, log_picture))
     return adapter, pd.DataFrame(history).rename_axis("step").reset_index()

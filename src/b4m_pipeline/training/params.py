@@ -93,6 +93,9 @@ class TrainParams(Strict):
     """Number format of the frozen base model and of activations; auto: bf16 where the hardware multiplies it, no: float32."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where it runs; auto: on a GPU where there is one, NVIDIA's (cuda) or Apple's (mps)."""
+    processes: int = Field(1, ge=1, le=64)
+    """GPUs that share each batch, a process each: the batch sizes are those of all together and must be divisible by it. The
+    losses are those of one process. On a CPU it serves to try this out."""
     checkpoint_every: int = Field(25, ge=1)
     """Optimizer steps between checkpoints."""
     keep_checkpoint: bool = False

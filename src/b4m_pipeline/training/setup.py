@@ -21,6 +21,7 @@ from b4m_pipeline.method.frame import Frame
 from b4m_pipeline.method.layers import Halves, PlpLayer, inject
 from b4m_pipeline.method.params import FrameParams, Side
 from b4m_pipeline.method.preservation import Preservation, require_prompt_layers
+from b4m_pipeline.training.parallel import share
 from b4m_pipeline.training.params import TrainParams
 from b4m_pipeline.training.previews import Previews
 
@@ -98,7 +99,7 @@ def make_loss(family: Family, denoiser: Any, tensors: dict[str, torch.Tensor], p
         denoiser.compile_repeated_blocks(backend=params.compile)
     floor = params.mask_floor if params.masked_loss else None
     return DiffusionLoss(
-        family, denoiser, tensors, _sampling(params), params.min_snr_gamma, params.noise_offset, mask_floor=floor
+        family, denoiser, tensors, _sampling(params), params.min_snr_gamma, params.noise_offset, floor, share()
     )
 
 

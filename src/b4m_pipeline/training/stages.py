@@ -26,6 +26,7 @@ from b4m_pipeline.method.layers import export, load_halves, route_gradients
 from b4m_pipeline.method.params import FrameParams, Side
 from b4m_pipeline.method.riemannian import RiemannianPreconditioner
 from b4m_pipeline.training.objectives import Objective
+from b4m_pipeline.training.parallel import share
 from b4m_pipeline.training.params import BreakParams, MakeParams, TrainParams
 from b4m_pipeline.training.setup import Show, TrainingSetup, make_frame, require_encoded_by, set_up
 from b4m_pipeline.training.starts import check_start, weights_digest
@@ -37,7 +38,7 @@ Kind = Literal["content", "style"]
 History = list[dict[str, float]]
 
 _IGNORED = (
-    *("train.checkpoint_every", "train.keep_checkpoint", "train.samples"),
+    *("train.checkpoint_every", "train.keep_checkpoint", "train.processes", "train.samples"),
     "train.rehearsal",  # its pictures are data
     "train.start_from",  # its weights are the parent
 )
@@ -245,7 +246,7 @@ class MakeStage:
         )
         take(p.steps)
         last = candidates[p.steps]
-        if self.guard is None:
+        if self.guard is None or share()[0]:  # one process chooses
             return last, history
         step, figures = self.guard.choose(candidates)
         told = "; ".join(f"{_step(at)}: " + ", ".join(f"{k} {v:.2f}" for k, v in own.items()) for at, own in figures.items())

@@ -79,6 +79,8 @@ class Trainer:
         self.best: dict | None = None
         """Of validation: loss, step and parameters (those of the average, where there is one)."""
         self.stopped = False
+        self.leads = self.accelerator.is_main_process
+        """Of the processes that share a training, one writes and shows."""
         self.snapshots: dict[int, list[torch.Tensor]] = {}
         """Weights at some steps (those of the average, where there is one)."""
 
@@ -120,6 +122,8 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         measured = {f"loss_{name}": loss for name, loss in self._accumulate().items()}
+        if self.accelerator.num_processes > 1:
+            self._average(list(measured.values()))
         self.accelerator.unscale_gradients()
         # All gradients exist now. Each group is clipped by its own norm: one concept's must not scale the other's.
         for group in self._groups():
@@ -139,6 +143,14 @@ class Trainer:
             with torch.no_grad():
                 torch._foreach_lerp_(self.average, list(self._parameters()), 1 - decay)
         return entry
+
+    @torch.no_grad()
+    def _average(self, losses: list[torch.Tensor]) -> None:
+        """Gradients and these scalars over all processes, in place, in one message."""
+        tensors = [p.grad for p in self._parameters() if p.grad is not None] + losses
+        means = self.accelerator.reduce(torch.cat([tensor.flatten().float() for tensor in tensors]), "mean")
+        for tensor, mean in zip(tensors, means.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
 
     def _optimize(self) -> None:
         """Let all optimizers step. A scaler is updated once, after all of them: accelerate's own step updates it each time, and
@@ -287,7 +299,8 @@ def fit(
     for step, entry in enumerate(trainer.history):
         if log:
             log(entry, step)
-    bar = tqdm(total=params.steps, initial=trainer.step, desc=description, mininterval=1.0)
+    trainer.accelerator.wait_for_everyone()  # all have read the checkpoint
+    bar = tqdm(total=params.steps, initial=trainer.step, desc=description, mininterval=1.0, disable=not trainer.leads)
     while trainer.step < params.steps and not trainer.stopped:
         entry = trainer.train_step(precondition)
         if validate and trainer.step % params.validation.every == 0:
@@ -302,10 +315,11 @@ def fit(
             log(entry, trainer.step - 1)
         bar.update()
         bar.set_postfix({k.removeprefix("loss_"): f"{v:.4f}" for k, v in entry.items() if k.startswith("loss_")})
-        if checkpoint and trainer.step % params.checkpoint_every == 0 and trainer.step < params.steps and not trainer.stopped:
-            trainer.save(checkpoint)
+        saving = checkpoint if trainer.leads and trainer.step < params.steps and not trainer.stopped else None
+        if saving and trainer.step % params.checkpoint_every == 0:
+            trainer.save(saving)
     bar.close()
-    if checkpoint:
+    if checkpoint and trainer.leads:
         trainer.save(checkpoint)
         checkpoint.replace(done)
     for step, weights in trainer.snapshots.items():
