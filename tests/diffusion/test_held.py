@@ -5,11 +5,12 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from b4m_pipeline.benchmark.k_lora import KLora
 from b4m_pipeline.diffusion import sampling
 from b4m_pipeline.diffusion.families import denoiser_of, load_family
-from b4m_pipeline.diffusion.held import held
+from b4m_pipeline.diffusion.held import held, skipping
 from b4m_pipeline.diffusion.sampling import ImageRequest, draw, put_on
 from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.training.params import BreakParams
@@ -60,3 +61,24 @@ def test_another_input_is_computed_and_foreign_forwards_are_left_alone() -> None
         assert model["a"](first) is model["a"](first) is not model["a"](second)
         assert model["moved"].forward is moved
     assert "forward" not in vars(model["a"]) and model["moved"].forward is moved
+
+
+def test_steps_that_a_picture_takes_the_place_of_are_not_computed(tiny_base, monkeypatch) -> None:
+    family = load_family(tiny_base)
+    pipeline = family.load_pipeline("cpu")
+    unet, read = denoiser_of(pipeline), type(denoiser_of(pipeline)).forward
+    (start, _), *_ = family.encode_pictures([Image.new("RGB", (PIXELS, PIXELS), "red")], "cpu")
+    calls = []
+    monkeypatch.setattr(type(unet), "forward", lambda self, *given, **named: (calls.append(1), read(self, *given, **named))[1])
+
+    def drawn() -> np.ndarray:
+        calls.clear()
+        return np.asarray(next(draw(pipeline, REQUESTS[:1], **SETTINGS | {"steps": 8}, starts=[start], strength=0.5))[1])
+
+    once = drawn()
+    assert len(calls) == 1 + 4 and "forward" not in vars(unet)
+    monkeypatch.setattr(sampling, "skipping", lambda *_: nullcontext())
+    assert np.array_equal(once, drawn()) and len(calls) == 8
+    unet.forward = moved = unet.forward
+    with skipping(unet, lambda: True):
+        assert unet.forward is moved

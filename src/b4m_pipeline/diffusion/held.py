@@ -1,6 +1,7 @@
-"""Layers that read nothing but the prompt, computed once a prompt while images are drawn, and not in each denoising step."""
+"""What need not be computed in each denoising step while images are drawn: layers that read nothing but the prompt, and steps
+whose result is not used."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,3 +39,25 @@ def held(denoiser: torch.nn.Module, layers: Iterable[str]) -> Iterator[None]:
     finally:
         for module in modules:
             vars(module).pop("forward", None)
+
+
+@contextmanager
+def skipping(denoiser: torch.nn.Module, lost: Callable[[], bool]) -> Iterator[None]:
+    """Within, the denoiser gives its last output again as long as `lost` says that nobody will use it. A denoiser whose forward
+    somebody else has replaced is left alone."""
+    if "forward" in vars(denoiser):
+        yield
+        return
+    forward, last = denoiser.forward, None
+
+    def skip(*given: Any, **named: Any) -> Any:
+        nonlocal last
+        if last is None or not lost():
+            last = forward(*given, **named)
+        return last
+
+    denoiser.forward = skip  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        vars(denoiser).pop("forward", None)

@@ -4,6 +4,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from b4m_pipeline.common.devices import pick_device
 from b4m_pipeline.common.words import file_words
 from b4m_pipeline.diffusion.families import Family, base_model_id, denoiser_of, family_of, load_family
-from b4m_pipeline.diffusion.held import held
+from b4m_pipeline.diffusion.held import held, skipping
 from b4m_pipeline.diffusion.params import BaseModelParams, GenerateParams
 from b4m_pipeline.method.adapter import PEFT_NAME, URI_KEY, Adapter, example_prompt
 from b4m_pipeline.method.combine import with_strengths
@@ -87,10 +88,11 @@ def draw(
                 inputs = {key: value[part] for key, value in encoded.items()}
             elif negative := negative_prompt or family.empty_prompt:
                 inputs["negative_prompt"] = [negative] * len(batch)
-            begin = _begin_with(family, torch.stack([*starts[part]]), batch, skipped) if starts and skipped else None
+            begin = _Begin(family, torch.stack([*starts[part]]), batch, skipped) if starts and skipped else None
             if begin or between_steps:
                 inputs["callback_on_step_end"] = _after_step(begin, between_steps)
-            with held(denoiser, family.prompt_layers(denoiser)):
+            unused = skipping(denoiser, begin.is_ahead) if begin else nullcontext()
+            with held(denoiser, family.prompt_layers(denoiser)), unused:
                 images = pipeline(
                     **inputs,
                     num_inference_steps=steps,
@@ -121,21 +123,28 @@ def _after_step(change: Change | None, between_steps: Callable[[], None] | None)
     return after_step
 
 
-def _begin_with(family: type[Family], latents: torch.Tensor, requests: Sequence[ImageRequest], skipped: int) -> Change:
-    """What puts latents (B, C, h, w), noised as far as the next step expects, in the place
-    of what the first steps have made. These steps are lost, but this way is the same for all pipelines."""
+class _Begin:
+    """Puts latents (B, C, h, w), noised as far as the next step expects, in the place of what the first steps have made. What
+    the denoiser says in these steps is lost, but this way is the same for all pipelines."""
 
-    def replace(pipeline: DiffusionPipeline, step: int, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        if step != skipped - 1:
+    def __init__(self, family: type[Family], latents: torch.Tensor, requests: Sequence[ImageRequest], skipped: int):
+        self.family, self.latents, self.requests, self.skipped, self.done = family, latents, requests, skipped, 0
+
+    def is_ahead(self) -> bool:
+        """Whether the step that is computed now is one of those."""
+        return self.done < self.skipped
+
+    def __call__(self, pipeline: DiffusionPipeline, step: int, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        self.done = step + 1
+        if self.done != self.skipped:
             return {}
-        drawn = [torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(request.seed)) for request in requests]
+        seeds = [request.seed for request in self.requests]
+        drawn = [torch.randn(self.latents.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         scheduler = pipeline.scheduler
-        noise, at = torch.stack(drawn), scheduler.timesteps[[skipped] * len(requests)].cpu()
+        noise, at = torch.stack(drawn), scheduler.timesteps[[self.skipped] * len(seeds)].cpu()
         flows = hasattr(scheduler, "scale_noise")
-        noisy = scheduler.scale_noise(latents, at, noise) if flows else scheduler.add_noise(latents, noise, at)
-        return {"latents": family.in_loop(noisy).to(given["latents"])}
-
-    return replace
+        noisy = scheduler.scale_noise(self.latents, at, noise) if flows else scheduler.add_noise(self.latents, noise, at)
+        return {"latents": self.family.in_loop(noisy).to(given["latents"])}
 
 
 def _warn_of_cut(pipeline: DiffusionPipeline, prompts: list[str]) -> None:
