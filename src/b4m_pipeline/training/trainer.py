@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from tqdm import tqdm
 
 from b4m_pipeline.common.devices import resolve_precision
+from b4m_pipeline.common.progress import ProgressBar
 from b4m_pipeline.common.seeding import torch_generator
 from b4m_pipeline.training.checkpoint_files import checkpoint_files, other_checkpoints
 from b4m_pipeline.training.checkpoints import load_checkpoint, save_checkpoint
@@ -287,7 +287,7 @@ def fit(
     for step, entry in enumerate(trainer.history):
         if log:
             log(entry, step)
-    bar = tqdm(total=params.steps, initial=trainer.step, desc=description, mininterval=1.0)
+    bar = ProgressBar(total=params.steps, initial=trainer.step, desc=description)
     while trainer.step < params.steps and not trainer.stopped:
         entry = trainer.train_step(precondition)
         if validate and trainer.step % params.validation.every == 0:
