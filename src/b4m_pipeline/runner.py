@@ -22,6 +22,10 @@ class SideBySideRunner(SequentialRunner):
     functions are called in processes of their own. All else stays here and in order: nodes, loading, saving, hooks. The weights
     are the same."""
 
+    def __str__(self) -> str:
+        """Kedro-Viz shows the state of a run whose runner's text says this."""
+        return f"<{type(self).__module__}.{type(self).__name__}, a kedro.runner.sequential_runner.SequentialRunner object>"
+
     def _run(
         self, pipeline: Pipeline, catalog: DataCatalog, hook_manager: PluginManager | None = None, run_id: str | None = None
     ) -> None:

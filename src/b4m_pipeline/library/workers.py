@@ -181,10 +181,12 @@ def _work(connection: Any, function: bytes, setting: _Setting, gpu: str | None) 
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     line = _Line(connection)
-    logging.root.handlers = [QueueHandler(line)]  # type: ignore[arg-type]
+    logging.root.handlers = [logging.NullHandler()]
     draw_elsewhere(line.put_nowait)
     try:
-        said: Any = "result", pickle.dumps(_called(pickle.loads(function), setting))
+        call = pickle.loads(function)  # what libraries say when they are imported, they have said to the other process
+        logging.root.handlers = [QueueHandler(line)]  # type: ignore[arg-type]
+        said: Any = "result", pickle.dumps(_called(call, setting))
     except BaseException as error:
         said = "error", _portable(error)
     line.put_nowait(said)

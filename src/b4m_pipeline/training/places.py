@@ -56,7 +56,9 @@ def _cores() -> int:
 
 def _fit(stages: Sequence[BreakStage]) -> bool:
     """Whether this machine's memory, as far as it is free, is enough for all of them."""
-    needed = sum(footprint.training(_settings(stage), stage.name).total for stage in stages)
+    first = stages[0]
+    settings = footprint.Settings(first.base_model, first.frame, {stage.name: stage.params for stage in stages}, {}, "cpu")
+    needed = footprint.training_at_once(settings, list(settings.stages)).total
     free = available_memory()
     if needed > free:
         logger.info(
@@ -64,7 +66,3 @@ def _fit(stages: Sequence[BreakStage]) -> bool:
             *(needed / footprint.GIB, free / footprint.GIB),
         )
     return needed <= free
-
-
-def _settings(stage: BreakStage) -> footprint.Settings:
-    return footprint.Settings(stage.base_model, stage.frame, {stage.name: stage.params}, {}, "cpu")

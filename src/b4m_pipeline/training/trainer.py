@@ -300,8 +300,9 @@ def fit(
         trainer.history.append(entry)
         if log:
             log(entry, trainer.step - 1)
+        figures = {k.removeprefix("loss_"): f"{v:.4f}" for k, v in entry.items() if k.startswith("loss_")}
+        bar.set_postfix(figures, refresh=False)
         bar.update()
-        bar.set_postfix({k.removeprefix("loss_"): f"{v:.4f}" for k, v in entry.items() if k.startswith("loss_")})
         if checkpoint and trainer.step % params.checkpoint_every == 0 and trainer.step < params.steps and not trainer.stopped:
             trainer.save(checkpoint)
     bar.close()
