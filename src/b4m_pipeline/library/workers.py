@@ -28,6 +28,8 @@ from b4m_pipeline.common.progress import Progress, ProgressBar, draw_elsewhere
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
+START = "spawn"
+"""How a process begins."""
 _PATIENCE = 10  # seconds until a process that does not end is killed
 
 
@@ -50,7 +52,7 @@ class Workers(Generic[Result]):
     there, None: as it is here. Close it, whatever happens."""
 
     def __init__(self, functions: Mapping[str, Callable[[], Result]], gpus: list[str | None]):
-        context, setting = multiprocessing.get_context("spawn"), _take_over()
+        context, setting = multiprocessing.get_context(START), _take_over()
         self._names: dict[Connection, str] = {}
         self._processes: dict[str, Any] = {}
         self._futures: dict[str, Future[Result]] = {name: Future() for name in functions}
