@@ -118,10 +118,12 @@ def in_project(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _with_params(options: list[click.Parameter]) -> list[click.Parameter]:
-    """Kedro's options; --params and --runner-params are read by `read_params`."""
+    """Kedro's options; --params and --runner-params are read by `read_params`, and the runner is this project's."""
     own = [copy.copy(option) for option in options]
     for option in own:
         option.callback = read_params if option.name in ("params", "runner_params") else option.callback
+        if option.name == "runner":
+            option.default, option.show_default = "b4m_pipeline.runner.SideBySideRunner", True
     return own
 
 

@@ -47,3 +47,19 @@ def test_all_that_is_active_is_ended(tracking) -> None:
     begun = [mlflow.start_run(nested=depth > 0).info.run_id for depth in range(2)]
     runs.end_active("KILLED")
     assert [tracking.get_run(run_id).info.status for run_id in begun] == ["KILLED", "KILLED"] and mlflow.active_run() is None
+
+
+def test_another_processs_run_goes_on_after_this_ones_part(tracking) -> None:
+    run = tracking.create_run(tracking.get_experiment_by_name("tests").experiment_id)
+    with runs.taking_part(run.info.run_id, mlflow.get_tracking_uri()):
+        assert mlflow.active_run().info.run_id == run.info.run_id
+    assert mlflow.active_run() is None and tracking.get_run(run.info.run_id).info.status == "RUNNING"
+    with runs.taking_part(None, mlflow.get_tracking_uri()):
+        assert mlflow.active_run() is None
+
+
+def test_a_store_that_is_away_stops_no_part_of_the_work(tracking, caplog, tmp_path) -> None:
+    done = []
+    with runs.taking_part("none", mlflow.get_tracking_uri()):
+        done.append(mlflow.active_run())
+    assert done == [None] and "MLflow's run cannot be had now, nothing of this is logged to it" in caplog.text

@@ -156,6 +156,10 @@ def test_stages_follow_from_what_was_logged() -> None:
     assert states() == ["running", "waiting", "waiting", "waiting", "waiting"]
     assert states("content_break", content_break=4) == ["done", "running", "waiting", "waiting", "waiting"]
     assert states("content_break", content_break=19) == ["done", "done", "running", "waiting", "waiting"]
+    both = ("content_break", "style_break")  # side by side
+    assert states(*both, content_break=4, style_break=6) == ["done", "running", "running", "waiting", "waiting"]
+    assert states(*both, content_break=19, style_break=6) == ["done", "done", "running", "waiting", "waiting"]
+    assert states(*both, content_break=4, style_break=19) == ["done", "running", "done", "waiting", "waiting"]
     assert states("joint_make", joint_make=9) == ["done", "done", "done", "done", "running"]
     run.state = "stopped"
     assert states("content_break", content_break=4)[1] == "stopped"

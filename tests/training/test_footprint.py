@@ -51,6 +51,15 @@ def test_every_stage_is_told_and_drawing_has_its_own_sizes(settings) -> None:
     assert all(need.total > need.weights + need.activations for need in found.values())
 
 
+def test_both_breaks_at_once_need_the_memory_of_both_on_a_cpu(tiny_base) -> None:
+    on_cpu = Settings.of(parameters(tiny_base), "cpu")
+    found = {need.stage: need for need in needs(on_cpu)}
+    both = found["content_break and style_break, at once"]
+    assert abs(both.total - found["content_break"].total - found["style_break"].total) < 2  # rounded
+    (row,) = [row for row in report(on_cpu, both.total - 1) if row.startswith(f"| {both.stage} |")]
+    assert row.endswith("| no; they are trained one after the other |")
+
+
 def test_settings_change_what_they_say(settings, tiny_base) -> None:
     def total(own: Settings, stage: str) -> int:
         return footprint._again(own, stage).total

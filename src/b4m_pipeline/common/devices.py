@@ -1,4 +1,9 @@
-"""Which device and number format a machine is good for."""
+"""Which device, number format and number of threads a machine is good for."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 
 import torch
 
@@ -82,3 +87,27 @@ def drawing_dtype(device: str, half: torch.dtype = torch.float16, stored: Stored
         return half
     half_in_files = stored is not None and stored.dtype in _HALF
     return torch.bfloat16 if half_in_files and is_large(stored) else torch.float32
+
+
+@cache
+def all_threads() -> int:
+    """CPU threads that torch computes with, unless `computing_threads` says otherwise."""
+    return torch.get_num_threads()
+
+
+def threads_of_a_half() -> int:
+    """CPU threads that a break computes with, whether another one is trained beside it or not, as the last digits of results
+    depend on their number: half of all, or OMP_NUM_THREADS where that is set."""
+    return all_threads() if os.environ.get("OMP_NUM_THREADS") else max(1, all_threads() // 2)
+
+
+@contextmanager
+def computing_threads(number: int) -> Iterator[None]:
+    """Compute with so many CPU threads."""
+    all_threads()
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

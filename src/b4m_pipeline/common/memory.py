@@ -1,13 +1,13 @@
 """How much memory a stage takes, at most."""
 
 import logging
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import torch
 
 logger = logging.getLogger(__name__)
@@ -37,19 +37,18 @@ def device_memory(device: str) -> int:
         return torch.cuda.mem_get_info()[1]
     if device == "mps":
         return torch.mps.recommended_max_memory()
-    if sys.platform == "win32":
-        import psutil
+    return psutil.virtual_memory().total
 
-        return psutil.virtual_memory().total
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+def available_memory() -> int:
+    """Bytes of this machine's memory that can be had now without swapping."""
+    return psutil.virtual_memory().available
 
 
 def process_peak() -> int:
     """The most bytes that this process has ever held: `VmHWM` on Linux, where `ru_maxrss` starts at the size of the process
     that started this one, the largest working set on Windows, elsewhere `ru_maxrss`."""
     if sys.platform == "win32":
-        import psutil
-
         return psutil.Process().memory_info().peak_wset
     status = Path("/proc/self/status")
     if status.exists() and (found := re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"), re.MULTILINE)):

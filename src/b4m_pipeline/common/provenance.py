@@ -34,6 +34,7 @@ NOT_RECIPE = (
     "training/checkpoints",
     "training/footprint",
     "training/lora",
+    "training/places",
     "training/zip_lora",
 )
 """Of these, the modules that do not; nor do the packages' params.py, whose values are in the recipe themselves."""

@@ -15,6 +15,9 @@ from b4m_pipeline.training.params import BreakParams
 from b4m_pipeline.training.stages import Stage, TrainingIO
 from b4m_pipeline.training.starts import StartError
 
+Outcome = tuple[Adapter, pd.DataFrame]
+"""An adapter and its loss curve, a row a step."""
+
 
 def start_of(params: BreakParams, stage: str) -> Adapter | None:
     """The half that a break goes on from; stage: content_break, style_break. Raises StartError if it cannot be had."""
@@ -26,11 +29,19 @@ def start_of(params: BreakParams, stage: str) -> Adapter | None:
         raise StartError(f"{stage}.start_from: {error}") from error
 
 
-def train_or_reuse(stage: Stage, checkpoints: str, reuse: bool) -> tuple[Adapter, pd.DataFrame]:
-    """The stage's adapter and its loss curve, a row a step. reuse: whether the registry is asked for an adapter of the same
-    recipe, whose curve is then the one that its run logged."""
-    if reuse and (found := find_same(stage.recipe)):
-        return found, logged_curve(found, stage.name)
+def train_or_reuse(stage: Stage, checkpoints: str, reuse: bool) -> Outcome:
+    """reuse: whether the registry is asked first for an adapter of the same recipe."""
+    return (reused(stage) if reuse else None) or trained(stage, checkpoints)
+
+
+def reused(stage: Stage) -> Outcome | None:
+    """The registry's adapter of the same recipe, with the curve that its run logged. None if there is none."""
+    found = find_same(stage.recipe)
+    return (found, logged_curve(found, stage.name)) if found else None
+
+
+def trained(stage: Stage, checkpoints: str) -> Outcome:
+    """The stage's adapter, trained now."""
     checkpoint = checkpoint_file(Path(checkpoints), stage.name, stage.concept_name)
     with MetricLogger(stage.name) as log, reported_peak(stage.name, pick_device(stage.params.device), log):
         adapter, history = train(stage, TrainingIO(checkpoint, log, log_picture))

@@ -1,7 +1,7 @@
 """One template for both breaks: they differ by data and by the half that they train."""
 
 from functools import partial, update_wrapper
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 from kedro.pipeline import Node, Pipeline
@@ -14,6 +14,13 @@ from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.pipelines import params
 from b4m_pipeline.training.params import BreakParams
 
+if TYPE_CHECKING:
+    from b4m_pipeline.training.stages import BreakStage
+
+Kind = Literal["content", "style"]
+BREAKS: dict[str, Kind] = {"content_break.train_half": "content", "style_break.train_half": "style"}
+"""Names of both breaks' nodes."""
+
 
 def train_half(
     training_set: TrainingSet,
@@ -25,19 +32,34 @@ def train_half(
     checkpoints: str,
     reuse: bool,
     *,
-    kind: Literal["content", "style"],
+    kind: Kind,
 ) -> tuple[Adapter, pd.DataFrame]:
     """Train the half of `kind`, unless the registry has one of the same recipe; returns the half and its loss curve (a row a
     step)."""
-    from b4m_pipeline.library.reuse import start_of, train_or_reuse
-    from b4m_pipeline.training.stages import BreakStage
+    from b4m_pipeline.library.reuse import train_or_reuse
 
-    start = start_of(training, f"{kind}_break")
-    stage = BreakStage(kind, training_set, base_model, frame, concept, training, seed, start)
+    stage = stage_of(training_set, base_model, frame, concept, training, seed, kind=kind)
     return train_or_reuse(stage, checkpoints, reuse)
 
 
-def break_pipeline(kind: Literal["content", "style"]) -> Pipeline:
+def stage_of(
+    training_set: TrainingSet,
+    base_model: BaseModelParams,
+    frame: FrameParams,
+    concept: ConceptParams,
+    training: BreakParams,
+    seed: int,
+    *,
+    kind: Kind,
+) -> "BreakStage":
+    """The training of the half of `kind`. Raises StartError if what it is to go on from cannot be had."""
+    from b4m_pipeline.library.reuse import start_of
+    from b4m_pipeline.training.stages import BreakStage
+
+    return BreakStage(kind, training_set, base_model, frame, concept, training, seed, start_of(training, f"{kind}_break"))
+
+
+def break_pipeline(kind: Kind) -> Pipeline:
     """The break of `kind` in its own namespace; data and adapter keep their names."""
     func = update_wrapper(partial(train_half, kind=kind), train_half)
     train = Node(

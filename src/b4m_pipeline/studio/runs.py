@@ -266,14 +266,16 @@ def stages(run: Run, logged: set[str], last: dict[str, int]) -> list[dict[str, A
     """Where each stage stands. logged: prefixes of the metrics that there are; last: curves' last steps, from 0."""
     names = list(STAGES)
     begun = max([names.index(name) for name in logged if name in names], default=0)
+    at_once = {"content_break", "style_break"} <= logged and begun == names.index("style_break")
     found: list[dict[str, Any]] = []
     for place, (name, title) in enumerate(STAGES.items()):
         steps = run.steps.get(name)
         at = max([step + 1 for key, step in last.items() if key.startswith(f"{name}.")], default=0)
         state = "waiting"
-        if run.state == "done" or place < begun or (steps and at >= steps):
+        beside = at_once and place < begun and at > 0
+        if run.state == "done" or (place < begun and not beside) or (steps and at >= steps):
             state = "done"
-        elif place == begun or (place == begun + 1 and found and found[-1]["state"] == "done"):
+        elif beside or place == begun or (place == begun + 1 and found and found[-1]["state"] == "done"):
             state = "running" if run.state in ("running", "stopping") else "stopped"
         reused = state == "done" and steps is not None and not at
         found.append({"name": name, "title": title, "state": state, "step": at, "steps": steps, "reused": reused})

@@ -1,7 +1,7 @@
 """What memory each stage needs, and which settings need less."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,10 @@ _STATES = {"adamw": 2.0, "adamw8bit": 0.5, "prodigy": 4.0}
 """Numbers of the optimizer's state for each learnable one, in float32."""
 
 
+AT_ONCE = ", at once"
+"""Ends the name of what is several trainings; where they do not fit, they are done one after the other."""
+
+
 class MemoryShortageError(ValueError):
     """The weights alone are more than the GPU's memory."""
 
@@ -44,10 +48,11 @@ class Need:
     weights: int
     adapter: int
     activations: int
+    processes: int = 1
 
     @property
     def total(self) -> int:
-        return self.weights + self.adapter + round((1 + SHARE) * self.activations) + RESERVE
+        return self.weights + self.adapter + round((1 + SHARE) * self.activations) + self.processes * RESERVE
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,13 @@ def training(own: Settings, name: str) -> Need:
     return Need(name, _frozen(own, params), adapter, needed)
 
 
+def training_at_once(own: Settings, names: Sequence[str]) -> Need:
+    """Several of them, each in a process of its own, in this machine's memory."""
+    found = [training(own, name) for name in names]
+    weights, adapter, needed = (sum(getattr(need, part) for need in found) for part in ("weights", "adapter", "activations"))
+    return Need(" and ".join(names) + AT_ONCE, weights, adapter, needed, len(found))
+
+
 def _frozen(own: Settings, params: TrainParams) -> int:
     return denoiser_bytes(own.base, number_format(params.precision, own.device))
 
@@ -165,6 +177,8 @@ def needs(own: Settings) -> Iterator[Need]:
     yield encoding_pictures(own)
     for name in own.stages:
         yield training(own, name)
+    if own.device == "cpu":
+        yield training_at_once(own, ["content_break", "style_break"])
     for name in own.drawn:
         yield drawing_images(own, name)
 
@@ -208,6 +222,8 @@ def report(own: Settings, memory: int) -> Iterator[str]:
         parts = (need.weights, need.adapter, need.activations, need.total)
         if need.total <= memory:
             said = "yes"
+        elif need.stage.endswith(AT_ONCE):
+            said = "no; they are trained one after the other"
         else:
             helps = remedy(own, need, memory)
             said = f"no; with {', '.join(helps)}" if helps else "no"

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
+from b4m_pipeline.common.devices import computing_threads, threads_of_a_half
 from b4m_pipeline.common.provenance import GUARD_CODE, Recipe, digest_of, recipe_modules
 from b4m_pipeline.common.words import article
 from b4m_pipeline.diffusion.architectures import architecture_of
@@ -114,7 +115,11 @@ class BreakStage:
 
     def train(self, io: TrainingIO | None = None) -> tuple[Adapter, History]:
         """The half as an adapter, and the training history."""
-        io, data, recipe = io or TrainingIO(), self.training_set, self.recipe
+        with computing_threads(threads_of_a_half()):
+            return self._train(io or TrainingIO())
+
+    def _train(self, io: TrainingIO) -> tuple[Adapter, History]:
+        data, recipe = self.training_set, self.recipe
         weight = self.params.preservation_weight
         preserved = (data.others_without(self.concept.token)[1], weight) if weight else None
         rows, held_back = data.hold_back(self.kind, self.params.validation.pictures)

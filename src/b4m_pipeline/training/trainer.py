@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from tqdm import tqdm
 
 from b4m_pipeline.common.devices import resolve_precision
+from b4m_pipeline.common.progress import ProgressBar
 from b4m_pipeline.common.seeding import torch_generator
 from b4m_pipeline.training.checkpoint_files import checkpoint_files, other_checkpoints
 from b4m_pipeline.training.checkpoints import load_checkpoint, save_checkpoint
@@ -300,7 +300,7 @@ def fit(
         if log:
             log(entry, step)
     trainer.accelerator.wait_for_everyone()  # all have read the checkpoint
-    bar = tqdm(total=params.steps, initial=trainer.step, desc=description, mininterval=1.0, disable=not trainer.leads)
+    bar = ProgressBar(total=params.steps, initial=trainer.step, desc=description, disable=not trainer.leads)
     while trainer.step < params.steps and not trainer.stopped:
         entry = trainer.train_step(precondition)
         if validate and trainer.step % params.validation.every == 0:
@@ -313,8 +313,9 @@ def fit(
         trainer.history.append(entry)
         if log:
             log(entry, trainer.step - 1)
+        figures = {k.removeprefix("loss_"): f"{v:.4f}" for k, v in entry.items() if k.startswith("loss_")}
+        bar.set_postfix(figures, refresh=False)
         bar.update()
-        bar.set_postfix({k.removeprefix("loss_"): f"{v:.4f}" for k, v in entry.items() if k.startswith("loss_")})
         saving = checkpoint if trainer.leads and trainer.step < params.steps and not trainer.stopped else None
         if saving and trainer.step % params.checkpoint_every == 0:
             trainer.save(saving)
