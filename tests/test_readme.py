@@ -1,5 +1,6 @@
 """Every command of the README, run as it stands there in a copy of the project, with KEDRO_ENV=test to keep it short.
-`make run` is run by a shell, as a user does; kedro's commands by `warm`, which spares each the import of the libraries."""
+Kedro's commands, that of `make run` too, are run by `warm`, which spares each the import of the libraries; a slow test runs
+`make run` by a shell, as a user does, and tests/hostile/test_makefile.py all that it does but the training."""
 
 import contextlib
 import json
@@ -30,13 +31,14 @@ COPIED = ("src", "conf", "data/01_raw", "data/06_models/embedded_base", "data/06
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory) -> Path:
-    """What a run reads of the repository, with two folders of own pictures."""
+def project(tmp_path_factory, empty_store) -> Path:
+    """What a run reads of the repository, with two folders of own pictures and a store without runs."""
     root = tmp_path_factory.mktemp("project")
     for name in COPIED:
         unwanted = shutil.ignore_patterns("node_modules", "local", "__pycache__", "*.egg-info")
         shutil.copytree(ROOT / name, root / name, ignore=unwanted)
     (root / "conf/local").mkdir()
+    shutil.copy(empty_store, root)
     with open(root / "conf/test/globals.yml", "a") as file:  # two steps count as a finished training here
         file.write("registry: {trial: {break_steps: 2, make_steps: 2}}\n")
     for name in ("pyproject.toml", "Makefile", "constraints.txt", ".telemetry"):
@@ -80,14 +82,15 @@ def sh(project: Path, command: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def default_run(project) -> subprocess.CompletedProcess:
-    return sh(project, "make -o install run")
+    """The command of `make run`, done."""
+    return kedro_of(project, "run")
 
 
 def test_make_run_ends_with_three_models_and_says_where_the_contact_sheet_is(project, default_run) -> None:
     from mlflow.tracking import MlflowClient
 
     assert default_run.returncode == 0, default_run.stderr[-3000:]
-    said = re.search(r"Contact sheet: (\S+)", default_run.stdout)
+    said = re.search(r"Contact sheet: ([^\s\"]+)", sh(project, "make -n -o install run").stdout)
     assert Image.open(said[1]).width > 400
     client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
     models = {model.name: model.aliases for model in client.search_registered_models()}
@@ -221,3 +224,12 @@ def test_browser_commands_serve(project, default_run, command, port) -> None:
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(server.pid, 9)
+
+
+@pytest.mark.slow
+def test_make_run_runs_in_a_shell(project, default_run) -> None:
+    """From the first import on, without a store: last, as it makes another."""
+    (project / "mlflow.db").unlink()
+    done = sh(project, "make -o install run")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(r"^Contact sheet: (\S+)$", done.stdout, re.MULTILINE) and (project / "mlflow.db").exists()
