@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 from pathlib import Path
 
 from filelock import FileLock
@@ -178,6 +179,7 @@ def _serve() -> None:
 def _run(command: list[str], cwd: str, environment: dict[str, str], output: str, errors: str) -> None:
     for stream, file in ((1, output), (2, errors)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), stream)
+    sys.modules["__main__"] = types.ModuleType("__main__")  # not this one, which a process that is spawned would import
     multiprocessing.set_start_method(None, force=True)  # as in any other process
     os.environ.clear()
     os.environ.update(environment)
