@@ -217,9 +217,7 @@ def test_browser_commands_serve(project, default_run, command, tmp_path) -> None
     if command == "make viz":
         command, port = sh(project, "make -n -o install viz").stdout.split('/kedro"', 1)[1], None
     else:
-        with socket.create_server(
-            ("127.0.0.1", 0)
-        ) as probe:  # not 5000, where another may listen; Kedro-Viz looks for one itself
+        with socket.create_server(("127.0.0.1", 0)) as probe:  # Kedro-Viz looks for one itself
             port = probe.getsockname()[1]
         (project / "conf/test/mlflow.yml").write_text(f"ui: {{port: '{port}'}}")
     own = environment(project) | {"BROWSER": "true", "MLFLOW_WORKERS": "1"}
