@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.b4m-installed
 PIP_INSTALL := "$(BIN)/python" -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help install run studio test checks corpus pretrain viz docs
+.PHONY: help install run studio test types tests checks corpus pretrain viz docs
 
 help: ## say what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,8 +31,13 @@ test: install ## check format, layers and types, and test
 	"$(BIN)/ruff" check
 	"$(BIN)/ruff" format --check --quiet
 	"$(BIN)/lint-imports" --no-logo
+	@$(MAKE) --no-print-directory -j 2 types tests  # at once: types are looked at by one process
+
+types:
 	"$(BIN)/mypy"
-	"$(BIN)/pytest" -n $$("$(BIN)/python" -c "import os; print(min(4, os.cpu_count() + 1))") --dist loadfile --no-loadscope-reorder
+
+tests:
+	"$(BIN)/pytest" -n $$("$(BIN)/python" -c "import os; print(min(4, os.cpu_count()))") --dist loadfile --no-loadscope-reorder
 
 checks: install ## the slow tests: notebooks, a library on Ray, a spoilt make, the making of the base, Kedro-Viz (needs Chromium)
 	$(PIP_INSTALL) -q -e ".[dev,notebooks]"

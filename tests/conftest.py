@@ -1,5 +1,6 @@
 """Tiny random models that the tests share."""
 
+import itertools
 import os
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 PIXELS = 32
 LONGEST = ("test_readme.py", "test_environments.py", "test_on_gpu.py", "test_serving.py", "test_denoiser.py")
+_TESTS = itertools.count()
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches the Hub
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # several processes share the cores (make test)
@@ -20,9 +22,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_tracking_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No test reaches a tracking store that it did not choose."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+def _no_tracking_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """No test reaches a tracking store that it did not choose. Making a folder for each of thousands takes a while."""
+    if "tmp_path" in request.fixturenames:
+        folder = request.getfixturevalue("tmp_path")
+    else:
+        folder = tmp_path_factory.getbasetemp() / f"of-{next(_TESTS)}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
     for name in ("MAX_RETRIES", "BACKOFF_FACTOR", "TIMEOUT"):
         monkeypatch.delenv(f"MLFLOW_HTTP_REQUEST_{name}", raising=False)
 

@@ -39,6 +39,17 @@ def test_globals_are_read_when_a_loader_is_made(tmp_path) -> None:
         loader(tmp_path, globals="a: @b\n")
 
 
+def test_files_are_put_together_once_and_nobody_changes_what_others_get(tmp_path, monkeypatch) -> None:
+    own, read = loader(tmp_path, globals="x: 1", parameters="a: {b: '${globals:x}'}\n"), []
+    monkeypatch.setattr(own, "_read_raw_config", lambda key, ask=own._read_raw_config: read.append(key) or ask(key))
+    own["parameters"]["a"]["b"] = 5
+    assert own["parameters"] == {"a": {"b": 1}} and read == ["parameters"]
+    own.runtime_params = {"a": {"b": 3}}
+    assert own["parameters"] == {"a": {"b": 3}}
+    own["parameters"] = {"c": 4}
+    assert own["parameters"] == {"c": 4}
+
+
 def test_a_session_has_them(monkeypatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     configure_project("b4m_pipeline")

@@ -66,7 +66,7 @@ RARELY = [(name, False) for name in ("sdxl", "sd15", "sd35", "flux", "zimage", "
     ("name", "single_file"),
     [("flux2", False), *(pytest.param(*each, marks=pytest.mark.slow) for each in [("sdxl", True), *RARELY])],
 )
-def test_break_make_runs_as_documented(name, single_file, tiny_sdxl, tiny_sd, tiny_flow, project, tmp_path):  # noqa: F811
+def test_break_make_runs_as_documented(name, single_file, tiny_sdxl, tiny_sd, tiny_flow, project, store, tmp_path):  # noqa: F811
     folder = tiny_flow(MODELS[name]).path if name in MODELS else {"sdxl": tiny_sdxl, "sd15": tiny_sd}[name]
     conf = project / f"conf/{name}/parameters.yml"
     before = conf.read_text()
@@ -82,8 +82,7 @@ def test_break_make_runs_as_documented(name, single_file, tiny_sdxl, tiny_sd, ti
     parameters["evaluation"] |= {"clip": None, "samples": 1, "steps": 2, "batch_size": 2}
     if single_file:
         put_single_file(Path(folder), project / "models")
-    store = tmp_path / "store.db"
-    variables = environment(project) | {"MLFLOW_TRACKING_URI": f"sqlite:///{store}"}
+    variables = environment(project) | {"MLFLOW_TRACKING_URI": store}
     del variables["KEDRO_ENV"]
     try:
         conf.write_text(yaml.safe_dump(parameters))
@@ -93,7 +92,7 @@ def test_break_make_runs_as_documented(name, single_file, tiny_sdxl, tiny_sd, ti
         shutil.rmtree(project / "mlruns", ignore_errors=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(list((tmp_path / "drawn").glob("drawn-*/000.png"))) == 6
-    client = MlflowClient(f"sqlite:///{store}")
+    client = MlflowClient(store)
     tags = client.get_model_version_by_alias("b4m-make-teapot-ink", "trial").tags
     expected = {key: parameters["base_model"].get(key) for key in ("config", "vae", "variant")}
     if single_file:

@@ -1,5 +1,6 @@
 """Every command of the README, run as it stands there in a copy of the project, with KEDRO_ENV=test to keep it short.
-`make run` is run by a shell, as a user does; kedro's commands by `warm`, which spares each the import of the libraries."""
+Kedro's commands, that of `make run` too, are run by `warm`, which spares each the import of the libraries; a slow test runs
+`make run` by a shell, as a user does, and tests/hostile/test_makefile.py all that it does but the training."""
 
 import contextlib
 import json
@@ -14,6 +15,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -30,13 +32,14 @@ COPIED = ("src", "conf", "data/01_raw", "data/06_models/embedded_base", "data/06
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory) -> Path:
-    """What a run reads of the repository, with two folders of own pictures."""
+def project(tmp_path_factory, empty_store) -> Path:
+    """What a run reads of the repository, with two folders of own pictures and a store without runs."""
     root = tmp_path_factory.mktemp("project")
     for name in COPIED:
         unwanted = shutil.ignore_patterns("node_modules", "local", "__pycache__", "*.egg-info")
         shutil.copytree(ROOT / name, root / name, ignore=unwanted)
     (root / "conf/local").mkdir()
+    shutil.copy(empty_store, root)
     with open(root / "conf/test/globals.yml", "a") as file:  # two steps count as a finished training here
         file.write("registry: {trial: {break_steps: 2, make_steps: 2}}\n")
     for name in ("pyproject.toml", "Makefile", "constraints.txt", ".telemetry"):
@@ -80,14 +83,15 @@ def sh(project: Path, command: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def default_run(project) -> subprocess.CompletedProcess:
-    return sh(project, "make -o install run")
+    """The command of `make run`, done."""
+    return kedro_of(project, "run")
 
 
 def test_make_run_ends_with_three_models_and_says_where_the_contact_sheet_is(project, default_run) -> None:
     from mlflow.tracking import MlflowClient
 
     assert default_run.returncode == 0, default_run.stderr[-3000:]
-    said = re.search(r"Contact sheet: (\S+)", default_run.stdout)
+    said = re.search(r"Contact sheet: ([^\s\"]+)", sh(project, "make -n -o install run").stdout)
     assert Image.open(said[1]).width > 400
     client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
     models = {model.name: model.aliases for model in client.search_registered_models()}
@@ -198,26 +202,53 @@ def test_no_command_is_forgotten() -> None:
     assert SHELL and len(PYTHON) == 1
 
 
-@pytest.mark.parametrize(("command", "port"), [("make -o install viz", 4141), ("kedro mlflow ui", 5000)])
-def test_browser_commands_serve(project, default_run, command, port) -> None:
-    assert command.replace(" -o install", "") in README
-    with socket.socket() as probe:
-        assert probe.connect_ex(("127.0.0.1", port)) != 0, f"something else listens on port {port}"
-    with subprocess.Popen(
-        ["bash", "-c", f"exec {command}"], cwd=project, env=environment(project) | {"BROWSER": "true", "MLFLOW_WORKERS": "1"},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    ) as server:  # fmt: skip
-        try:
-            for _ in range(90):
-                time.sleep(1)
-                try:
-                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
-                        assert answer.status == 200
-                        break
-                except OSError:
-                    assert server.poll() is None, f"{command} ended with {server.returncode}"
-            else:
-                pytest.fail(f"{command} did not answer on port {port}")
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(server.pid, 9)
+FORKS = """import multiprocessing, sys
+from kedro.framework.cli import main
+fork = multiprocessing.get_context("fork")  # one that is spawned, as Kedro-Viz's server is, imports all libraries again
+multiprocessing.get_context = lambda method=None: fork
+sys.argv = ["kedro", *sys.argv[1:]]
+main()
+"""
+
+
+@pytest.mark.parametrize("command", ["make viz", "kedro mlflow ui"])
+def test_browser_commands_serve(project, default_run, command, tmp_path) -> None:
+    assert f"`{command}`" in README
+    if command == "make viz":
+        command, port = sh(project, "make -n -o install viz").stdout.split('/kedro"', 1)[1], None
+    else:
+        with socket.create_server(("127.0.0.1", 0)) as probe:  # Kedro-Viz looks for one itself
+            port = probe.getsockname()[1]
+        (project / "conf/test/mlflow.yml").write_text(f"ui: {{port: '{port}'}}")
+    own = environment(project) | {"BROWSER": "true", "MLFLOW_WORKERS": "1"}
+    output, errors = tmp_path / "output", tmp_path / "errors"
+    output.touch()
+    command = shlex.split(command.removeprefix("kedro"))
+    server = psutil.Process(warm.start(["python", "-c", FORKS, *command], project, own, output, errors).pid)
+    processes = [server]
+    try:
+        for _ in range(1000):
+            time.sleep(0.2)
+            processes = [server, *server.children(recursive=True)]
+            if port is None and (said := re.search(r"running at\s+http://127\.0\.0\.1:(\d+)", output.read_text())):
+                port = said[1]
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port or 9}/", timeout=5) as answer:
+                assert answer.status == 200
+                break
+        else:
+            pytest.fail(f"{command} did not answer")
+    except psutil.NoSuchProcess:
+        pytest.fail(f"{command} ended: {output.read_text()} {errors.read_text()}")
+    finally:
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+@pytest.mark.slow
+def test_make_run_runs_in_a_shell(project, default_run) -> None:
+    """From the first import on, without a store: last, as it makes another."""
+    (project / "mlflow.db").unlink()
+    done = sh(project, "make -o install run")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(r"^Contact sheet: (\S+)$", done.stdout, re.MULTILINE) and (project / "mlflow.db").exists()

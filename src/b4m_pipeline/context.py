@@ -1,6 +1,7 @@
 """What Kedro reads of a project: configuration whose errors name file and place, parameters that are all checked, and those of
 --params."""
 
+import copy
 import io
 import json
 import shlex
@@ -29,7 +30,11 @@ class ConfigError(ValueError):
 
 class ConfigLoader(OmegaConfigLoader):
     """Kedro's own, with the environment's settings for the parameter `memory` in place; what is wrong with a file is one line
-    that says where."""
+    that says where. A session asks ten times for what it reads once: putting files together takes a third of a second."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._known: dict[tuple[str, str], dict[str, Any]] = {}
+        super().__init__(*args, **kwargs)
 
     def __getitem__(self, key: str) -> dict[str, Any]:
         """Raises ConfigError."""
@@ -43,8 +48,13 @@ class ConfigLoader(OmegaConfigLoader):
         return {size: with_preset(parameters, given, size) for size in parameters.get("presets") or {}}
 
     def _read(self, key: str) -> dict[str, Any]:
-        try:
+        if key in self:  # set, not read
             return super().__getitem__(key)
+        asked = key, repr((self.env, self.runtime_params))
+        try:
+            if asked not in self._known:
+                self._known[asked] = super().__getitem__(key)
+            return copy.deepcopy(self._known[asked])
         except (YAMLError, UnicodeDecodeError, OmegaConfBaseException, RecursionError, TypeError, AttributeError) as error:
             said = next((fault for file in self._files(key) if (fault := fault_of(file))), None)
             raise ConfigError(said or f"conf: {key} cannot be put together: {_place(error)}") from error

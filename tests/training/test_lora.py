@@ -18,7 +18,7 @@ def lora(**changes) -> LoraParams:
 
 
 def test_plain_lora_learns_and_is_repeatable(tiny_training_set, tiny_base) -> None:
-    def train(seed: int, steps: int = 10):
+    def train(seed: int, steps: int = 3):
         return train_lora("cup", tiny_training_set, ["content"], tiny_base, lora(steps=steps, precision="no"), seed)
 
     (adapter, _), (again, _), (other, _), (_, history) = train(0), train(0), train(1), train(0, 100)

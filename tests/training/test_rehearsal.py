@@ -1,5 +1,6 @@
 """Before make, the joined halves draw what their prompt names; what the user makes of the folder counts."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +29,14 @@ def rehearse(joined, base, own: RehearsalParams, seed: int = 0, prefer=lambda se
     return rehearsal.rehearse(joined, *SHOWN, base, own, seed, prefer)
 
 
+@pytest.fixture(scope="module")
+def drawn(tiny_joined, tiny_base, tmp_path_factory) -> Path:
+    return rehearse(tiny_joined, tiny_base, params(tmp_path_factory.mktemp("rehearsals")))
+
+
 @pytest.fixture
-def folder(tiny_joined, tiny_base, tmp_path) -> Path:
-    return rehearse(tiny_joined, tiny_base, params(tmp_path))
+def folder(drawn, tmp_path) -> Path:
+    return shutil.copytree(drawn, tmp_path / drawn.name)
 
 
 @pytest.fixture
@@ -55,7 +61,10 @@ def test_prompts_take_turns_and_stand_beside_their_pictures(folder, tiny_joined,
     assert np.abs(first - second).max() <= 1
 
 
-def test_what_is_there_is_not_drawn_again_and_other_settings_have_another_folder(folder, tiny_joined, tiny_base, tmp_path):
+def test_what_is_there_is_not_drawn_again_and_other_settings_have_another_folder(
+    folder, tiny_joined, tiny_base, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(rehearsal, "draw_folders", lambda folders, *_: [each.mkdir(parents=True) for each in folders])
     (folder / "001.png").unlink()
     assert rehearse(tiny_joined, tiny_base, params(tmp_path), 0) == folder
     assert not (folder / "001.png").exists()

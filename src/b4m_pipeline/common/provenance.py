@@ -79,11 +79,12 @@ def recipe_libraries() -> dict[str, str]:
     return {name: version(name).split("+")[0] for name in RECIPE_LIBRARIES}
 
 
+@cache
 def _without_prose(source: str) -> str:
     """Source without comments, docstrings and empty lines. Works on text: the syntax tree's form varies with Python's
     version."""
     lines = source.splitlines()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+    for token in tokenize.generate_tokens(io.StringIO(source).readline) if "#" in source else ():
         if token.type == tokenize.COMMENT:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
