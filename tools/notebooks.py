@@ -2,8 +2,8 @@
 
     python -m tools.notebooks [NAME ...]
 
-Each begins with a project in which nothing has run. The digest of its code is kept with the outputs, so that tests can tell
-whether they are of the code above them.
+They share a project in which nothing has run before, so that the method's adapters need not be trained again for composing. The
+digest of a notebook's code is kept with its outputs, so that tests can tell whether they are of the code above them.
 """
 
 import argparse
@@ -25,6 +25,8 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "notebooks"
 COPIED = ("src", "conf", "data/01_raw", "data/06_models/embedded_base", "data/06_models/embedded_clip")
 FILES = ("pyproject.toml", ".telemetry")
+ORDER = ("method", "composing", "quickstart")
+"""Of the notebooks in one project."""
 MOST_BYTES = 300_000
 """Of a notebook with its outputs: it is read on a page."""
 DIGEST = "code_digest"
@@ -78,12 +80,9 @@ def execute(notebook: NotebookNode, project: Path) -> NotebookNode:
     return notebook
 
 
-def refresh(path: Path) -> None:
+def refresh(path: Path, project: Path) -> None:
     """Run one notebook and write it back with its outputs. Raises ValueError if it becomes too large for a page."""
-    notebook = nbformat.read(path, as_version=4)
-    with tempfile.TemporaryDirectory() as folder:
-        text = nbformat.writes(execute(notebook, copy_project(Path(folder))))
-        text = text.replace(folder, "PROJECT")
+    text = nbformat.writes(execute(nbformat.read(path, as_version=4), project)).replace(str(project), "PROJECT")
     if len(text.encode()) > MOST_BYTES:
         raise ValueError(f"{path.name} has {len(text.encode())} bytes with its outputs, at most {MOST_BYTES}: show less")
     path.write_text(text + "\n", encoding="utf-8")
@@ -93,10 +92,12 @@ def refresh(path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="of notebooks, without .ipynb; by default all")
-    names = parser.parse_args().names or sorted(file.stem for file in FOLDER.glob("*.ipynb"))
+    names = parser.parse_args().names or ORDER
     logging.basicConfig(level=logging.INFO)
-    for name in names:
-        refresh(FOLDER / f"{name}.ipynb")
+    with tempfile.TemporaryDirectory() as folder:
+        project = copy_project(Path(folder))
+        for name in names:
+            refresh(FOLDER / f"{name}.ipynb", project)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def pictures(notebook: nbformat.NotebookNode) -> int:
 
 
 def test_there_are_three() -> None:
-    assert [path.stem for path in NOTEBOOKS] == ["composing", "method", "quickstart"]
+    assert [path.stem for path in NOTEBOOKS] == sorted(notebooks.ORDER) == ["composing", "method", "quickstart"]
 
 
 @each_notebook
@@ -85,7 +85,7 @@ def test_parameters_are_those_of_the_project(path) -> None:
     assert named and named <= set(register_pipelines())
     texts = {node.value for source in code(path) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)}
     raw = [text for text in texts if isinstance(text, str) and text.startswith("data/01_raw/")]
-    own = "data/01_raw/own/"  # which a notebook makes
+    own = "data/01_raw/own"  # which a notebook makes
     assert [text for text in raw if not text.startswith(own) and not (ROOT / text).is_dir()] == []
 
 

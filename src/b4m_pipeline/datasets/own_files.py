@@ -34,7 +34,7 @@ class OwnFilesDataset(PartitionedDataset):
     a new file needs its name, it is called NAME.kept.png. Loading gives what the last save wrote, and nothing else.
 
     Args:
-        path, dataset, filename_suffix, metadata: as of PartitionedDataset.
+        path: the folder. Further options are those of PartitionedDataset.
         replace: whether what earlier saves wrote is removed.
     """
 
