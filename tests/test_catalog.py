@@ -37,3 +37,17 @@ def test_every_dataset_of_every_stage_has_a_preview() -> None:
     written = set().union(*(pipeline.all_outputs() for pipeline in register_pipelines().values())) & set(NAMES)
     assert {"contact_sheet", "input_sheet", "evaluation_summary", "content_break.loss_curve", "make_loss_curve"} <= written
     assert {name for name in written if not hasattr(CATALOG.get(name), "preview")} == WITHOUT
+
+
+def test_what_nodes_hand_over_in_memory_is_what_the_docs_say() -> None:
+    """Airflow's tasks: nodes that share what is in no file must run in one (docs/how-to/kedro.md)."""
+    run = register_pipelines()["break_make"]
+    memory = run.all_outputs() - set(NAMES)
+    groups = [{node.name} for node in run.nodes]
+    for name in memory:
+        met = [
+            group for group in groups if any(name in {*node.inputs, *node.outputs} and node.name in group for node in run.nodes)
+        ]
+        groups = [group for group in groups if group not in met] + [set().union(*met)]
+    page = (ROOT / "docs/how-to/kedro.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in memory) and f"{len(groups)} tasks" in page
