@@ -89,6 +89,18 @@ def test_messages_that_troubleshooting_quotes_are_those_of_the_program() -> None
     assert len(parts) > 12 and [part for part in parts if part not in messages] == []
 
 
+NO_PARAMETERS = r".*\.(train_half|loss_curve|(process_)?peak_memory_gib)"  # nodes, datasets and metrics of the breaks
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name != "reference"], ids=lambda page: page.stem)
+def test_parameters_that_pages_name_are_in_the_reference(page) -> None:
+    reference = (ROOT / "docs/reference/parameters.md").read_text(encoding="utf-8")
+    groups = set(re.findall(r"^## ([a-z_]+)$", reference, re.MULTILINE))
+    named = set(re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)(?:[=:][^`]*)?`", page.read_text(encoding="utf-8")))
+    named = {name for name in named if name.split(".")[0] in groups and not re.fullmatch(NO_PARAMETERS, name)}
+    assert "content_break" in groups and [name for name in sorted(named) if f"`{name}`" not in reference] == []
+
+
 def site() -> dict:
     """mkdocs.yml."""
     return yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
