@@ -1,5 +1,6 @@
 """README and docs/: links and anchors lead somewhere, the site names every page and asks no other server for anything."""
 
+import ast
 import importlib.util
 import re
 import subprocess
@@ -70,6 +71,34 @@ def test_the_checker_finds_what_is_broken() -> None:
         "nowhere.md", "evaluation.md#nowhere", "#nowhere", "../../outside.md"
     ]  # fmt: skip
     assert anchors("# Two words, `code` & more\n## A\n## A\n```\n# no\n```") == {"two-words-code--more", "a", "a-1"}
+
+
+def said() -> str:
+    """All text that the program can say: its strings, an f-string in parts."""
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in ROOT.glob("src/b4m_pipeline/**/*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    return "\0".join(node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
+
+
+def test_messages_that_troubleshooting_quotes_are_those_of_the_program() -> None:
+    page = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    no_messages = r"--|Error:|kedro |pip |hf |\w+: [\w.]+$"  # options, commands, parameters
+    quoted = [span for span in re.findall(r"`([^`\n]+)`", page) if " " in span and not re.match(no_messages, span)]
+    messages = re.sub(r"%\w", "\0", said())  # what a logger fills in
+    parts = [part.strip() for span in quoted for part in span.split("...") if part.strip(" .,:()")]
+    assert len(parts) > 12 and [part for part in parts if part not in messages] == []
+
+
+NO_PARAMETERS = r".*\.(train_half|loss_curve|(process_)?peak_memory_gib)"  # nodes, datasets and metrics of the breaks
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name != "reference"], ids=lambda page: page.stem)
+def test_parameters_that_pages_name_are_in_the_reference(page) -> None:
+    reference = (ROOT / "docs/reference/parameters.md").read_text(encoding="utf-8")
+    groups = set(re.findall(r"^## ([a-z_]+)$", reference, re.MULTILINE))
+    named = set(re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)(?:[=:][^`]*)?`", page.read_text(encoding="utf-8")))
+    named = {name for name in named if name.split(".")[0] in groups and not re.fullmatch(NO_PARAMETERS, name)}
+    assert "content_break" in groups and [name for name in sorted(named) if f"`{name}`" not in reference] == []
 
 
 def site() -> dict:

@@ -1,5 +1,7 @@
 """The dataset of an adapter on disk."""
 
+import json
+
 import pytest
 import torch
 from kedro.io import DataCatalog, DatasetError
@@ -36,3 +38,11 @@ def test_what_is_not_there_is_said_by_the_adapters_own_error(tmp_path):
     with pytest.raises(DatasetError, match="run the pipeline that trains it first") as error:
         dataset.load()
     assert isinstance(error.value.__cause__, AdapterError)
+
+
+def test_kedro_viz_shows_what_it_says_of_itself(tiny_adapter, tmp_path):
+    dataset = AdapterDataset(filepath=str(tmp_path))
+    dataset.save(tiny_adapter)
+    shown = json.loads(dataset.preview())
+    assert (shown["name"], shown["kind"], shown["frame"]) == ("cup-ink", "made", tiny_adapter.metadata["frame"])
+    assert "frame_config" not in shown and dataset.preview.__annotations__["return"].__name__ == "JSONPreview"

@@ -1,5 +1,7 @@
 """Folders that the program shares with the user."""
 
+import base64
+import io
 from pathlib import Path
 
 import pytest
@@ -133,3 +135,10 @@ def test_earlier_runs_may_stay(folder) -> None:
 def test_other_places_than_local_folders_are_refused() -> None:
     with pytest.raises(DatasetError, match="local folders"):
         OwnFilesDataset(path="memory://x", dataset="pillow.ImageDataset")
+
+
+def test_kedro_viz_shows_the_first_pictures_side_by_side(folder) -> None:
+    dataset(folder).save(pictures(*(f"{index:02}" for index in range(40)), grey=9))
+    preview = Image.open(io.BytesIO(base64.b64decode(dataset(folder).preview())))
+    assert preview.size[0] == 2 * preview.size[1] and preview.getpixel((5, 5)) == (9, 9, 9)  # four rows of eight
+    assert OwnFilesDataset.preview.__annotations__["return"].__name__ == "ImagePreview"

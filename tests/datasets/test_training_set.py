@@ -31,3 +31,11 @@ def test_a_damaged_file_is_named(tmp_path):
     file.write_bytes(b"nothing of the kind")
     with pytest.raises(DatasetError, match="set.safetensors is damaged"):
         TrainingSetDataset(filepath=str(file)).load()
+
+
+def test_kedro_viz_shows_its_first_rows(tiny_training_set, tmp_path):
+    dataset = TrainingSetDataset(filepath=str(tmp_path / "set.safetensors"))
+    dataset.save(tiny_training_set)
+    shown = dataset.preview(nrows=2)
+    assert shown["columns"] == list(tiny_training_set.table) and len(shown["data"]) == 2
+    assert dataset.preview.__annotations__["return"].__name__ == "TablePreview"

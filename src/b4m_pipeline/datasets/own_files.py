@@ -10,15 +10,19 @@ from typing import Any
 
 from filelock import FileLock
 from kedro.io import DatasetError
+from kedro_datasets._typing import ImagePreview
 from kedro_datasets.partitions import PartitionedDataset
 
 from b4m_pipeline.common.provenance import file_digest
+from b4m_pipeline.common.sheets import Row, paint_grid
 from b4m_pipeline.common.whole_files import write_whole
+from b4m_pipeline.datasets.picture import image_preview
 
 logger = logging.getLogger(__name__)
 
 RECORD = ".written.json"
 _STAGED, _LOCK = ".new", ".written.lock"
+_SHOWN, _COLUMNS = 32, 8  # pictures of a folder in the preview, at most, and in a row of it
 _MOST_BYTES = 240  # of a file's name: 255 are allowed nearly everywhere, the rest is for what is put behind it
 
 
@@ -30,7 +34,7 @@ class OwnFilesDataset(PartitionedDataset):
     a new file needs its name, it is called NAME.kept.png. Loading gives what the last save wrote, and nothing else.
 
     Args:
-        path, dataset, filename_suffix, metadata: as of PartitionedDataset.
+        path: the folder. Further options are those of PartitionedDataset.
         replace: whether what earlier saves wrote is removed.
     """
 
@@ -91,6 +95,11 @@ class OwnFilesDataset(PartitionedDataset):
                 "the pipeline that makes them again"
             )
         return {name: found[name] for name in names}
+
+    def preview(self) -> ImagePreview:
+        """The first pictures side by side, for Kedro-Viz."""
+        images = [load() for _, load in sorted(self.load().items())[:_SHOWN]]
+        return image_preview(paint_grid([Row("", images)], columns=min(_COLUMNS, len(images)), cell=128, bare=True))
 
     def _write(self, value: Any, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)

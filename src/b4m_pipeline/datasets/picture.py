@@ -1,24 +1,29 @@
-"""A picture file that Kedro-Viz shows."""
+"""Picture files, and how Kedro-Viz shows pictures."""
 
 import base64
 import io
 
 from kedro_datasets._typing import ImagePreview
 from kedro_datasets.pillow import ImageDataset
+from PIL import Image
 
 _PREVIEW_PIXELS = 1600
 
 
+def image_preview(image: Image.Image) -> ImagePreview:
+    """An image as a base64-coded PNG of at most 1600 pixels a side."""
+    image = image.copy()
+    image.thumbnail((_PREVIEW_PIXELS, _PREVIEW_PIXELS))
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return ImagePreview(base64.b64encode(buffer.getvalue()).decode())
+
+
 class PreviewPictureDataset(ImageDataset):
-    """pillow.ImageDataset with a preview in Kedro-Viz, at most 1600 pixels a side."""
+    """pillow.ImageDataset with a preview in Kedro-Viz."""
 
     def preview(self) -> ImagePreview:
-        """The picture as a base64-coded PNG."""
-        image = self.load()
-        image.thumbnail((_PREVIEW_PIXELS, _PREVIEW_PIXELS))
-        buffer = io.BytesIO()
-        image.save(buffer, format="PNG")
-        return ImagePreview(base64.b64encode(buffer.getvalue()).decode())
+        return image_preview(self.load())
 
 
 class DescribedPictureDataset(ImageDataset):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 from kedro.io import AbstractDataset, DatasetError
+from kedro_datasets._typing import TablePreview
 
 from b4m_pipeline.common.whole_files import whole_file
 from b4m_pipeline.inputs.training_set import TrainingSet
@@ -49,6 +50,14 @@ class TrainingSetDataset(AbstractDataset):
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise DatasetError(f"{self._filepath} is damaged ({error}): run the ingestion pipeline again") from error
         return TrainingSet(table, tensors, header["encoder"], others, other_tensors)
+
+    def preview(self, nrows: int = 20) -> TablePreview:
+        """The first rows of the table, for Kedro-Viz; the tensors are not read."""
+        from safetensors import safe_open
+
+        with safe_open(str(self._filepath), framework="pt") as handle:
+            table = pd.read_json(io.StringIO(handle.metadata()["table"]), orient="split", dtype=False)
+        return TablePreview(json.loads(table.head(nrows).to_json(orient="split")))
 
     def _exists(self) -> bool:
         return Path(self._filepath).is_file()
