@@ -214,20 +214,23 @@ def roll_back(context: KedroContext, name: str, alias: str) -> None:
 @click.option("--concept", default=None, help="Name of a content or a style.")
 @click.option("--frame", default=None, help="Beginning of the frame's fingerprint: halves of one frame go together.")
 @click.option("--base", default=None, help="A part of the base model's name or digest.")
+@click.option("--limit", type=click.IntRange(min=0), default=100, show_default=True, help="Show at most so many; 0: all.")
 @in_project
-def adapters(context: KedroContext, kind: str | None, concept: str | None, frame: str | None, base: str | None) -> None:
-    """List the registered adapters."""
-    import sys
-
+def adapters(
+    context: KedroContext, kind: str | None, concept: str | None, frame: str | None, base: str | None, limit: int
+) -> None:
+    """List the registered adapters by name, newest version first."""
     from rich.console import Console
 
-    from b4m_pipeline.registry import promotion
+    from b4m_pipeline.registry import listing
 
-    found = promotion.find_adapters(kind, concept, frame, base)
+    found = listing.find_adapters(kind, concept, frame, base, limit + 1 if limit else None)
     if not found:
         click.echo("The registry has no adapter like that.")
         return
-    Console(width=None if sys.stdout.isatty() else 240).print(promotion.table(found))
+    Console(width=None if sys.stdout.isatty() else 240).print(listing.table(found[:limit] if limit else found))
+    if limit and len(found) > limit:
+        click.echo(f"There are more than these {limit}: narrow the search down, or raise --limit (0: all).", err=True)
 
 
 @click.command(cls=OneLineErrors, params=_with_params([option for option in kedro_run.params if option.name == "params"]))
