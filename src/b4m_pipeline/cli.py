@@ -216,20 +216,23 @@ def roll_back(context: KedroContext, name: str, alias: str) -> None:
 @click.option("--concept", default=None, help="Name of a content or a style.")
 @click.option("--frame", default=None, help="Beginning of the frame's fingerprint: halves of one frame go together.")
 @click.option("--base", default=None, help="A part of the base model's name or digest.")
+@click.option("--limit", type=click.IntRange(min=0), default=100, show_default=True, help="Show at most so many; 0: all.")
 @in_project
-def adapters(context: KedroContext, kind: str | None, concept: str | None, frame: str | None, base: str | None) -> None:
-    """List the registered adapters."""
-    import sys
-
+def adapters(
+    context: KedroContext, kind: str | None, concept: str | None, frame: str | None, base: str | None, limit: int
+) -> None:
+    """List the registered adapters by name, newest version first."""
     from rich.console import Console
 
-    from b4m_pipeline.registry import promotion
+    from b4m_pipeline.registry import listing
 
-    found = promotion.find_adapters(kind, concept, frame, base)
+    found = listing.find_adapters(kind, concept, frame, base, limit + 1 if limit else None)
     if not found:
         click.echo("The registry has no adapter like that.")
         return
-    Console(width=None if sys.stdout.isatty() else 240).print(promotion.table(found))
+    Console(width=None if sys.stdout.isatty() else 240).print(listing.table(found[:limit] if limit else found))
+    if limit and len(found) > limit:
+        click.echo(f"There are more than these {limit}: narrow the search down, or raise --limit (0: all).", err=True)
 
 
 @click.command(cls=OneLineErrors, params=_with_params([option for option in kedro_run.params if option.name == "params"]))
@@ -266,12 +269,13 @@ def memory(context: KedroContext, device: str, gib: float | None) -> None:
 @click.option("--port", type=click.IntRange(1, 65535), default=5001, show_default=True)
 @click.option("--timeout", type=click.IntRange(min=1), default=60, show_default=True, help="Seconds that a request may take.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, a base model in each.")
+@click.option("--others/--no-others", default=False, show_default=True, help="Requests may name other adapters of the registry.")
 @in_project
-def serve(context: KedroContext, adapter: str, host: str, port: int, timeout: int, workers: int) -> None:
+def serve(context: KedroContext, adapter: str, host: str, port: int, timeout: int, workers: int, others: bool) -> None:
     """Serve the registered ADAPTER (models:/NAME@ALIAS) over HTTP, as `mlflow models serve` does, with bounds."""
     from b4m_pipeline.registry import server
 
-    server.run(adapter, host, port, timeout, workers)
+    server.run(adapter, host, port, timeout, workers, others)
 
 
 @click.command(cls=OneLineErrors)

@@ -1,4 +1,4 @@
-"""Aliases that move and come back, and the look-up of adapters."""
+"""Aliases that move and come back."""
 
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from mlflow.exceptions import MlflowException
 
 from b4m_pipeline.cli import adapters, cli
-from b4m_pipeline.registry.promotion import PromotionError, find_adapters, promote, roll_back
+from b4m_pipeline.registry.promotion import PromotionError, promote, roll_back
 
 NAME = "b4m-make-cup-ink"
 MADE = {"kind": "made", "name": "cup-ink", "content_name": "cup", "style_name": "ink", "frame": "abcdef12" * 2}
@@ -148,53 +148,6 @@ def test_a_server_that_fails_is_not_taken_for_an_empty_one(three, monkeypatch):
 
 
 @pytest.fixture
-def several(three):
-    half = {"content_name": "", "style_name": ""}
-    for kind, name in (("content", "cup"), ("style", "ink")):
-        three.create_registered_model(f"b4m-{kind}-{name}")
-        tags = {"kind": kind, "name": name, "frame": "0123" * 4, "base_model": "some/base"}
-        three.create_model_version(f"b4m-{kind}-{name}", "file:///nowhere", tags=tags)
-    three.create_registered_model("somebody-elses")
-    three.create_model_version("somebody-elses", "file:///nowhere", tags=half)
-    return three
-
-
-@pytest.mark.parametrize(
-    ("wanted", "found"),
-    [
-        ({}, ["b4m-content-cup 1", f"{NAME} 3", f"{NAME} 2", f"{NAME} 1", "b4m-style-ink 1"]),
-        ({"kind": "make"}, [f"{NAME} 3", f"{NAME} 2", f"{NAME} 1"]),
-        ({"kind": "style"}, ["b4m-style-ink 1"]),
-        ({"concept": "ink", "frame": "0123"}, ["b4m-style-ink 1"]),
-        ({"concept": "cup", "base": "tiny@"}, [f"{NAME} 3", f"{NAME} 2", f"{NAME} 1"]),
-        ({"base": "some/base"}, ["b4m-content-cup 1", "b4m-style-ink 1"]),
-        ({"frame": "ffff"}, []),
-    ],
-)
-def test_adapters_are_found_by_what_they_are_of(several, wanted, found):
-    assert [f"{entry.name} {entry.version}" for entry in find_adapters(**wanted)] == found
-
-
-def test_aliases_stand_beside_their_versions(several):
-    promote(NAME, "3")
-    promote(NAME, "1", "old")
-    by_version = {entry.version: entry for entry in find_adapters("make")}
-    assert by_version["3"].aliases == ("candidate", "champion") and by_version["1"].aliases == ("old",)
-    assert by_version["2"].aliases == () and by_version["2"].concept == "cup + ink"
-
-
-def test_more_than_a_page_of_versions_is_found(three, monkeypatch):
-    original, pages = mlflow.MlflowClient.search_model_versions, []
-
-    def two_at_once(self, *args, max_results, page_token):
-        pages.append(page_token)
-        return original(self, *args, max_results=2, page_token=page_token)
-
-    monkeypatch.setattr(mlflow.MlflowClient, "search_model_versions", two_at_once)
-    assert len(find_adapters()) == 3 and len(pages) == 2
-
-
-@pytest.fixture
 def project(tracking, tmp_path, monkeypatch):
     """Commands without a Kedro project around them: the store is the test's own."""
     monkeypatch.setattr(
@@ -223,4 +176,7 @@ def test_commands_promote_list_and_roll_back(project):
     for arguments in (("roll-back", NAME), ("promote", "nobody"), ("promote", NAME, "--version", "7")):
         refused = kedro(*arguments)
         assert refused.exit_code == 1 and refused.output.startswith("Error: ") and refused.output.count("\n") == 1
-    assert {option.name for option in adapters.params} == {"kind", "concept", "frame", "base", "env"}
+    assert {option.name for option in adapters.params} == {"kind", "concept", "frame", "base", "limit", "env"}
+    first = kedro("adapters", "--limit", "1")
+    assert "There are more than these 1" in first.output and "There are more" not in kedro("adapters", "--limit", "2").output
+    assert first.output.count(NAME) == 1 and kedro("adapters", "--limit", "0").output.count(NAME) == 2

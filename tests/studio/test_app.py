@@ -74,7 +74,7 @@ def test_settings_and_memory(client, parameters) -> None:
 
 
 def test_from_the_library_to_a_kept_and_promoted_picture(client, studio) -> None:
-    cards = {card["uri"]: card for card in client.get("/api/cards").json()}
+    cards = {card["uri"]: card for card in client.get("/api/cards").json()["cards"]}
     assert set(cards) == {CONTENT, STYLE, MADE}
     assert Image.open(io.BytesIO(client.get("/api/cards/b4m-make-cup-ink/1.png").content)).size == (32, 32)
     assert client.get("/api/cards/b4m-style-ink/1.png").status_code == 204
@@ -162,13 +162,13 @@ def test_other_sites_are_refused(client) -> None:
 def test_a_store_that_went_away_is_said_and_a_defect_has_no_traceback_on_the_page(client, monkeypatch) -> None:
     from mlflow.exceptions import MlflowException
 
-    def away(*_):
+    def away(**_):
         raise MlflowException("API request failed: connection refused\nmore")
 
-    monkeypatch.setattr("b4m_pipeline.studio.shelf.find_adapters", away)
+    monkeypatch.setattr("b4m_pipeline.studio.shelf.page_of_adapters", away)
     answer = client.get("/api/cards")
     assert answer.status_code == 503 and answer.json()["error"].startswith("MLflow does not answer")
-    monkeypatch.setattr("b4m_pipeline.studio.shelf.find_adapters", lambda *_: 1 / 0)
+    monkeypatch.setattr("b4m_pipeline.studio.shelf.page_of_adapters", lambda **_: 1 / 0)
     answer = client.get("/api/cards")
     assert answer.status_code == 500 and "ZeroDivisionError" in answer.json()["error"]
     assert client.get("/api/settings").status_code == 200

@@ -6,6 +6,7 @@ from PIL import Image
 
 from b4m_pipeline.registry.promotion import promote
 from b4m_pipeline.studio import shelf
+from b4m_pipeline.studio.asked import CardsRequest
 from tests.studio.conftest import CONTENT, MADE, SIDE, STYLE
 
 CARD = """## Pictures
@@ -17,6 +18,10 @@ CARD = """## Pictures
 """
 
 
+def found(base: str, **asked) -> list[shelf.Card]:
+    return shelf.cards(base, CardsRequest(**asked))[0]
+
+
 def test_licences_are_those_of_the_concepts_own_pictures() -> None:
     assert shelf.licences(CARD) == "Apache-2.0 (2), MIT (4)"
     assert shelf.licences(CARD.replace("counterpart style", "style")) == "Apache-2.0 (2), MIT (4); CC-BY-4.0 (15)"
@@ -25,14 +30,39 @@ def test_licences_are_those_of_the_concepts_own_pictures() -> None:
 
 def test_a_card_says_what_a_version_is(registry, canvas) -> None:
     promote("b4m-content-cup")
-    cards = {card.uri: card for card in shelf.cards(canvas.base)}
+    cards = {card.uri: card for card in found(canvas.base)}
     assert set(cards) == {CONTENT, STYLE, MADE}
     content, made = cards[CONTENT], cards[MADE]
     assert (content.kind, content.concept, content.token, content.noun) == ("content", "cup", "snq", "toy")
     assert set(content.aliases) == {"candidate", "champion"} and content.ours
     assert made.parents == [CONTENT, STYLE] and (made.content, made.style) == ("cup", "ink")
     assert made.frame == content.frame == cards[STYLE].frame and made.prompt == "a snq toy in w@z style"
-    assert not any(card.ours for card in shelf.cards("another@000000000000"))
+    assert not any(card.ours for card in found("another@000000000000"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "names"),
+    [
+        ({"kind": "style"}, {"b4m-style-ink"}),
+        ({"kind": "make", "content": "cup", "style": "ink"}, {"b4m-make-cup-ink"}),
+        ({"content": "hat"}, set()),
+        ({"words": "CONTENT cup"}, {"b4m-content-cup"}),
+        ({"words": "champion make"}, {"b4m-make-cup-ink"}),  # in no name: on the card
+        ({"words": "tiny_sdxl", "kind": "content"}, {"b4m-content-cup"}),
+        ({"words": "nothing"}, set()),
+        ({"frame": "0"}, set()),
+    ],
+)
+def test_cards_are_found_by_what_stands_on_them(registry, canvas, asked, names) -> None:
+    promote("b4m-make-cup-ink")
+    assert {card.name for card in found(canvas.base, **asked)} == names
+
+
+def test_the_library_comes_in_pages_of_this_base_model_or_of_all(registry, canvas) -> None:
+    first, after = shelf.cards(canvas.base, CardsRequest(limit=2, ours=True))
+    second, end = shelf.cards(canvas.base, CardsRequest(limit=2, ours=True, after=after))
+    assert {card.uri for card in [*first, *second]} == {CONTENT, STYLE, MADE} and len(first) == 2 and end is None
+    assert found("another@000000000000", ours=True) == []
 
 
 def test_a_cards_picture_is_the_evaluations_until_another_is_drawn(registry, tmp_path) -> None:

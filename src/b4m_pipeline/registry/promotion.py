@@ -1,4 +1,4 @@
-"""Which version of an adapter is in use, and which was before; look-up of adapters by what they are of.
+"""Which version of an adapter is in use, and which was before.
 
 MLflow moves an alias in one step but keeps no history of it, and cannot move it on a condition. So every move is also written
 down as a tag of its own on the registered model, `history.ALIAS.TIME-ID`: a tag is never written twice, nothing is lost when
@@ -8,15 +8,11 @@ two people promote at once, and an alias that was moved by other means is notice
 import json
 import time
 import uuid
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from b4m_pipeline.registry.adapters import NAME_OF_KIND
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from rich.table import Table
 
 
 class PromotionError(ValueError):
@@ -71,67 +67,6 @@ def roll_back(name: str, alias: str = "champion", client: "MlflowClient | None" 
     return Move(name, alias, before, earlier[-1])
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A version of a registered adapter. created: local time to the minute; about: its tags; description: its card."""
-
-    name: str
-    version: str
-    aliases: tuple[str, ...]
-    kind: str
-    concept: str
-    frame: str
-    base: str
-    created: str
-    about: dict[str, str] = field(default_factory=dict, repr=False)
-    description: str = field(default="", repr=False)
-    run_id: str = field(default="", repr=False)
-
-
-def find_adapters(
-    kind: str | None = None,
-    concept: str | None = None,
-    frame: str | None = None,
-    base: str | None = None,
-    client: "MlflowClient | None" = None,
-) -> list[Entry]:
-    """The registered adapters, by name, newest version first. kind: as in `NAME_OF_KIND`; concept: the name of a content or
-    style, of adapters with both either; frame: the fingerprint's beginning; base: a part of the base model's name or
-    digest."""
-    client, entries = client or _client(), []
-    aliases: dict[str, dict[str, str]] = {}
-    for found in _versions(client):
-        about = found.tags
-        if about.get("kind") not in NAME_OF_KIND or "frame" not in about:
-            continue  # somebody else's model
-        named = about.get("base_model_id") or about.get("base_model", "")
-        concepts = [about[key] for key in ("content_name", "style_name") if key in about] or [about.get("name", "")]
-        wanted = [not kind or NAME_OF_KIND[about["kind"]] == kind, not concept or concept in concepts]
-        if not all([*wanted, not frame or about["frame"].startswith(frame), not base or base in named]):
-            continue
-        if found.name not in aliases:
-            aliases[found.name] = _aliases(client, found.name)
-        own = tuple(sorted(alias for alias, version in aliases[found.name].items() if version == str(found.version)))
-        of = (NAME_OF_KIND[about["kind"]], " + ".join(concepts), about["frame"], named)
-        created = datetime.fromtimestamp(found.creation_timestamp / 1000).strftime("%Y-%m-%d %H:%M")
-        told = dict(about), found.description or "", found.run_id or ""
-        entries.append(Entry(found.name, str(found.version), own, *of, created, *told))
-    return sorted(entries, key=lambda entry: (entry.name, -int(entry.version)))
-
-
-def table(entries: list[Entry]) -> "Table":
-    """The entries to be shown on a terminal."""
-    from rich.table import Table
-
-    drawn = Table(box=None, pad_edge=False)
-    for heading in ("name", "version", "aliases", "kind", "concept", "frame", "base", "created"):
-        drawn.add_column(heading, overflow="fold", justify="right" if heading == "version" else "left")
-    for entry in entries:
-        row = (entry.name, entry.version, ", ".join(entry.aliases), entry.kind, entry.concept, entry.frame[:8], entry.base)
-        drawn.add_row(*row, entry.created)
-    return drawn
-
-
 def _client() -> "MlflowClient":
     from mlflow import MlflowClient
 
@@ -150,19 +85,9 @@ def _aliases(client: "MlflowClient", name: str) -> dict[str, str]:
         raise PromotionError(f"The registry has no {name}; kedro adapters lists what it has") from error
 
 
-def _versions(client: "MlflowClient", criterion: str | None = None) -> list:
-    found, token = [], None
-    while True:
-        page = client.search_model_versions(criterion, max_results=1000, page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            return found
-
-
 def _newest(client: "MlflowClient", name: str) -> str:
-    versions = [int(found.version) for found in _versions(client, f"name='{name}'")]
-    return str(max(versions)) if versions else "none"
+    found = client.search_model_versions(f"name='{name}'", max_results=1, order_by=["version_number DESC"])
+    return str(found[0].version) if found else "none"
 
 
 def _exists(client: "MlflowClient", name: str, version: str) -> bool:

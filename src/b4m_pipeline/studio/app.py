@@ -4,10 +4,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import mlflow
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
@@ -18,7 +18,15 @@ from b4m_pipeline.common.memory import device_memory
 from b4m_pipeline.diffusion.families import load_family
 from b4m_pipeline.registry import promotion
 from b4m_pipeline.studio import keeping, recipes, sheets, shelf
-from b4m_pipeline.studio.asked import CaptionRequest, DrawingRequest, ExportRequest, PairRequest, RunRequest, VersionRequest
+from b4m_pipeline.studio.asked import (
+    CaptionRequest,
+    CardsRequest,
+    DrawingRequest,
+    ExportRequest,
+    PairRequest,
+    RunRequest,
+    VersionRequest,
+)
 from b4m_pipeline.studio.canvas import Canvas, Drawing, Explain
 from b4m_pipeline.studio.intake import MOST_BYTES, Intake, IntakeError, png
 from b4m_pipeline.studio.merges import Load, Measurement
@@ -141,8 +149,9 @@ def _add_errors(app: FastAPI, explain: Explain) -> None:
 
 def _add_library(app: FastAPI, studio: Studio) -> None:
     @app.get("/api/cards")
-    def cards() -> list[dict[str, Any]]:
-        return [asdict(card) for card in shelf.cards(studio.canvas.base)]
+    def cards(asked: Annotated[CardsRequest, Query()]) -> dict[str, Any]:
+        found, after = shelf.cards(studio.canvas.base, asked)
+        return {"cards": [asdict(card) for card in found], "after": after}
 
     @app.get("/api/cards/{name}/{version}.png")
     def card_picture(name: str, version: int) -> Response:

@@ -15,6 +15,22 @@ Strength = Annotated[float, Field(ge=0, le=4, allow_inf_nan=False)]
 MOST_DRAWN = 64
 
 
+class CardsRequest(Strict):
+    """Which of the registry's adapters. words: parts of what stands on their cards; frame: its beginning; content, style: names
+    of what they are of; ours: of the studio's base model alone; older: also versions that are neither the newest of their name
+    nor have an alias; after: of the page before."""
+
+    words: str = Field("", max_length=200)
+    kind: Literal["content", "style", "joined", "make", "merged"] | None = None
+    frame: str | None = Field(None, max_length=64)
+    content: str | None = Field(None, max_length=300)
+    style: str | None = Field(None, max_length=300)
+    ours: bool = False
+    older: bool = False
+    limit: int = Field(60, ge=1, le=500)
+    after: str | None = Field(None, max_length=2000)
+
+
 class DrawingRequest(Strict):
     """Pictures of one prompt: each way with each seed, or one way and seed in a grid of strengths."""
 

@@ -9,7 +9,6 @@ import mlflow
 
 from b4m_pipeline.evaluation.table import MEASURES
 from b4m_pipeline.registry.adapters import NAME_OF_KIND
-from b4m_pipeline.registry.promotion import find_adapters
 
 MEANINGS = {
     "kept": "the lower of content and style kept",
@@ -30,6 +29,7 @@ MEANINGS = {
 _RUN = re.compile(r"[0-9a-f]{32}")
 _PICTURE = re.compile(r"pictures/[\w /.-]+\.png")
 _MOST = 200
+_AT_ONCE = 80  # runs in one request: they stand in its address
 
 
 class SheetError(ValueError):
@@ -40,9 +40,9 @@ def evaluations() -> list[dict[str, Any]]:
     """Runs with an evaluation or with a sheet of several ways to compose, newest first: id, title, started, kept, sheets."""
     client = mlflow.MlflowClient()
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    made = {entry.run_id: entry.concept for entry in find_adapters(kind="make")}
-    found = []
-    for run in client.search_runs(experiments, max_results=_MOST, order_by=["attributes.start_time DESC"]):
+    runs = client.search_runs(experiments, max_results=_MOST, order_by=["attributes.start_time DESC"])
+    made, found = _made([run.info.run_id for run in runs]), []
+    for run in runs:
         measured = any(key.startswith("evaluation.") for key in run.data.metrics)
         composes = "compose" in f"{run.info.run_name} {run.data.tags.get('pipeline_names')}"
         listed = [file.path for file in client.list_artifacts(run.info.run_id, "pictures")] if composes else []
@@ -55,6 +55,16 @@ def evaluations() -> list[dict[str, Any]]:
                 "measured": measured,
             })  # fmt: skip
     return found
+
+
+def _made(runs: list[str]) -> dict[str, str]:
+    """What the made adapters of these runs are of."""
+    client, made = mlflow.MlflowClient(), {}
+    for first in range(0, len(runs), _AT_ONCE):
+        listed = ", ".join(f"'{run}'" for run in runs[first : first + _AT_ONCE])
+        for version in client.search_model_versions(f"run_id IN ({listed}) and tags.`kind` = 'made'"):
+            made[version.run_id] = " + ".join(version.tags[key] for key in ("content_name", "style_name"))
+    return made
 
 
 def sheet(run_id: str) -> dict[str, Any]:

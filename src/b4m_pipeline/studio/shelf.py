@@ -15,7 +15,8 @@ from b4m_pipeline.common.words import file_words
 from b4m_pipeline.diffusion.sampling import png_info
 from b4m_pipeline.method.adapter import Adapter, example_prompt
 from b4m_pipeline.registry.adapters import NAME_OF_KIND, fetch_adapter
-from b4m_pipeline.registry.promotion import Entry, find_adapters
+from b4m_pipeline.registry.listing import Entry, page_of_adapters, same_base
+from b4m_pipeline.studio.asked import CardsRequest
 
 _SHOWN_BY = {
     "content": "samples_content_alone_content",
@@ -24,6 +25,8 @@ _SHOWN_BY = {
     "make": "samples_made_composition",
 }
 """Which picture of an evaluation shows a kind: a row of squares."""
+_SCANNED = 100
+"""Newest versions that are looked through for words that are in no name."""
 _NO_DIFFERENCE = ("registry_uri", "recipe_code", "recipe_libraries", "frame_directions", "frame_config", "params", "pictures")
 
 
@@ -53,14 +56,29 @@ class Card:
     token: str
     noun: str
     prompt: str
-    description: str
-    run_id: str
 
 
-def cards(base: str) -> list[Card]:
-    """All adapters of the registry, newest first. base: the studio's base model, see `base_model_id`."""
-    found = sorted(find_adapters(), key=lambda entry: (entry.created, int(entry.version)), reverse=True)
-    return [_card(entry, base) for entry in found]
+def cards(base: str, asked: CardsRequest) -> tuple[list[Card], str | None]:
+    """Adapters of the registry, newest first, and where the next page begins, None if there is none. base: the studio's base
+    model, see `base_model_id`.
+
+    Words are looked for in registered names. If no name has them all, the newest versions are looked through for words
+    elsewhere on their cards: base, licence, alias."""
+    words = asked.words.lower().split()
+    concepts = {f"{kind}_name": name for kind, name in (("content", asked.content), ("style", asked.style)) if name}
+    own = {"kind": asked.kind, "frame": asked.frame, "concepts": concepts, "older": asked.older}
+    own |= {"base": base if asked.ours else None}
+    page = page_of_adapters(**own, words=words, limit=asked.limit, after=asked.after)
+    found = [_card(entry, base) for entry in page.entries]
+    if words and not found and not asked.after:
+        newest = page_of_adapters(**own | {"older": True}, limit=_SCANNED).entries
+        shown = [_card(entry, base) for entry in newest if asked.older or entry.newest or entry.aliases]
+        found = [card for card in shown if all(word in _text(card) for word in words)]
+    return found, page.after
+
+
+def _text(card: Card) -> str:
+    return f"{card.name} {card.concept} {card.base} {card.licences} {' '.join(card.aliases)}".lower()
 
 
 def _card(entry: Entry, base: str) -> Card:
@@ -77,15 +95,13 @@ def _card(entry: Entry, base: str) -> Card:
         aliases=list(entry.aliases),
         frame=entry.frame,
         base=entry.base,
-        ours=entry.base.rsplit("@", 1)[-1] == base.rsplit("@", 1)[-1],
+        ours=same_base(entry.base, base),
         created=entry.created,
         licences=licences(entry.description),
         parents=json.loads(about.get("parents", "[]")),
         token=about.get("token", ""),
         noun=about.get("noun", ""),
         prompt=example_prompt(about) or "",
-        description=entry.description,
-        run_id=entry.run_id,
     )
 
 

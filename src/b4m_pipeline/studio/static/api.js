@@ -29,6 +29,9 @@ export const remove = (path) => ask("DELETE", path);
 export const upload = (path, file) => ask("PUT", path, file, "application/octet-stream");
 
 export const part = encodeURIComponent;
+
+// A page of the registry's adapters: { cards, after }. asked: see CardsRequest; what is empty is not asked for.
+export const cards = (asked) => get(`/api/cards?${new URLSearchParams(Object.entries(asked).filter(([, value]) => value))}`);
 export const cardPicture = (card) => `/api/cards/${part(card.name)}/${card.version}.png`;
 
 // Ask again and again until `done`; one at a time, and not while the page is hidden.

@@ -1,6 +1,6 @@
 // Any content in any style of one frame.
 
-import { cardPicture, get, poll, post } from "./api.js";
+import { cardPicture, cards, get, poll, post } from "./api.js";
 import { busy, field, fill, h, say, slider } from "./dom.js";
 import { Kept, Picture } from "./picture.js";
 
@@ -8,14 +8,19 @@ const WAYS = {
   halves: "Halves joined", make: "Made", sum: "Sum", ties: "TIES", dare: "DARE", svd: "SVD", np: "NP-LoRA", alone: "As it is",
 };
 const MERGES = ["sum", "ties", "dare", "svd", "np"];
+// What an adapter's card says of a half that it was made of, until that half's own card is there.
+const parentOf = (uri, kind, card) => ({ uri, kind, name: uri.split("/")[1], concept: card[kind], frame: card.frame, aliases: [] });
 const article = (word) => (/^[aeiou]/i.test(word) ? "an" : "a");
 const HISTORY = 8;
+const MOST_TILES = 100;
 
 export class Compose {
   constructor(root, settings) {
-    Object.assign(this, { root, settings, cards: [], content: null, style: null, ownPrompt: true, drawings: [] });
+    Object.assign(this, { root, settings, cards: [], content: null, style: null, ownPrompt: true, drawings: [], pair: null, ofPair: [], asks: 0 });
     this.tiles = { content: h("div", { class: "tiles", role: "radiogroup", "aria-label": "Content" }), style: h("div", { class: "tiles", role: "radiogroup", "aria-label": "Style" }) };
     this.versions = { content: h("select", { onchange: () => this.version("content") }), style: h("select", { onchange: () => this.version("style") }) };
+    const soon = () => { clearTimeout(this.timer); this.timer = setTimeout(() => this.load().catch((error) => say(error.message, true)), 250); };
+    this.words = Object.fromEntries(["content", "style"].map((kind) => [kind, h("input", { type: "search", maxlength: 200, placeholder: "part of its name", oninput: soon })]));
     this.ways = h("fieldset", { class: "ways" });
     this.contentStrength = slider("Content strength", 1);
     this.styleStrength = slider("Style strength", 1);
@@ -35,8 +40,8 @@ export class Compose {
     const again = h("button", { class: "quiet", onclick: () => { this.ownPrompt = true; this.writePrompt(); } }, "The adapters' own words");
     const dice = h("button", { class: "quiet", title: "Another seed", onclick: () => { this.seed.value = Math.floor(Math.random() * 1e6); } }, "Another");
     this.form = h("div", { class: "controls" },
-      h("h2", {}, "Content"), this.tiles.content, field("Version of the content", this.versions.content),
-      h("h2", {}, "Style"), this.tiles.style, field("Version of the style", this.versions.style),
+      h("h2", {}, "Content"), field("Find a content", this.words.content), this.tiles.content, field("Version of the content", this.versions.content),
+      h("h2", {}, "Style"), field("Find a style", this.words.style), this.tiles.style, field("Version of the style", this.versions.style),
       this.ways, h("div", { class: "two" }, this.contentStrength.row, this.styleStrength.row),
       field("Prompt", this.prompt), again,
       settings.negative_prompts ? field("Not in the picture", this.negative) : null,
@@ -49,12 +54,38 @@ export class Compose {
   shown() { this.load().catch((error) => say(error.message, true)); this.kept.load().catch(() => {}); }
 
   async load() {
-    this.cards = (await get("/api/cards")).filter((card) => card.ours);
-    for (const kind of ["content", "style"]) {
-      const same = this.cards.find((card) => card.uri === this[kind]?.uri);
-      this[kind] = same ?? this.newest(kind)[0] ?? null;
-    }
+    const ask = ++this.asks;
+    const kinds = ["content", "style"];
+    const told = await Promise.all(kinds.map((kind) => cards({ kind, ours: true, words: this.words[kind].value, limit: MOST_TILES })));
+    if (ask !== this.asks) return; // the words have changed meanwhile
+    this.cards = told.flatMap((page) => page.cards);
+    kinds.forEach((kind, index) => {
+      const more = Boolean(told[index].after) || Boolean(this.words[kind].value);
+      this.words[kind].closest(".field").hidden = !more;
+      this[kind] = this.cards.find((card) => card.uri === this[kind]?.uri) ?? this[kind] ?? this.newest(kind)[0] ?? null;
+    });
+    this.pair = null;
     this.update();
+  }
+
+  // What there is of the chosen two: all of their versions, and what was made of both.
+  async look() {
+    const { content, style } = this, pair = `${content?.uri} ${style?.uri}`;
+    if (!content || !style || pair === this.pair) return;
+    this.pair = pair;
+    const halves = [content, style].map((card) => cards({ kind: card.kind, words: card.name, ours: true, older: true, limit: MOST_TILES }));
+    const made = cards({ kind: "make", content: content.concept, style: style.concept, ours: true, older: true });
+    const told = await Promise.all([...halves, made]);
+    if (pair !== this.pair) return; // others were chosen meanwhile
+    this.ofPair = told.flatMap((page) => page.cards);
+    for (const kind of ["content", "style"]) {
+      const versions = this.ofPair.filter((card) => card.kind === kind && card.name === this[kind].name);
+      this[kind] = versions.find((card) => card.uri === this[kind].uri) ?? versions[0] ?? this[kind];
+    }
+    this.pair = `${this.content.uri} ${this.style.uri}`;
+    this.updateVersions();
+    this.updateWays();
+    this.writePrompt();
   }
 
   // The champion, or else the newest version, of each name.
@@ -71,9 +102,8 @@ export class Compose {
   choose(card) {
     if (card.kind === "content" || card.kind === "style") this[card.kind] = card;
     for (const uri of card.parents) {
-      const parent = this.cards.find((each) => each.uri === uri) ?? { uri };
-      if (uri.includes("-content-")) this.content = parent;
-      if (uri.includes("-style-")) this.style = parent;
+      const kind = ["content", "style"].find((each) => uri.includes(`-${each}-`));
+      if (kind) this[kind] = this.cards.find((each) => each.uri === uri) ?? parentOf(uri, kind, card);
     }
     this.wanted = card.kind === "make" ? ["make"] : null;
     this.ownPrompt = true;
@@ -83,16 +113,23 @@ export class Compose {
     for (const kind of ["content", "style"]) {
       const all = this.newest(kind);
       fill(this.tiles[kind], all.length ? all.map((card) => this.tile(kind, card)) : h("p", { class: "empty" }, `No ${kind} of this base model is registered.`));
-      const versions = this.cards.filter((card) => card.kind === kind && card.name === this[kind]?.name);
-      fill(this.versions[kind], versions.map((card) => h("option", { value: card.uri }, `${card.version} ${card.aliases.join(", ")}`)));
-      this.versions[kind].value = this[kind]?.uri ?? "";
-      this.versions[kind].closest(".field").hidden = versions.length < 2;
     }
+    this.updateVersions();
     this.empty.textContent = this.content && this.style ? "" : "Train a content and a style first: the library has none for this base model.";
     this.empty.hidden = Boolean(this.content && this.style);
     this.button.disabled = this.gridButton.disabled = !(this.content && this.style);
     this.updateWays();
     this.writePrompt();
+    this.look().catch((error) => say(error.message, true));
+  }
+
+  updateVersions() {
+    for (const kind of ["content", "style"]) {
+      const versions = this.ofPair.filter((card) => card.kind === kind && card.name === this[kind]?.name);
+      fill(this.versions[kind], versions.map((card) => h("option", { value: card.uri }, `${card.version} ${card.aliases.join(", ")}`)));
+      this.versions[kind].value = this[kind]?.uri ?? "";
+      this.versions[kind].closest(".field").hidden = versions.length < 2;
+    }
   }
 
   tile(kind, card) {
@@ -123,14 +160,14 @@ export class Compose {
   }
 
   version(kind) {
-    this[kind] = this.cards.find((card) => card.uri === this.versions[kind].value);
+    this[kind] = this.ofPair.find((card) => card.uri === this.versions[kind].value);
     this.update();
   }
 
   made() {
     const pair = [this.content?.uri, this.style?.uri];
-    return this.cards.find((card) => card.kind === "make" && pair.every((uri) => card.parents.includes(uri)))
-      ?? this.cards.find((card) => card.kind === "make" && card.content === this.content?.concept && card.style === this.style?.concept);
+    const made = this.ofPair.filter((card) => card.kind === "make" && card.content === this.content?.concept && card.style === this.style?.concept);
+    return made.find((card) => pair.every((uri) => card.parents.includes(uri))) ?? made[0];
   }
 
   updateWays() {

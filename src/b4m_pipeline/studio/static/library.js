@@ -1,6 +1,6 @@
 // Pictures of all adapters in the registry.
 
-import { cardPicture, get, part, poll, post } from "./api.js";
+import { cardPicture, cards, get, part, poll, post } from "./api.js";
 import { badge, busy, dialog, field, fill, h, say } from "./dom.js";
 
 const KINDS = { content: "Content", style: "Style", make: "Made", joined: "Joined", merged: "Merged" };
@@ -10,55 +10,57 @@ export class Library {
     this.settings = settings;
     this.compose = compose;
     this.train = train;
-    this.cards = [];
-    this.chosen = [];
-    this.words = h("input", { type: "search", placeholder: "name, base, licence, alias", oninput: () => this.draw() });
-    this.kind = h("select", { onchange: () => this.draw() }, h("option", { value: "" }, "all kinds"),
+    Object.assign(this, { cards: [], chosen: [], after: null, asks: 0, frames: new Set() });
+    const again = () => this.load().catch((error) => say(error.message, true));
+    const soon = () => { clearTimeout(this.timer); this.timer = setTimeout(again, 250); };
+    this.words = h("input", { type: "search", placeholder: "name, base, licence, alias", maxlength: 200, oninput: soon });
+    this.kind = h("select", { onchange: again }, h("option", { value: "" }, "all kinds"),
       Object.entries(KINDS).map(([value, text]) => h("option", { value }, text)));
-    this.frame = h("select", { onchange: () => this.draw() });
-    this.older = h("input", { type: "checkbox", id: "older", onchange: () => this.draw() });
+    this.known = h("datalist", { id: "known-frames" });
+    this.frame = h("input", { type: "search", placeholder: "its beginning", maxlength: 64, list: "known-frames", oninput: soon });
+    this.older = h("input", { type: "checkbox", id: "older", onchange: again });
     this.compare = h("button", { disabled: true, onclick: () => busy(this.compare, () => this.difference()) }, "Compare two");
     this.count = h("p", { class: "count", role: "status" });
     this.list = h("ul", { class: "cards" });
-    root.append(h("div", { class: "bar" }, field("Filter", this.words), field("Kind", this.kind), field("Frame", this.frame),
+    this.more = h("button", { hidden: true, onclick: () => busy(this.more, () => this.load(true)) }, "Show more");
+    root.append(h("div", { class: "bar" }, field("Filter", this.words), field("Kind", this.kind), field("Frame", this.frame), this.known,
       h("div", { class: "field check" }, this.older, h("label", { for: "older" }, "older versions, too")), this.compare,
-      h("button", { class: "quiet", onclick: (event) => busy(event.target, () => this.load()) }, "Reload")), this.count, this.list);
+      h("button", { class: "quiet", onclick: (event) => busy(event.target, () => this.load()) }, "Reload")), this.count, this.list,
+    h("div", { class: "actions" }, this.more));
   }
 
   shown() { this.load().catch((error) => say(error.message, true)); }
 
-  async load() {
-    this.cards = await get("/api/cards");
-    const frames = [...new Set(this.cards.filter((card) => card.frame !== "none").map((card) => card.frame))];
-    const before = this.frame.value;
-    fill(this.frame, h("option", { value: "" }, "all frames"), frames.map((frame) => h("option", { value: frame }, frame.slice(0, 8))));
-    this.frame.value = frames.includes(before) ? before : "";
-    this.draw();
+  // The first page of what the filters say, or the next one.
+  async load(further = false) {
+    const ask = ++this.asks;
+    const told = await cards({ words: this.words.value, kind: this.kind.value, frame: this.frame.value, older: this.older.checked, after: further ? this.after : "" });
+    if (ask !== this.asks) return; // the filters have changed meanwhile
+    const known = new Set(further ? this.cards.map((card) => card.uri) : []);
+    const fresh = told.cards.filter((card) => !known.has(card.uri)); // a registration moves what follows
+    this.cards = further ? [...this.cards, ...fresh] : told.cards;
+    this.after = told.after;
+    for (const card of fresh) if (card.frame !== "none") this.frames.add(card.frame);
+    fill(this.known, [...this.frames].map((frame) => h("option", { value: frame })));
+    this.draw(further ? fresh : null);
   }
 
-  found() {
-    const words = this.words.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const newest = new Map();
-    for (const card of this.cards) newest.set(card.name, Math.max(newest.get(card.name) ?? 0, Number(card.version)));
-    return this.cards.filter((card) => {
-      const text = `${card.name} ${card.concept} ${card.base} ${card.licences} ${card.aliases.join(" ")}`.toLowerCase();
-      const current = Number(card.version) === newest.get(card.name) || card.aliases.length > 0;
-      return words.every((word) => text.includes(word)) && (!this.kind.value || card.kind === this.kind.value)
-        && (!this.frame.value || card.frame === this.frame.value) && (this.older.checked || current);
-    });
-  }
-
-  draw() {
-    const found = this.found();
+  // fresh: cards to be added to those that are there.
+  draw(fresh = null) {
     this.chosen = this.chosen.filter((uri) => this.cards.some((card) => card.uri === uri));
     this.choose();
-    this.count.textContent = this.cards.length ? `${found.length} of ${this.cards.length} versions` : "";
-    if (!this.cards.length) {
+    this.more.hidden = !this.after;
+    this.count.textContent = this.cards.length ? `${this.cards.length} versions${this.after ? ", and more" : ""}` : "";
+    if (fresh) {
+      this.list.append(...fresh.map((card) => this.card(card)));
+    } else if (this.cards.length) {
+      fill(this.list, this.cards.map((card) => this.card(card)));
+    } else if (this.words.value || this.kind.value || this.frame.value) {
+      fill(this.list, h("li", { class: "empty" }, "No adapter is like that. Change the filter."));
+    } else {
       fill(this.list, h("li", { class: "empty" }, h("p", {}, "The registry has no adapters yet. Train a content and a style: the three that a run registers appear here."),
         h("button", { class: "main", onclick: this.train }, "Train")));
-      return;
     }
-    fill(this.list, found.length ? found.map((card) => this.card(card)) : h("li", { class: "empty" }, "No adapter is like that. Change the filter."));
   }
 
   card(card) {
