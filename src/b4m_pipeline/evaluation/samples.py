@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from PIL import Image
-from tqdm import tqdm
 
 from b4m_pipeline.common.devices import pick_device
+from b4m_pipeline.common.progress import Progress
 from b4m_pipeline.common.words import file_words
 from b4m_pipeline.diffusion.families import load_family
 from b4m_pipeline.diffusion.params import BaseModelParams
@@ -59,7 +59,7 @@ def draw_samples(
     """
     pipeline = load_family(base_model).load_pipeline(pick_device(params.device))
     images = {}
-    with tqdm(total=len(requests), desc="drawing", mininterval=1.0) as bar:
+    with Progress("drawing", len(requests), cost=params.steps) as bar:
         for system, adapter in adapters.items():
             pipeline.unload_lora_weights()
             if adapter is not None:

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from tqdm import tqdm
 
 from b4m_pipeline.common.devices import resolve_precision
+from b4m_pipeline.common.progress import Progress
 from b4m_pipeline.common.seeding import torch_generator
 from b4m_pipeline.training.checkpoint_files import checkpoint_files, other_checkpoints
 from b4m_pipeline.training.checkpoints import load_checkpoint, save_checkpoint
@@ -287,24 +287,23 @@ def fit(
     for step, entry in enumerate(trainer.history):
         if log:
             log(entry, step)
-    bar = tqdm(total=params.steps, initial=trainer.step, desc=description, mininterval=1.0)
-    while trainer.step < params.steps and not trainer.stopped:
-        entry = trainer.train_step(precondition)
-        if validate and trainer.step % params.validation.every == 0:
-            entry[VALIDATION] = trainer.validate(validate)
-        if draw and params.samples.every and trainer.step % params.samples.every == 0:
-            with trainer.averaged(), trainer.accelerator.autocast(), torch.no_grad():
-                draw(trainer.step)
-        if snapshots and trainer.step in snapshots:
-            trainer.keep_snapshot()
-        trainer.history.append(entry)
-        if log:
-            log(entry, trainer.step - 1)
-        bar.update()
-        bar.set_postfix({k.removeprefix("loss_"): f"{v:.4f}" for k, v in entry.items() if k.startswith("loss_")})
-        if checkpoint and trainer.step % params.checkpoint_every == 0 and trainer.step < params.steps and not trainer.stopped:
-            trainer.save(checkpoint)
-    bar.close()
+    with Progress(description, params.steps, trainer.step) as bar:
+        while trainer.step < params.steps and not trainer.stopped:
+            entry = trainer.train_step(precondition)
+            if validate and trainer.step % params.validation.every == 0:
+                entry[VALIDATION] = trainer.validate(validate)
+            if draw and params.samples.every and trainer.step % params.samples.every == 0:
+                with trainer.averaged(), trainer.accelerator.autocast(), torch.no_grad():
+                    draw(trainer.step)
+            if snapshots and trainer.step in snapshots:
+                trainer.keep_snapshot()
+            trainer.history.append(entry)
+            if log:
+                log(entry, trainer.step - 1)
+            bar.update(**{key.removeprefix("loss_"): value for key, value in entry.items() if key.startswith("loss_")})
+            over = trainer.stopped or trainer.step == params.steps
+            if checkpoint and trainer.step % params.checkpoint_every == 0 and not over:
+                trainer.save(checkpoint)
     if checkpoint:
         trainer.save(checkpoint)
         checkpoint.replace(done)
