@@ -3,7 +3,6 @@ errors, and warnings that are not named here, come through."""
 
 import logging
 import os
-import warnings
 
 _DEFAULTS = {
     # These three set their own loggers up when they are imported, so conf/logging.yml does not reach them.
@@ -11,38 +10,38 @@ _DEFAULTS = {
     "DIFFUSERS_VERBOSITY": "error",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
-_MEANINGLESS = (
-    ".*register_new_resolver",  # of Kedro's own
-    r".*type hint is inferred as AnyType",  # of MLflow's and kedro-mlflow's own models
-    ".*Add type hints to the `predict` method",
-)
-
-
-_DROPPED = {"bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward"}
-"""Logger -> how its warning begins: of a kernel that is quicker on some CPUs."""
+_DROPPED = {
+    "py.warnings": (
+        "register_new_resolver",  # of Kedro's own
+        "type hint is inferred as AnyType",  # of MLflow's and kedro-mlflow's own models
+        "Add type hints to the `predict` method",
+    ),
+    "bitsandbytes.backends.cpu.ops": ("Failed to load CPU gemm_4bit_forward",),  # quicker on some CPUs
+}
+"""Logger -> parts of its warnings that are left out."""
 
 
 class Dropped(logging.Filter):
-    """Of a logger: drops a warning that begins with these words."""
+    """Of a logger: drops warnings that have one of these parts."""
 
-    def __init__(self, beginning: str):
+    def __init__(self, *parts: str):
         super().__init__()
-        self._beginning = beginning
+        self._parts = parts
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno > logging.WARNING or not record.getMessage().startswith(self._beginning)
+        return record.levelno > logging.WARNING or not any(part in record.getMessage() for part in self._parts)
 
 
 def hush() -> None:
-    """Before the libraries are imported: settings that a user's environment does not name, and warnings at their import."""
+    """Before the libraries are imported: settings that a user's environment does not name, and what is left out. Python's
+    warnings go through the log: MLflow sets filters of its own for them."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
-    for message in _MEANINGLESS:
-        warnings.filterwarnings("ignore", message=message, category=UserWarning)
-    for name, beginning in _DROPPED.items():
+    logging.captureWarnings(True)
+    for name, parts in _DROPPED.items():
         own = logging.getLogger(name)
         if not any(isinstance(each, Dropped) for each in own.filters):
-            own.addFilter(Dropped(beginning))
+            own.addFilter(Dropped(*parts))
 
 
 def hush_bars() -> None:

@@ -52,7 +52,7 @@ def add_drawn_looks(
     ]
     if missing := [look for look in looks if not look.file.exists()]:
         _draw(missing, own, base_model)
-    logger.info("Looks by the base model: %d in %s, %d of them drawn now", len(looks), own.folder, len(missing))
+        logger.info("Looks by the base model: %d in %s, %d of them drawn now", len(looks), own.folder, len(missing))
     further = {}
     for look in looks:
         further[look.row["picture"].item()] = drawn = _read(look)

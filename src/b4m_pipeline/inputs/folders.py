@@ -205,7 +205,7 @@ def _check_folder(folder: Folder, resolution: int, params: IngestionParams) -> t
         })  # fmt: skip
     _require_some(folder, listing, rows, quarantine)
     _mark_near_duplicates(rows, params.near_duplicate_bits)
-    logger.info(
+    logger.debug(
         "%s: %d pictures from %s, %d files left out, %d of other programs",
         *(folder, len(rows), folder.path, len(quarantine), listing.others),
     )

@@ -22,7 +22,7 @@ def runs_page(base: str, experiment: str) -> str:
 
 
 def models_page(base: str) -> str:
-    return f"{base}/#/models"
+    return f"{base}/#/models?workflowType=machine_learning"
 
 
 def base_of(uri: str, ui: Any) -> tuple[str, bool]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from b4m_pipeline.method.adapter import example_prompt
 from b4m_pipeline.registry.adapters import NAME_OF_KIND
 
 if TYPE_CHECKING:
@@ -124,11 +125,11 @@ def table(entries: list[Entry]) -> "Table":
     from rich.table import Table
 
     drawn = Table(box=None, pad_edge=False)
-    for heading in ("name", "version", "aliases", "kind", "concept", "frame", "base", "created"):
+    for heading in ("name", "version", "aliases", "kind", "concept", "frame", "base", "created", "prompt"):
         drawn.add_column(heading, overflow="fold", justify="right" if heading == "version" else "left")
     for entry in entries:
         row = (entry.name, entry.version, ", ".join(entry.aliases), entry.kind, entry.concept, entry.frame[:8], entry.base)
-        drawn.add_row(*row, entry.created)
+        drawn.add_row(*row, entry.created, example_prompt(entry.about) or "")
     return drawn
 
 
