@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import mlflow
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
@@ -22,6 +21,7 @@ from kedro.pipeline.node import Node
 
 from b4m_pipeline import run_words
 from b4m_pipeline.common.progress import duration
+from b4m_pipeline.inputs.training_set import TrainingSet
 from b4m_pipeline.registry import addresses, runs, tracking
 
 logger = logging.getLogger(__name__)
@@ -59,9 +59,18 @@ class RunLogHook:
         self._context = context
 
     @hook_impl
-    def before_pipeline_run(self, pipeline: Pipeline) -> None:
-        self._parameters, self._run_id = self._context.params, runs.current_run()
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline) -> None:
+        """Plan the stages, and name MLflow's run by what it is about, unless mlflow.yml or whoever began it has named it."""
+        self._parameters, self._run_id, self._inputs_logged = self._context.params, runs.current_run(), False
         os.environ[_PLAN] = json.dumps(plan_of(pipeline, dict(pipelines), self._parameters))
+        names = run_params.get("pipeline_names") or ["__default__"]
+        if self._run_id:
+            about = run_words.subject(names, pipeline.inputs(), self._parameters)
+            tracking.rename_run(self._run_id, "+".join(names), about)
+
+    @hook_impl
+    def after_dataset_loaded(self, dataset_name: str, data: Any) -> None:
+        self._log_inputs(dataset_name, data)
 
     @hook_impl
     def before_node_run(self, node: Node) -> None:
@@ -79,12 +88,20 @@ class RunLogHook:
             self._end(node)
 
     @hook_impl(trylast=True)
-    def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
+    def after_dataset_saved(self, dataset_name: str, data: Any, node: Node) -> None:
         """An adapter's version is known when it is saved."""
+        self._log_inputs(dataset_name, data)
         left = self._unsaved.get(node.name, set())
         left.discard(dataset_name)
         if not left and node.name in self._results:
             self._end(node)
+
+    def _log_inputs(self, dataset_name: str, data: Any) -> None:
+        """Name the pictures as the run's datasets, once."""
+        if dataset_name in ("manifest", "training_set") and getattr(self, "_run_id", None) and not self._inputs_logged:
+            self._inputs_logged = True
+            table = data.table if isinstance(data, TrainingSet) else data
+            tracking.log_inputs(self._run_id, table, run_words.folders(self._parameters))
 
     def _end(self, node: Node) -> None:
         catalog, outputs = self._results.pop(node.name)
@@ -103,7 +120,7 @@ class RunLogHook:
         os.environ.pop(_PLAN, None)
         lines = run_words.ending(names, catalog, self._context.env) if names else []
         if self._run_id and names:
-            lines += addresses.lines(self._run_id, *addresses.base_of(mlflow.get_tracking_uri(), self._context.mlflow.ui))
+            lines += addresses.lines(self._run_id, self._context.mlflow.ui.host, self._context.mlflow.ui.port)
         for line in lines:
             logger.info("%s", line)
 

@@ -26,6 +26,32 @@ _PER_STEP = ("batch_size", "counterpart_batch_size", "gradient_accumulation", "o
 """What a break's step costs follows from these, and from whether it preserves."""
 
 
+def subject(names: list[str], inputs: set[str], parameters: dict[str, Any]) -> str:
+    """A run's name: its pipelines, and the concepts or adapters that it is about. inputs: the pipelines'."""
+    said = "+".join("break_make" if name == "__default__" else name for name in names)
+    if names in (["library"], ["benchmark"]):
+        return said
+    if names == ["generate"]:
+        return f"{said} {_short(parameters['generate'].adapter or 'base model')}"
+    if names == ["compose"]:
+        return f"{said} {_short(parameters['compose'].content)} {_short(parameters['compose'].style)}"
+    concepts = [parameters[kind].name for kind in ("content", "style") if f"params:{kind}" in inputs and kind in parameters]
+    return " ".join([said, "-".join(concepts)]) if concepts else said
+
+
+def _short(source: str) -> str:
+    """Of an adapter: the registered name with version or alias, or the last part of a path."""
+    return source.removeprefix("models:/") if source.startswith("models:/") else Path(source).name
+
+
+def folders(parameters: dict[str, Any]) -> dict[str, str]:
+    """Where a run's pictures lie, by concept."""
+    concepts = [parameters[kind] for kind in ("content", "style") if kind in parameters]
+    if counterparts := parameters.get("counterparts"):
+        concepts += [*counterparts.contents, *counterparts.styles]
+    return {concept.name: concept.path for concept in concepts}
+
+
 def doing(stage: str, parameters: dict[str, Any]) -> str:
     """What a stage is about to do. parameters: with typed models in place."""
     p = parameters
@@ -44,9 +70,7 @@ def doing(stage: str, parameters: dict[str, Any]) -> str:
         case "compose":
             return f"{p['compose'].content} and {p['compose'].style} by {', '.join(p['compose'].methods)}"
         case "generate":
-            return (
-                f"{p['generate'].images_per_prompt} images of each prompt by {p['generate'].adapter or 'the base model alone'}"
-            )
+            return f"{p['generate'].images_per_prompt} images a prompt by {p['generate'].adapter or 'the base model alone'}"
         case "library":
             return f"every content and style of {p['library'].table}"
         case "benchmark":

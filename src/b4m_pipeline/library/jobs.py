@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
+from b4m_pipeline.common.progress import duration
 from b4m_pipeline.common.words import fill_prompt, words_of
 from b4m_pipeline.evaluation.evaluate import find_truth
 from b4m_pipeline.evaluation.samples import SampleRequest, draw_samples
@@ -29,10 +30,20 @@ from b4m_pipeline.method.adapter import RECIPE_KEY, URI_KEY
 from b4m_pipeline.method.combine import join_halves
 from b4m_pipeline.method.files import save_adapter
 from b4m_pipeline.registry.adapters import alias_of, fetch_adapter, find_joined, keep_registered, register_adapter
-from b4m_pipeline.registry.tracking import log_metrics, log_picture
+from b4m_pipeline.registry.tracking import log_inputs, log_metrics, log_picture
 from b4m_pipeline.training.stages import BreakStage
 
 logger = logging.getLogger(__name__)
+
+
+def train_numbered(job: tuple[int, int, Entry], settings: Settings) -> Trained:
+    """`train_entry`, with a line before and after it. job: which of how many, and the entry."""
+    place, number, entry = job
+    logger.info("Half %d of %d: %s", place, number, entry.name)
+    trained = train_entry(entry, settings)
+    if trained.uri:
+        logger.info("Half %d of %d done in %s: %s", place, number, duration(trained.seconds), trained.uri)
+    return trained
 
 
 def train_entry(entry: Entry, settings: Settings) -> Trained:
@@ -49,6 +60,8 @@ def train_entry(entry: Entry, settings: Settings) -> Trained:
 
 
 def _train(entry: Entry, settings: Settings) -> str:
+    import mlflow
+
     other: Kind = "style" if entry.kind == "content" else "content"
     own = Path(entry.concept.path).expanduser().resolve()
     partners = CounterpartParams(
@@ -65,6 +78,8 @@ def _train(entry: Entry, settings: Settings) -> str:
     if params.preservation_weight:
         words, counterparts = settings.preservation, settings.counterparts
         others = preserved_prompts(words, tokens["content"], tokens["style"], counterparts, settings.seed)
+    if settings.tracking and (run := mlflow.active_run()):
+        log_inputs(run.info.run_id, prepared.manifest, {part.name: str(part.path) for part in folders})
     cache = settings.encoding_cache
     training_set = encode_training_set(prepared.manifest, prepared.pictures, settings.base_model, others, cache)
     about = (training_set, settings.base_model, settings.frame, entry.concept, params, settings.seed)

@@ -196,6 +196,16 @@ def _address(run_id: str, path: str) -> str:
     return f"get-artifact?path={quote(path, safe='')}&run_uuid={run_id}"
 
 
+def rename_run(run_id: str, before: str, now: str) -> None:
+    """Give a run another name, if it has the name `before`."""
+    from mlflow import MlflowClient
+
+    with _going_on("The run's name"):
+        client = MlflowClient()
+        if client.get_run(run_id).info.run_name == before:
+            client.update_run(run_id, name=now)
+
+
 def log_inputs(run_id: str, manifest: pd.DataFrame, folders: dict[str, str]) -> None:
     """Name the pictures of a manifest as a run's datasets, one for each role and concept. folders: by concept, as far as known.
     The digest is of the pictures' files."""
