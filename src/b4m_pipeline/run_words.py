@@ -88,8 +88,8 @@ def seconds(stage: str, parameters: dict[str, Any]) -> float | None:
         costs = [_step_of(parameters[name]) for name in (stage, other)]
         return estimate(other.replace("_", " "), own.steps) if costs[0] == costs[1] else None
     if stage == "evaluation" and own is not None:
-        drawn = own.samples * (3 + 2 * len(own.prompts))  # base, both halves alone, joined and made
-        return estimate("drawing", drawn, own.steps)
+        drawn = own.samples * (5 + 2 * len(own.prompts))  # what is known twice, base, both halves alone; joined and made
+        return estimate("drawing", drawn + 5, own.steps)  # and nine in half the steps, for the strengths
     return None
 
 
@@ -133,12 +133,12 @@ def _pictures(outputs: dict[str, Any], catalog: DataCatalog) -> str:
 
 
 def _kept(adapter: Adapter) -> list[str]:
-    """Which of make's steps was kept, and why."""
-    if KEPT_STEP not in adapter.metadata:
+    """Which of make's steps was kept, and by what figures; nothing if the halves are kept as they were joined."""
+    if adapter.metadata.get(KEPT_STEP, "0") == "0":  # a warning has said so
         return []
     step, figures = adapter.metadata[KEPT_STEP], json.loads(adapter.metadata[KEPT_FIGURES])
     said = "; ".join(f"{'halves joined' if at == '0' else f'step {at}'} {own['kept']:.2f}" for at, own in figures.items())
-    return [f"{'the halves are kept as they were joined' if step == '0' else f'step {step} is kept'} (kept: {said})"]
+    return [f"step {step} keeps most ({said})"]
 
 
 def _version(catalog: DataCatalog, dataset: str) -> list[str]:

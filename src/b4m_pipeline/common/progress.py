@@ -51,7 +51,7 @@ class Progress:
                     )
         return self
 
-    def update(self, steps: int = 1, **figures: float) -> None:
+    def update(self, steps: int = 1, figures: dict[str, float] | None = None) -> None:
         """So many steps more; figures: shown beside the bar."""
         self.done += steps
         if bar := self._bar:

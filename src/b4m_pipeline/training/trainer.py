@@ -300,7 +300,7 @@ def fit(
             trainer.history.append(entry)
             if log:
                 log(entry, trainer.step - 1)
-            bar.update(**{key.removeprefix("loss_"): value for key, value in entry.items() if key.startswith("loss_")})
+            bar.update(1, {key.removeprefix("loss_"): value for key, value in entry.items() if key.startswith("loss_")})
             over = trainer.stopped or trainer.step == params.steps
             if checkpoint and trainer.step % params.checkpoint_every == 0 and not over:
                 trainer.save(checkpoint)
