@@ -83,10 +83,10 @@ def seconds(stage: str, parameters: dict[str, Any]) -> float | None:
     """How long a stage will take by what was measured in this process: a break by the other one, if its steps are alike, and
     an evaluation by the drawings before it. None where nothing was."""
     own = parameters.get(stage)
-    if stage in ("content_break", "style_break") and own is not None:
+    if stage in ("content_break", "style_break"):
         other = "style_break" if stage == "content_break" else "content_break"
-        costs = [_step_of(parameters[name]) for name in (stage, other)]
-        return estimate(other.replace("_", " "), own.steps) if costs[0] == costs[1] else None
+        left = estimate(other.replace("_", " "), own.steps) if own else None
+        return left if left and _step_of(own) == _step_of(parameters[other]) else None
     if stage == "evaluation" and own is not None:
         drawn = own.samples * (5 + 2 * len(own.prompts))  # what is known twice, base, both halves alone; joined and made
         return estimate("drawing", drawn + 5, own.steps)  # and nine in half the steps, for the strengths

@@ -50,7 +50,6 @@ def test_errors_come_through_and_so_do_other_warnings_of_the_same_logger(own_fil
 
 def test_bars_of_parts_are_left_out_and_downloads_keep_one(monkeypatch) -> None:
     import diffusers.utils.logging
-    import huggingface_hub.utils
     import transformers.utils.logging
 
     bars = sys.modules["huggingface_hub.utils.tqdm"]
