@@ -6,6 +6,7 @@ import contextlib
 import copy
 import importlib.util
 import logging
+import shlex
 import signal
 import sys
 import threading
@@ -21,6 +22,7 @@ from kedro.framework.context import KedroContext
 from kedro.framework.session import KedroSession
 from kedro.io import DatasetError
 from kedro.validation.exceptions import ParameterValidationError
+from kedro_mlflow.framework.cli.cli import KedroClickGroup
 
 from b4m_pipeline.context import read_params
 
@@ -33,6 +35,16 @@ OUT_OF_MEMORY = (
     "lower its batch_size (gradient_accumulation makes up for it), base_model.resolution or frame.rank; while pictures are "
     "drawn, evaluation.batch_size."
 )
+
+
+GO_ON = "Stopped. The same command goes on: what is finished is kept, a training continues from its last checkpoint."
+
+
+def _given_command() -> str:
+    """What was typed, as far as a process knows it."""
+    program = Path(sys.argv[0]).stem
+    begun = ["kedro"] if program in ("kedro", "__main__") else [program]
+    return shlex.join([*begun, *sys.argv[1:]])
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -96,6 +108,10 @@ class OneLineErrors(click.Command):
         try:
             with ended_as_killed():
                 return super().invoke(ctx)
+        except KeyboardInterrupt:
+            if ctx.command.name == "run":
+                click.echo(f"\n{GO_ON}\n  {_given_command()}", err=True)
+            raise
         except click.ClickException:
             raise
         except Exception as error:
@@ -308,5 +324,26 @@ def studio(context: KedroContext, port: int, allow: tuple[Path, ...], browser: b
     page.serve(Studio.of(places, parameters, context.env, context.catalog.load, explain), listener, click.echo, browser)
 
 
-commands = (run, register, export, promote, roll_back, adapters, memory, serve, studio)
+@click.command(cls=OneLineErrors)
+@click.option("--host", default=None, help="Address to listen at.  [default: that of mlflow.yml]")
+@click.option("--port", default=None, help="[default: that of mlflow.yml]")
+@in_project
+def ui(context: KedroContext, host: str | None, port: str | None) -> None:
+    """Serve MLflow's page, and say where on it this project's runs and models are."""
+    from b4m_pipeline.registry.addresses import serve_page
+
+    settings, experiment = context.mlflow.ui, context.mlflow.tracking.experiment._experiment.experiment_id
+    serve_page(host or settings.host, port or settings.port, experiment, click.echo)
+
+
+class MlflowCommands(KedroClickGroup):
+    """kedro-mlflow's commands, with `ui` in place of its own."""
+
+    def reset_commands(self) -> None:
+        super().reset_commands()
+        self.commands["ui"] = ui
+
+
+mlflow_commands = MlflowCommands(name="mlflow", help="MLflow's page, and further commands of kedro-mlflow.")
+commands = (run, register, export, promote, roll_back, adapters, memory, serve, studio, mlflow_commands)
 cli = click.Group(name="b4m_pipeline", commands={command.name: command for command in commands})

@@ -1,22 +1,17 @@
 """Kedro's settings of this project."""
 
-import os
-import warnings
-
 from omegaconf.resolvers import oc
 
-from b4m_pipeline.context import ConfigLoader, ProjectContext
-from b4m_pipeline.hooks import PrerequisitesHook, ProjectHook, TrackingHook
+from b4m_pipeline.common.quiet import hush
 
-# These two set their own loggers up when they are imported, so conf/logging.yml does not reach them.
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+hush()  # before MLflow and Kedro's plugins are imported
 
-# Kedro's own, of no use to who runs it.
-warnings.filterwarnings("ignore", message=".*register_new_resolver", category=UserWarning)
+from b4m_pipeline.context import ConfigLoader, ProjectContext  # noqa: E402
+from b4m_pipeline.hooks import PrerequisitesHook, ProjectHook, TrackingHook  # noqa: E402
+from b4m_pipeline.run_log import RunLogHook  # noqa: E402
 
 _project = ProjectHook()
-HOOKS = (TrackingHook(_project), PrerequisitesHook(), _project)  # the last one is called first
+HOOKS = (RunLogHook(), TrackingHook(_project), PrerequisitesHook(), _project)  # the last one is called first
 
 # TrackingHook takes the place of kedro-mlflow's own. Telemetry is off here for the installed package; in the project's
 # folder the file .telemetry says so to the command line, too.

@@ -124,7 +124,7 @@ def test_on_ray_with_a_worker_killed_nothing_is_lost_or_done_twice(shelf, tiny_b
                         named = (entry / "cmdline").read_bytes()
                     except OSError:
                         continue
-                    if named.startswith(b"ray::train_entry"):
+                    if named.startswith(b"ray::train_numbered"):
                         os.kill(int(entry.name), signal.SIGKILL)
                         return
 

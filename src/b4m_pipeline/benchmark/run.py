@@ -144,13 +144,14 @@ def run_pair(
 ) -> list[Result]:
     """All methods on one pair, each with its seeds. A method that fails is recorded with its error and the others go on.
     report: called with each result, those from an earlier run included."""
-    results = []
-    for method, offset in [(name, each) for name in params.methods for each in params.seeds_of(name)]:
+    results: list[Result] = []
+    tried = [(name, each) for name in params.methods for each in params.seeds_of(name)]
+    for place, (method, offset) in enumerate(tried, start=1):
         own = replace(task, seed=task.seed + offset)
         folder = Path(params.folder) / task.name / slug(method) / str(own.seed)
         fingerprint = fingerprint_of(own, method, evaluation, references)
         result = load_result(folder, fingerprint)
-        said = f"{task.name}, {method}, seed {own.seed}"
+        said = f"{task.name}, {place} of {len(tried)}: {method}, seed {own.seed}"
         if result:
             logger.info("%s: done before", said)
         else:

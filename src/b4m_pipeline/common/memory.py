@@ -67,8 +67,8 @@ def reported_peak(stage: str, device: str, log: Callable[[dict[str, float], int]
     yield
     peak = peak_gib(device)
     if device == "cpu":
-        logger.info("%s done; this process has held at most %.2f GiB of memory so far", stage, peak)
+        logger.debug("%s done; this process has held at most %.2f GiB of memory so far", stage, peak)
         log({"process_peak_memory_gib": peak}, 0)
     else:
-        logger.info("%s: at most %.2f GiB of GPU memory", stage, peak)
+        logger.debug("%s: at most %.2f GiB of GPU memory", stage, peak)
         log({"peak_memory_gib": peak}, 0)

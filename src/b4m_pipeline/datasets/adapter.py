@@ -35,7 +35,7 @@ class AdapterDataset(AbstractDataset):
         from b4m_pipeline.method.files import save_adapter
 
         save_adapter(data, self._folder)
-        logger.info("%s (%s) is in %s", data.metadata["name"], data.metadata["kind"], self._folder)
+        logger.debug("%s (%s) is in %s", data.metadata["name"], data.metadata["kind"], self._folder)
 
     def load(self) -> Adapter:
         from b4m_pipeline.method.files import load_adapter

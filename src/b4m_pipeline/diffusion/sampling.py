@@ -14,9 +14,9 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydantic import BaseModel
-from tqdm import tqdm
 
 from b4m_pipeline.common.devices import pick_device
+from b4m_pipeline.common.progress import progress
 from b4m_pipeline.common.words import file_words
 from b4m_pipeline.diffusion.families import Family, base_model_id, denoiser_of, family_of, load_family
 from b4m_pipeline.diffusion.held import held, skipping
@@ -227,7 +227,7 @@ def generate(adapter: Adapter | None, base_model: BaseModelParams, params: Gener
     numbered = [(number, prompt, index) for number, prompt in enumerate(prompts) for index in range(params.images_per_prompt)]
     requests = [PromptRequest(prompt, seed + index, number) for number, prompt, index in numbered]
     about, drawn = origin(adapter, base, params), draw(pipeline, requests, **settings_of(params, base_model.resolution))
-    drawn = tqdm(drawn, desc="drawing", total=len(requests), mininterval=1.0)
+    drawn = progress(drawn, "drawing", len(requests), params.steps)
     return {request.key: describe(image, request, about) for request, image in drawn}
 
 

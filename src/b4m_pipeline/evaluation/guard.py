@@ -69,7 +69,7 @@ class MakeGuard:
         }
         figures = self._measure([*known, *given], drawn | {request.key: image for request, image in given.items()})
         for name in sets:
-            logger.info("%s: %s", name, ", ".join(f"{measure} {value:.2f}" for measure, value in figures[name].items()))
+            logger.debug("%s: %s", name, ", ".join(f"{measure} {value:.2f}" for measure, value in figures[name].items()))
         return max(sets, key=lambda name: figures[name]["content_kept"] + figures[name]["style_kept"])
 
     def _measure(self, requests: list[SampleRequest], drawn: dict[str, Image.Image]) -> dict[str, dict[str, float]]:

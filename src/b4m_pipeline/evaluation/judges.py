@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 
+from b4m_pipeline.common.progress import batches
 from b4m_pipeline.evaluation.efficientnet import PIXELS, load_efficientnet
 from b4m_pipeline.evaluation.measures import Judgement
 
@@ -34,8 +35,8 @@ class EfficientNetJudge:
     def look(self, images: Sequence[Image.Image], maps: bool = False) -> Judgement:
         """RGB pictures of any size -> their Judgement, on the CPU."""
         contents, styles, kept = [], [], []
-        for start in range(0, len(images), BATCH):
-            features = self.network.features(_pixels(images[start : start + BATCH]).to(self.device))
+        for batch in batches(len(images), BATCH, "measuring"):
+            features = self.network.features(_pixels(images[batch]).to(self.device))
             contents.append(F.normalize(_gram(features[_CONTENT_MAP]), dim=-1).cpu())
             styles.append(F.normalize(_gram(features[_STYLE_MAP]), dim=-1).cpu())
             if maps:
@@ -71,8 +72,8 @@ class ClipJudge:
     def look(self, images: Sequence[Image.Image], maps: bool = False) -> Judgement:
         """RGB pictures of any size -> their Judgement, on the CPU, without maps."""
         parts = []
-        for start in range(0, len(images), BATCH):
-            pixels = self.processor.image_processor(list(images[start : start + BATCH]), return_tensors="pt")
+        for batch in batches(len(images), BATCH, "measuring by CLIP"):
+            pixels = self.processor.image_processor(list(images[batch]), return_tensors="pt")
             parts.append(self.model.get_image_features(**pixels.to(self.device)).pooler_output.cpu())
         embedding = F.normalize(torch.cat(parts), dim=-1)
         return Judgement(embedding, embedding)

@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 
 from diffusers import DiffusionPipeline
 from PIL import Image
-from tqdm import tqdm
 
 from b4m_pipeline.common.devices import pick_device
+from b4m_pipeline.common.progress import Progress
 from b4m_pipeline.common.words import file_words
 from b4m_pipeline.diffusion.families import load_family
 from b4m_pipeline.diffusion.params import BaseModelParams
@@ -55,15 +55,14 @@ def draw_samples(
     pipeline: DiffusionPipeline | None = None,
 ) -> dict[str, Image.Image]:
     """Draw every request with its system's adapter (None: the base model alone) -> RGB images by the requests' keys. pipeline:
-    the base model's, where it is loaded already; whoever has it shows the progress.
+    the base model's, where it is loaded already.
 
     An image is what `pipeline(prompt, num_inference_steps=steps, guidance_scale=guidance_scale,
     generator=torch.Generator().manual_seed(seed))` gives, to rounding: its noise depends on its seed alone.
     """
-    lent = pipeline is not None
     pipeline = pipeline or load_family(base_model).load_pipeline(pick_device(params.device))
     images = {}
-    with tqdm(total=len(requests), desc="drawing", mininterval=1.0, disable=lent) as bar:
+    with Progress("drawing", len(requests), cost=params.steps) as bar:
         for system, adapter in adapters.items():
             pipeline.unload_lora_weights()
             if adapter is not None:

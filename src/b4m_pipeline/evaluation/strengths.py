@@ -3,9 +3,9 @@
 from itertools import product
 
 from PIL import Image
-from tqdm import tqdm
 
 from b4m_pipeline.common.devices import pick_device
+from b4m_pipeline.common.progress import progress
 from b4m_pipeline.common.sheets import Row, paint_grid
 from b4m_pipeline.common.words import fill_prompt
 from b4m_pipeline.diffusion.families import load_family
@@ -27,7 +27,7 @@ def draw_strengths(adapter: Adapter, base_model: BaseModelParams, params: Evalua
     request = ImageRequest(fill_prompt(params.prompts[0], words, about["noun"]), seed)
     pipeline = load_family(base_model).load_pipeline(pick_device(params.device))
     images = []
-    for style, content in tqdm([*product(STRENGTHS, STRENGTHS)], desc="drawing strengths", mininterval=1.0):
+    for style, content in progress(product(STRENGTHS, STRENGTHS), "drawing strengths", len(STRENGTHS) ** 2, settings["steps"]):
         pipeline.unload_lora_weights()
         put_on(pipeline, with_strengths(adapter, content, style))
         images += [image for _, image in draw(pipeline, [request], **settings)]

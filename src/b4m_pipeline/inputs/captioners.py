@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 from PIL import Image
-from tqdm import tqdm
 
+from b4m_pipeline.common.progress import batches
 from b4m_pipeline.inputs.captions import CaptioningError, fill_template, shows_style
 from b4m_pipeline.inputs.folders import Picture, load_picture
 from b4m_pipeline.inputs.params import CaptioningParams
@@ -55,8 +55,8 @@ def classify(images: Sequence[Image.Image], prompts: Sequence[str], clip, proces
             ids = processor.tokenizer(chunk, padding=True, truncation=True, return_tensors="pt").to(clip.device)
             parts.append(clip.get_text_features(**ids).pooler_output)
         text = normalize(torch.cat(parts), dim=-1)  # (P, D)
-        for start in tqdm(range(0, len(images), BATCH), desc="Tagging pictures", delay=2):
-            pixels = processor.image_processor(list(images[start : start + BATCH]), return_tensors="pt").to(clip.device)
+        for batch in batches(len(images), BATCH, "tagging pictures"):
+            pixels = processor.image_processor(list(images[batch]), return_tensors="pt").to(clip.device)
             features = normalize(clip.get_image_features(**pixels).pooler_output, dim=-1)  # (B, D)
             probability, best = (clip.logit_scale.exp() * features @ text.T).softmax(dim=-1).max(dim=-1)
             results += zip(best.tolist(), probability.tolist(), strict=True)

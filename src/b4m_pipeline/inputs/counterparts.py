@@ -43,7 +43,8 @@ def counterpart_folders(
             concepts[kind].append(ConceptParams(path=str(folder), name=name, token=given.token, noun=noun, **about))
     found = CounterpartParams(source="folders", **concepts)
     drawn = draw_folders(folders, base_model, settings)
-    logger.info("Counterparts: %d folders in %s, %d of them drawn now", len(folders), words.folder, len(drawn))
+    if drawn:
+        logger.info("Counterparts: %d folders in %s, %d of them drawn now", len(folders), words.folder, len(drawn))
     return found
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from tqdm import tqdm
 
 from b4m_pipeline.common.devices import pick_device
+from b4m_pipeline.common.progress import progress
 from b4m_pipeline.common.provenance import digest_of
 from b4m_pipeline.common.whole_files import whole_file
 from b4m_pipeline.diffusion.families import encoder_id, load_family
@@ -84,8 +84,8 @@ def draw_folders(
         if adapter is not None:
             put_on(pipeline, adapter)
         drawn = draw(pipeline, [drawing for _, drawing, _ in missing], **settings)
-        progress = tqdm(drawn, desc="Drawing pictures", total=len(missing), mininterval=1.0)
-        for (file, drawing, _), (_, image) in zip(missing, progress, strict=True):
+        shown = progress(drawn, "drawing pictures", len(missing))
+        for (file, drawing, _), (_, image) in zip(missing, shown, strict=True):
             save_drawing(image, drawing.text, file)
     for folder in wanted:
         if folder.exists():  # another run was faster

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 from PIL import Image
-from tqdm import tqdm
 
 from b4m_pipeline.common.devices import pick_device
+from b4m_pipeline.common.progress import progress
 from b4m_pipeline.common.provenance import digest_of
 from b4m_pipeline.common.seeding import derive_seed
 from b4m_pipeline.common.words import article, file_words
@@ -52,7 +52,7 @@ def add_drawn_looks(
     ]
     if missing := [look for look in looks if not look.file.exists()]:
         _draw(missing, own, base_model)
-    logger.info("Looks by the base model: %d in %s, %d of them drawn now", len(looks), own.folder, len(missing))
+        logger.info("Looks by the base model: %d in %s, %d of them drawn now", len(looks), own.folder, len(missing))
     further = {}
     for look in looks:
         further[look.row["picture"].item()] = drawn = _read(look)
@@ -94,7 +94,7 @@ def _draw(looks: list[_Look], params: DrawnLooksParams, base_model: BaseModelPar
     latents = [mean for mean, _ in family.encode_pictures(starts, device)]
     pipeline = family.load_pipeline(device)
     settings = params.model_dump(include={"steps", "guidance_scale", "strength"}) | {"batch_size": 1}
-    for look, start in zip(tqdm(looks, desc="Redrawing pictures", mininterval=1.0), latents, strict=True):
+    for look, start in zip(progress(looks, "redrawing pictures", len(looks), params.steps), latents, strict=True):
         request = ImageRequest(look.prompt, look.seed)
         _, image = next(iter(draw(pipeline, [request], **settings, size=look.size[::-1], starts=[start])))
         save_drawing(image, look.prompt, look.file)

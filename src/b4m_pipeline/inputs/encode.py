@@ -58,7 +58,7 @@ def encode_training_set(
     encoded = stack_prompts(entries)
     prompts = {key: value[place] for key, value in encoded.items()}
     other_tensors = {key: value[len(captions) :].clone() for key, value in encoded.items()} if others else {}
-    logger.info("Encoded %d pictures and %d distinct captions", len(images), len(captions))
+    logger.debug("Encoded %d pictures and %d distinct captions", len(images), len(captions))
     tensors = {"latents_mean": mean, "latents_std": deviation, **prompts} | ({} if masks is None else {"mask": masks})
     if any(image.size != (base_model.resolution,) * 2 for image in images):
         tensors["latents_size"] = sizes

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
-from tqdm import tqdm
 
+from b4m_pipeline.common.progress import progress
 from b4m_pipeline.inputs.listing import (
     ATTRIBUTION,
     Listing,
@@ -180,7 +180,7 @@ def _check_folder(folder: Folder, resolution: int, params: IngestionParams) -> t
     for path, reason in listing.unusable:
         put_aside(path, reason)
     texts = _captions(listing, targets, put_aside)
-    for path in tqdm(listing.pictures, desc=f"{folder.role} {folder.name}", delay=2, leave=False):
+    for path in progress(listing.pictures, f"reading {folder.name}", len(listing.pictures)):
         try:
             require_regular(path, targets)
             square = read_square(path, resolution, params.background, params.crop, params.max_pixels, params.buckets)
@@ -205,7 +205,7 @@ def _check_folder(folder: Folder, resolution: int, params: IngestionParams) -> t
         })  # fmt: skip
     _require_some(folder, listing, rows, quarantine)
     _mark_near_duplicates(rows, params.near_duplicate_bits)
-    logger.info(
+    logger.debug(
         "%s: %d pictures from %s, %d files left out, %d of other programs",
         *(folder, len(rows), folder.path, len(quarantine), listing.others),
     )

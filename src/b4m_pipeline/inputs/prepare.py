@@ -105,5 +105,5 @@ def caption_manifest(
         captions.append(caption_of(row.role, row.token, row.noun, text, style_token, params, source))
         sources.append(source)
     counts = pd.Series(sources).value_counts()
-    logger.info("Captions by %s", ", ".join(f"{source}: {count}" for source, count in counts.items()))
+    logger.debug("Captions by %s", ", ".join(f"{source}: {count}" for source, count in counts.items()))
     return manifest.drop(columns="sidecar").assign(caption=captions, caption_source=sources)

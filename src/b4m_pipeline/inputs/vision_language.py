@@ -13,9 +13,9 @@ from typing import Any
 
 import pandas as pd
 from PIL import Image
-from tqdm import tqdm
 
 from b4m_pipeline.common.hub import CONFIG, WEIGHTS, require_model
+from b4m_pipeline.common.progress import batches
 from b4m_pipeline.common.words import article
 from b4m_pipeline.inputs.captions import CaptioningError, shows_style
 from b4m_pipeline.inputs.folders import Picture, load_picture
@@ -82,8 +82,7 @@ def describe(images: Sequence[Image.Image], instructions: Sequence[str], caption
     model, tokenizer = captioner.model, captioner.processor.tokenizer
     texts: list[str] = []
     with torch.inference_mode():
-        for start in tqdm(range(0, len(images), _BATCH), desc="Describing pictures", delay=2):
-            batch = slice(start, start + _BATCH)
+        for batch in batches(len(images), _BATCH, "describing pictures"):
             inputs = _inputs(captioner, list(images[batch]), list(instructions[batch])).to(model.device, model.dtype)
             ids = model.generate(**inputs, max_new_tokens=_NEW_TOKENS, do_sample=False)
             if captioner.kind == "chat":

@@ -12,6 +12,7 @@ from PIL import Image
 
 from b4m_pipeline.common.config import shown
 from b4m_pipeline.common.devices import pick_device
+from b4m_pipeline.common.progress import progress
 from b4m_pipeline.common.provenance import code_version, digest_of, file_digest
 from b4m_pipeline.common.sheets import Row, paint_grid
 from b4m_pipeline.datasets.training_set import TrainingSetDataset
@@ -236,8 +237,8 @@ def draw_side_by_side(
     ways = [(method, _said(settings_of_method(method, params)), adapter) for method, adapter in made.items()]
     pipeline = load_family(base_model).load_pipeline(pick_device(generate.device))
     rows = []
-    for place, (title, note, adapter) in enumerate([*alone, *ways]):
-        logger.info("Drawing row %d of %d: %s", place + 1, 2 + len(ways), title)
+    shown = [*alone, *ways]
+    for place, (title, note, adapter) in enumerate(progress(shown, "drawing rows of the sheet", len(shown))):
         pipeline.unload_lora_weights()
         put_on(pipeline, adapter)
         drawn = draw(pipeline, asked, **settings_of(generate, base_model.resolution))

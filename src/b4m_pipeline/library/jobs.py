@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 from b4m_pipeline.common.devices import pick_device
+from b4m_pipeline.common.progress import duration, progress
 from b4m_pipeline.common.words import fill_prompt, words_of
 from b4m_pipeline.diffusion.families import load_family
 from b4m_pipeline.evaluation.evaluate import find_truth
@@ -33,13 +33,23 @@ from b4m_pipeline.method.adapter import RECIPE_KEY, URI_KEY
 from b4m_pipeline.method.combine import join_halves
 from b4m_pipeline.method.files import save_adapter
 from b4m_pipeline.registry.adapters import alias_of, fetch_adapter, find_joined, keep_registered, register_adapter
-from b4m_pipeline.registry.tracking import log_metrics, log_picture
+from b4m_pipeline.registry.tracking import log_inputs, log_metrics, log_picture
 from b4m_pipeline.training.stages import BreakStage
 
 logger = logging.getLogger(__name__)
 
 _HELD = 8  # halves, and concepts' pictures
 _SHOWN = 224  # pixels of a picture's longer side
+
+
+def train_numbered(job: tuple[int, int, Entry], settings: Settings) -> Trained:
+    """`train_entry`, with a line before and after it. job: which of how many, and the entry."""
+    place, number, entry = job
+    logger.info("Half %d of %d: %s", place, number, entry.name)
+    trained = train_entry(entry, settings)
+    if trained.uri:
+        logger.info("Half %d of %d done in %s: %s", place, number, duration(trained.seconds), trained.uri)
+    return trained
 
 
 def train_entry(entry: Entry, settings: Settings) -> Trained:
@@ -56,6 +66,8 @@ def train_entry(entry: Entry, settings: Settings) -> Trained:
 
 
 def _train(entry: Entry, settings: Settings) -> str:
+    import mlflow
+
     other: Kind = "style" if entry.kind == "content" else "content"
     own = Path(entry.concept.path).expanduser().resolve()
     partners = CounterpartParams(
@@ -72,6 +84,8 @@ def _train(entry: Entry, settings: Settings) -> str:
     if params.preservation_weight:
         words, counterparts = settings.preservation, settings.counterparts
         others = preserved_prompts(words, tokens["content"], tokens["style"], counterparts, settings.seed)
+    if settings.tracking and (run := mlflow.active_run()):
+        log_inputs(run.info.run_id, prepared.manifest, {part.name: str(part.path) for part in folders})
     cache = settings.encoding_cache
     training_set = encode_training_set(prepared.manifest, prepared.pictures, settings.base_model, others, cache)
     about = (training_set, settings.base_model, settings.frame, entry.concept, params, settings.seed)
@@ -101,7 +115,7 @@ def compose_pairs(pairs: list[tuple[Entry, str, Entry, str]], settings: Settings
         half = lru_cache(_HELD)(fetch_adapter)
         entries = {entry.name: entry for pair in pairs for entry in (pair[0], pair[2])}
         squares = lru_cache(_HELD)(lambda name: references_of(entries[name], settings))
-        for content, content_uri, style, style_uri in tqdm(pairs, desc="composing", mininterval=1.0):
+        for content, content_uri, style, style_uri in progress(pairs, "composing", len(pairs)):
             results.append(result := Composed(content.concept.name, style.concept.name))
             try:
                 joined = join_halves(half(content_uri), half(style_uri), settings.frame.content_side)

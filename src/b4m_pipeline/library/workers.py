@@ -1,9 +1,9 @@
 """Functions that are called at once, each in a process of its own.
 
 A process is one of multiprocessing's, begun anew ("spawn") on every system: torch's threads and GPUs outlive no fork. Between
-it and this one is a line (a Pipe). It carries log records, progress and, in the end, the result, so that this process alone
-writes to the terminal. When this process closes its end, or is gone, the other one ends at once: checkpoints are whole at any
-moment.
+it and this one is a line (a Pipe). It carries log records, those of progress among them, and, in the end, the result, so that
+this process alone writes to the terminal. When this process closes its end, or is gone, the other one ends at once: checkpoints
+are whole at any moment.
 """
 
 import contextlib
@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -21,10 +20,6 @@ from dataclasses import dataclass
 from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
-
-from tqdm.contrib.logging import logging_redirect_tqdm
-
-from b4m_pipeline.common.progress import Progress, ProgressBar, draw_elsewhere
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -56,12 +51,6 @@ class Workers(Generic[Result]):
         self._names: dict[Connection, str] = {}
         self._processes: dict[str, Any] = {}
         self._futures: dict[str, Future[Result]] = {name: Future() for name in functions}
-        self._bars: dict[str, ProgressBar] = {}
-        self._left = contextlib.ExitStack()
-        if any(
-            isinstance(own, logging.StreamHandler) and own.stream in (sys.stdout, sys.stderr) for own in logging.root.handlers
-        ):
-            self._left.enter_context(logging_redirect_tqdm(tqdm_class=ProgressBar))
         try:
             for (name, function), gpu in zip(functions.items(), gpus, strict=True):
                 ours, theirs = context.Pipe()
@@ -98,25 +87,10 @@ class Workers(Generic[Result]):
             case logging.LogRecord():
                 if (own := logging.getLogger(said.name)).isEnabledFor(said.levelno):
                     own.handle(said)
-            case Progress():
-                self._draw(name, said)
             case "result", bytes(pickled):
-                self._end_bar(name)
                 self._futures[name].set_result(pickle.loads(pickled))
             case "error", error:
-                self._end_bar(name)
                 self._futures[name].set_exception(error)
-
-    def _draw(self, name: str, progress: Progress) -> None:
-        if name not in self._bars:
-            place = list(self._futures).index(name) if sys.stderr.isatty() else 0  # a file has no lines to go back to
-            about = {"desc": progress.description, "total": progress.total, "initial": progress.done}
-            self._bars[name] = ProgressBar(**about, position=place)
-        self._bars[name].show(progress)
-
-    def _end_bar(self, name: str) -> None:
-        if bar := self._bars.pop(name, None):
-            bar.close()
 
     def _lost(self, name: str) -> LostProcessError:
         process = self._processes[name]
@@ -136,9 +110,6 @@ class Workers(Generic[Result]):
                 process.join(_PATIENCE)
                 process.kill()
                 process.join()
-        for name in list(self._bars):
-            self._end_bar(name)
-        self._left.close()
 
 
 def _take_over() -> _Setting:
@@ -184,7 +155,6 @@ def _work(connection: Any, function: bytes, setting: _Setting, gpu: str | None) 
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     line = _Line(connection)
     logging.root.handlers = [logging.NullHandler()]
-    draw_elsewhere(line.put_nowait)
     try:
         call = pickle.loads(function)  # what libraries say when they are imported, they have said to the other process
         logging.root.handlers = [QueueHandler(line)]  # type: ignore[arg-type]

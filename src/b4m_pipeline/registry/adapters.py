@@ -15,7 +15,7 @@ from yaml import YAMLError
 from b4m_pipeline.common.config import plain_alias, plain_name, plain_path, shown
 from b4m_pipeline.common.provenance import CODE_KEY, LIBRARIES_KEY, Recipe, file_digest, flat
 from b4m_pipeline.common.whole_files import write_whole
-from b4m_pipeline.method.adapter import DIRECTIONS_KEY, URI_KEY, WEIGHTS_NAME, Adapter, AdapterError
+from b4m_pipeline.method.adapter import DIRECTIONS_KEY, URI_KEY, WEIGHTS_NAME, Adapter, AdapterError, example_prompt
 from b4m_pipeline.registry.runs import current_run, run_of_work
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # two letters or more: C:\ is
 _LONGEST = 250  # bytes of a registered name: the SQL stores take 256 characters
 
 NAME_OF_KIND = {"content": "content", "style": "style", "reconstructed": "joined", "made": "make", "merged": "merged"}
+PROMPT_TAG = "prompt"
+"""Tag of a version: a prompt that it answers to."""
 MODEL_TAG = "model_id"
 """Tag of a version: the logged model that it was made from. The registry does not always give it back."""
 UNFINISHED = "unfinished"
@@ -106,10 +108,8 @@ def register_adapter(
     AdapterError if the adapter is not whole, before anything is logged, and RegistrationError; what was begun in the registry
     is taken back then.
     """
-    import mlflow
-
     from b4m_pipeline.method.files import load_adapter
-    from b4m_pipeline.registry.model_card import model_card
+    from b4m_pipeline.registry.model_card import about_model, model_card
 
     adapter = load_adapter(folder)
     name = registered_name(adapter, prefix)
@@ -123,9 +123,11 @@ def register_adapter(
             logged = _log(adapter, weights, name, inference or {}, run_id)
             with _undone_on_error(name, logged.model_id) as client:
                 tags = _tags(adapter) | {MODEL_TAG: logged.model_id, DIGEST_KEY: file_digest(weights), UNFINISHED: alias}
-                number = mlflow.register_model(logged.model_uri, name, tags=tags).version
+                number = _new_version(client, logged, name, tags)
                 card = model_card(adapter.metadata, f"models:/{name}/{number}", inference)
                 client.update_model_version(name, number, card)
+                if not client.get_registered_model(name).description:
+                    client.update_registered_model(name, about_model(adapter.metadata))
                 client.set_registered_model_alias(name, alias, number)
                 client.delete_model_version_tag(name, number, UNFINISHED)
     except Exception as error:  # stores and artifact stores raise what their libraries raise
@@ -134,7 +136,7 @@ def register_adapter(
             f"The weights are kept in {folder}. When MLflow can be used again: kedro register {folder}"
         ) from error
     record = _record(folder, name, number, run_id)
-    logger.info("Registered %s as %s", record["uri"], alias)
+    logger.debug("Registered %s as %s", record["uri"], alias)
     return record
 
 
@@ -305,6 +307,21 @@ def _log(adapter: Adapter, weights: Path, name: str, inference: dict[str, Any], 
     )
 
 
+def _new_version(client: "MlflowClient", logged: Any, name: str, tags: dict[str, str]) -> str:
+    """Register a logged model, as mlflow.register_model does, which prints lines of its own; returns the version's number."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"):
+            raise
+    number = str(client.create_model_version(name, logged.model_uri, tags=tags, model_id=logged.model_id).version)
+    client.set_logged_model_tags(logged.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps([{"name": name, "version": number}])})
+    return number
+
+
 @contextmanager
 def _undone_on_error(name: str, model_id: str) -> "Iterator[MlflowClient]":
     """Leaves no version without alias and no name without version behind, as far as the registry still answers."""
@@ -332,4 +349,5 @@ def _undone_on_error(name: str, model_id: str) -> "Iterator[MlflowClient]":
 def _tags(adapter: Adapter) -> dict[str, str]:
     kept = {key: value for key, value in adapter.metadata.items() if key not in (*_LONG, URI_KEY) and value}
     base = json.loads(adapter.metadata["frame_config"]).get("base_model")  # which weights; the field base_model: where they lie
-    return kept | ({"base_model_id": base} if base else {})
+    prompt = example_prompt(adapter.metadata)
+    return kept | ({"base_model_id": base} if base else {}) | ({PROMPT_TAG: prompt} if prompt else {})

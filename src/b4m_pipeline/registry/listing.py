@@ -10,6 +10,7 @@ from datetime import datetime
 from itertools import islice, product
 from typing import TYPE_CHECKING, Any
 
+from b4m_pipeline.method.adapter import example_prompt
 from b4m_pipeline.registry.adapters import NAME_OF_KIND
 
 if TYPE_CHECKING:
@@ -75,7 +76,9 @@ def find_adapters(
     ways += [[_tag(key, base, part=True) for key in ("base_model_id", "base_model")] if base else [""]]
     found: dict[tuple[str, int], Any] = {}
     for way in {_and(*_of_kind(kind, frame), *way) for way in product(*ways)}:
-        own = (version for version in _search(client, way, _BY_NAME, limit) if _is_ours(version, kind, frame) and wanted(version))
+        own = (
+            version for version in _search(client, way, _BY_NAME, limit) if _is_ours(version, kind, frame) and wanted(version)
+        )
         found |= {(version.name, -int(version.version)): version for version in islice(own, limit)}
     return _entries(client, [found[key] for key in sorted(found)[:limit]])
 
@@ -120,11 +123,11 @@ def table(entries: list[Entry]) -> "Table":
     from rich.table import Table
 
     drawn = Table(box=None, pad_edge=False)
-    for heading in ("name", "version", "aliases", "kind", "concept", "frame", "base", "created"):
+    for heading in ("name", "version", "aliases", "kind", "concept", "frame", "base", "created", "prompt"):
         drawn.add_column(heading, overflow="fold", justify="right" if heading == "version" else "left")
     for entry in entries:
         row = (entry.name, entry.version, ", ".join(entry.aliases), entry.kind, entry.concept, entry.frame[:8], entry.base)
-        drawn.add_row(*row, entry.created)
+        drawn.add_row(*row, entry.created, example_prompt(entry.about) or "")
     return drawn
 
 
@@ -205,9 +208,7 @@ def _search(client: "MlflowClient", criterion: str, order: list[str], limit: int
     """Versions, asked for page by page as they are needed."""
     token = None
     while True:
-        page = client.search_model_versions(
-            criterion, max_results=min(limit or _PAGE, _PAGE), order_by=order, page_token=token
-        )
+        page = client.search_model_versions(criterion, max_results=min(limit or _PAGE, _PAGE), order_by=order, page_token=token)
         yield from page
         if not (token := page.token):
             return

@@ -12,6 +12,7 @@ from b4m_pipeline.method.adapter import BASE_DETAILS, KEPT_FIGURES, KEPT_STEP, P
 
 MAX_CHARACTERS = 5000
 EVALUATION = "## Evaluation"
+NEWEST = "## Newest evaluation"
 _DIGESTS = 8  # a role's pictures whose digests are listed; all are in the weights' file
 _SHOWN = (
     "method", "content_weight", "style_weight", "density", "np_strength", "overlap_weight",
@@ -29,11 +30,36 @@ def model_card(about: dict[str, str], uri: str, inference: dict[str, Any] | None
     return card if len(card) <= MAX_CHARACTERS else card[: MAX_CHARACTERS - 2].rstrip() + "\n…"
 
 
-def with_evaluation(card: str, metrics: dict[str, float], sheet: str | None = None) -> str:
+def about_model(about: dict[str, str]) -> str:
+    """What a registered model says about itself, whatever its version."""
+    return "\n".join([f"# {about['name']}", "", summary(about), "", f"Prompt: `{example_prompt(about) or '...'}`", ""])
+
+
+def with_pictures(description: str, version: str, kept: float | None, pictures: dict[str, str]) -> str:
+    """A registered model's description with its section on the newest evaluation written anew, and all else as it is. kept: see
+    `evaluation.measure`; pictures: addresses by what they show."""
+    told = f"Version {version}" + ("" if kept is None else f" keeps {kept:.2f} of both content and style") + "."
+    return _with_section(description, NEWEST, [told, *_images(pictures)])
+
+
+def _images(pictures: dict[str, str]) -> list[str]:
+    return [line for shown, address in pictures.items() for line in ("", f"![{shown}]({address})")]
+
+
+def _with_section(card: str, heading: str, lines: list[str]) -> str:
+    before, _, after = card.partition(heading)
+    following = re.search(r"^## ", after, re.MULTILINE)
+    parts = [before.rstrip(), "\n".join([heading, "", *lines]), after[following.start() :].rstrip() if following else ""]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def with_evaluation(
+    card: str, metrics: dict[str, float], sheet: str | None = None, pictures: dict[str, str] | None = None
+) -> str:
     """The card with its section on evaluation written anew, and all else, which people may have edited, as it is.
 
     metrics: as `evaluation.flat_metrics` names them, "evaluation.SYSTEM.KIND.MEASURE"; a row for each system and kind, a column
-    for each measure. sheet: where the contact sheet is.
+    for each measure. sheet: where the contact sheet is; pictures: addresses by what they show.
     """
     cells: dict[tuple[str, str], dict[str, float]] = {}
     for key, value in metrics.items():
@@ -41,12 +67,9 @@ def with_evaluation(card: str, metrics: dict[str, float], sheet: str | None = No
         cells.setdefault((system.replace("_", " "), kind), {})[measure] = value
     measures = list(dict.fromkeys(measure for row in cells.values() for measure in row))
     rows = [[f"{system}, {kind}", *(_figure(row.get(name)) for name in measures)] for (system, kind), row in cells.items()]
-    section = [EVALUATION, "", *_table(["system, prompt", *measures], rows)]
+    section = [*_table(["system, prompt", *measures], rows), *_images(pictures or {})]
     section += ["", f"Contact sheet: `{sheet}`"] if sheet else []
-    before, _, after = card.partition(EVALUATION)
-    following = re.search(r"^## ", after, re.MULTILINE)
-    parts = [before.rstrip(), "\n".join(section), after[following.start() :].rstrip() if following else ""]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return _with_section(card, EVALUATION, section)
 
 
 def _card(about: dict[str, str], uri: str, inference: dict[str, Any], digests: int) -> str:

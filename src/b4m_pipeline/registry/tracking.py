@@ -1,5 +1,6 @@
 """What a run keeps in MLflow while it works: loss curves, pictures, texts, figures. A store that is away stops no work."""
 
+import json
 import logging
 import math
 import re
@@ -7,15 +8,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 from PIL import Image
 
+from b4m_pipeline.common.provenance import digest_of
 from b4m_pipeline.method.adapter import URI_KEY, Adapter
-from b4m_pipeline.registry.model_card import with_evaluation
+from b4m_pipeline.registry.model_card import with_evaluation, with_pictures
 
 logger = logging.getLogger(__name__)
 
+MADE_PICTURE = "made"
+"""Of a run: what an evaluation drew first for content and style together."""
 _BATCH = 1000  # metrics that MLflow takes in one request
 
 
@@ -177,7 +182,45 @@ def describe_evaluation(metrics: dict[str, float], model_uri: str | None) -> Non
             client = mlflow.MlflowClient()
             card = client.get_model_version(name, version).description or ""
             sheet = f"runs:/{run.info.run_id}/pictures/contact_sheet.png"
-            client.update_model_version(name, version, with_evaluation(card, metrics, sheet))
+            shown = {
+                "made": _address(run.info.run_id, f"pictures/{MADE_PICTURE}.png"),
+                "contact sheet": _address(run.info.run_id, "pictures/contact_sheet.png"),
+            }
+            client.update_model_version(name, version, with_evaluation(card, metrics, sheet, shown))
+            model, kept = client.get_registered_model(name), metrics.get("evaluation.made.composition.kept")
+            client.update_registered_model(name, with_pictures(model.description or "", version, kept, shown))
+
+
+def _address(run_id: str, path: str) -> str:
+    """Of an artifact, from MLflow's page, which shows pictures from there in descriptions."""
+    return f"get-artifact?path={quote(path, safe='')}&run_uuid={run_id}"
+
+
+def rename_run(run_id: str, before: str, now: str) -> None:
+    """Give a run another name, if it has the name `before`."""
+    from mlflow import MlflowClient
+
+    with _going_on("The run's name"):
+        client = MlflowClient()
+        if client.get_run(run_id).info.run_name == before:
+            client.update_run(run_id, name=now)
+
+
+def log_inputs(run_id: str, manifest: pd.DataFrame, folders: dict[str, str]) -> None:
+    """Name the pictures of a manifest as a run's datasets, one for each role and concept. folders: by concept, as far as known.
+    The digest is of the pictures' files."""
+    from mlflow import MlflowClient
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    found = []
+    for (role, concept), rows in manifest.groupby(["role", "concept"], sort=False):
+        files = rows.drop_duplicates("sha256")
+        about = {"pictures": len(files), "licences": rows.get("licence", pd.Series(dtype=str)).value_counts().to_dict()}
+        source, digest = json.dumps({"uri": folders.get(concept, "")}), digest_of(sorted(files["sha256"]))
+        dataset = Dataset(concept, digest, "local", source, profile=json.dumps(about))
+        found.append(DatasetInput(dataset, [InputTag("mlflow.data.context", role)]))
+    with _going_on("The run's datasets"):
+        MlflowClient().log_inputs(run_id, found)
 
 
 def evaluated_picture(model_uri: str) -> Image.Image | None:

@@ -256,7 +256,7 @@ class MakeStage:
         step, figures = self.guard.choose(candidates)
         told = "; ".join(f"{_step(at)}: " + ", ".join(f"{k} {v:.2f}" for k, v in own.items()) for at, own in figures.items())
         if step:
-            logger.info("Make: %s is kept (%s)", _step(step), told)
+            logger.debug("Make: %s is kept (%s)", _step(step), told)
         else:
             logger.warning("Make was no gain (%s): the halves are kept as they were joined", told)
         kept = {KEPT_STEP: str(step), KEPT_FIGURES: json.dumps(figures)}

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from b4m_pipeline.common.devices import resolve_precision
-from b4m_pipeline.common.progress import ProgressBar
+from b4m_pipeline.common.progress import Progress
 from b4m_pipeline.common.seeding import torch_generator
 from b4m_pipeline.training.checkpoint_files import checkpoint_files, other_checkpoints
 from b4m_pipeline.training.checkpoints import load_checkpoint, save_checkpoint
@@ -300,29 +300,27 @@ def fit(
         if log:
             log(entry, step)
     trainer.accelerator.wait_for_everyone()  # all have read the checkpoint
-    bar = ProgressBar(total=params.steps, initial=trainer.step, desc=description, disable=not trainer.leads)
-    while trainer.step < params.steps and not trainer.stopped:
-        entry = trainer.train_step(precondition)
-        if validate and trainer.step % params.validation.every == 0:
-            entry[VALIDATION] = trainer.validate(validate)
-        if draw and params.samples.every and trainer.step % params.samples.every == 0:
-            with trainer.averaged(), trainer.accelerator.autocast(), torch.no_grad():
-                draw(trainer.step)
-        if snapshots and trainer.step in snapshots:
-            trainer.keep_snapshot()
-        trainer.history.append(entry)
-        if log:
-            log(entry, trainer.step - 1)
-        figures = {k.removeprefix("loss_"): f"{v:.4f}" for k, v in entry.items() if k.startswith("loss_")}
-        bar.set_postfix(figures, refresh=False)
-        bar.update()
-        saving = checkpoint if trainer.leads and trainer.step < params.steps and not trainer.stopped else None
-        if saving and trainer.step % params.checkpoint_every == 0:
-            trainer.save(saving)
-    bar.close()
-    if checkpoint and trainer.leads:
-        trainer.save(checkpoint)
-        checkpoint.replace(done)
+    saved = checkpoint if trainer.leads else None
+    with Progress(description, params.steps, trainer.step) as bar:
+        while trainer.step < params.steps and not trainer.stopped:
+            entry = trainer.train_step(precondition)
+            if validate and trainer.step % params.validation.every == 0:
+                entry[VALIDATION] = trainer.validate(validate)
+            if draw and params.samples.every and trainer.step % params.samples.every == 0:
+                with trainer.averaged(), trainer.accelerator.autocast(), torch.no_grad():
+                    draw(trainer.step)
+            if snapshots and trainer.step in snapshots:
+                trainer.keep_snapshot()
+            trainer.history.append(entry)
+            if log:
+                log(entry, trainer.step - 1)
+            bar.update(1, {key.removeprefix("loss_"): value for key, value in entry.items() if key.startswith("loss_")})
+            over = trainer.stopped or trainer.step == params.steps
+            if saved and trainer.step % params.checkpoint_every == 0 and not over:
+                trainer.save(saved)
+    if saved:
+        trainer.save(saved)
+        saved.replace(done)
     for step, weights in trainer.snapshots.items():
         if snapshots and step in snapshots:
             with trainer.holding(weights):

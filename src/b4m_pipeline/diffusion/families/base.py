@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 
 from b4m_pipeline.common.devices import drawing_dtype, encoding_dtype, is_large
 from b4m_pipeline.common.hub import CONFIG, require_model
+from b4m_pipeline.common.progress import batches
 from b4m_pipeline.common.provenance import recipe_code
 from b4m_pipeline.diffusion.families import quantized
 from b4m_pipeline.diffusion.families.identity import BaseModelError, required
@@ -267,8 +268,8 @@ class Family(ABC):
         """Prompts -> prompt_embeds (N, T, D) and what else the denoiser needs of them, float32 on the CPU; see `Prompts`.
         batch_size: so many go through the text encoders at once. Raises BaseModelError if these cannot be loaded."""
         pipeline = self._text_pipeline(device)
-        starts = range(0, len(prompts), batch_size)
-        parts = [self._encode(pipeline, prompts[start : start + batch_size], device) for start in starts]
+        each = batches(len(prompts), batch_size, "encoding captions")
+        parts = [self._encode(pipeline, prompts[batch], device) for batch in each]
         return join_prompts([in_float32(part) for part in parts])
 
     @torch.no_grad()

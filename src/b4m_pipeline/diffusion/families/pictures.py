@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from b4m_pipeline.common.progress import Progress
 from b4m_pipeline.diffusion.families.identity import BaseModelError
 from b4m_pipeline.diffusion.families.offload import pictures_at_once
 
@@ -31,11 +32,13 @@ def in_batches(
             )
         by_size.setdefault(picture.size, []).append(index)
     encoded: dict[int, Latents] = {}
-    for (width, height), places in by_size.items():
-        count = batch_size or pictures_at_once(width, height)
-        for start in range(0, len(places), count):
-            part = places[start : start + count]
-            batch = torch.from_numpy(np.stack([np.asarray(pictures[index].convert("RGB")) for index in part]))
-            images = batch.permute(0, 3, 1, 2).float().div(127.5).sub(1)
-            encoded |= dict(zip(part, zip(*encode(images), strict=True), strict=True))
+    with Progress("encoding pictures", len(pictures)) as bar:
+        for (width, height), places in by_size.items():
+            count = batch_size or pictures_at_once(width, height)
+            for start in range(0, len(places), count):
+                part = places[start : start + count]
+                batch = torch.from_numpy(np.stack([np.asarray(pictures[index].convert("RGB")) for index in part]))
+                images = batch.permute(0, 3, 1, 2).float().div(127.5).sub(1)
+                encoded |= dict(zip(part, zip(*encode(images), strict=True), strict=True))
+                bar.update(len(part))
     return [encoded[index] for index in range(len(pictures))]

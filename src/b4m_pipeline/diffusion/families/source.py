@@ -10,9 +10,12 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
+from b4m_pipeline.common.quiet import hush_bars
 from b4m_pipeline.common.tensor_files import Stored, stored_in
 from b4m_pipeline.diffusion.families.identity import required, sample_file
 from b4m_pipeline.diffusion.params import BaseModelParams
+
+hush_bars()
 
 
 class Source:

@@ -52,7 +52,8 @@ def run_benchmark(
         of_run = (content, style, partners, ingestion, captioning, preservation)
         pairs[pair.name] = prepare_pair(pair, *of_run, base_model.resolution, seed)
     results, references, shelf = [], {}, Shelf(Path(benchmark.folder) / "trained")
-    for name, own in pairs.items():
+    for place, (name, own) in enumerate(pairs.items(), start=1):
+        logger.info("Pair %d of %d: %s", place, len(pairs), name)
         training_set = encode_training_set(own.prepared.manifest, own.prepared.pictures, base_model, own.preserved)
         trained = (frame, own.content, own.style, content_break, style_break, make)
         sources = Sources(own.prepared, ingestion, captioning, evaluation)

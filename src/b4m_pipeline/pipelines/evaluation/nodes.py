@@ -90,8 +90,9 @@ def draw_contact_sheet(
     means into the description of the adapter's version."""
     from b4m_pipeline.common.sheets import Row, paint_grid
     from b4m_pipeline.evaluation import contact_sheet
+    from b4m_pipeline.evaluation.samples import MADE
     from b4m_pipeline.evaluation.table import flat_metrics
-    from b4m_pipeline.registry.tracking import describe_evaluation, log_picture
+    from b4m_pipeline.registry.tracking import MADE_PICTURE, describe_evaluation, log_picture
 
     about = made_adapter.metadata
     pictures = {key: load_picture(sample_pictures[key]) for key in samples["picture"]}
@@ -99,6 +100,8 @@ def draw_contact_sheet(
     note = "make was no gain: the halves as joined" if about.get(KEPT_STEP) == "0" else ""
     sheet = contact_sheet.draw_contact_sheet(title, references, samples, pictures, summary, note)
     log_picture(sheet, "contact_sheet")
+    made = samples[(samples["system"] == MADE) & (samples["kind"] == "composition")]["picture"]
+    log_picture(pictures[made.iloc[0]], MADE_PICTURE)
     describe_evaluation(flat_metrics(summary), about.get(URI_KEY))
     for (system, kind), group in samples.groupby(["system", "kind"], sort=False):
         name = f"samples_{system.replace(' ', '_')}_{kind}"

@@ -64,12 +64,13 @@ def read_library(
 def train_library(entries: list[Entry], settings: Settings) -> tuple[list[Trained], pd.DataFrame]:
     """Every half that is not in the registry yet, each a job; what could not be trained is in the table with its error."""
     from b4m_pipeline.library.fan_out import run_jobs
-    from b4m_pipeline.library.jobs import train_entry
+    from b4m_pipeline.library.jobs import train_numbered
 
-    def lost(entry: Entry, reason: str) -> Trained:
-        return Trained(entry.kind, entry.concept.name, error=reason)
+    def lost(job: tuple[int, int, Entry], reason: str) -> Trained:
+        return Trained(job[2].kind, job[2].concept.name, error=reason)
 
-    trained = run_jobs(train_entry, entries, settings, settings.library.ray, lost)
+    jobs = [(place, len(entries), entry) for place, entry in enumerate(entries, start=1)]
+    trained = run_jobs(train_numbered, jobs, settings, settings.library.ray, lost)
     return trained, pd.DataFrame([vars(result) for result in trained]).round({"seconds": 1})
 
 
