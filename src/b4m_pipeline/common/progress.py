@@ -1,6 +1,7 @@
 """Progress bars, drawn here or by the process that started this one."""
 
 import io
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,8 @@ def draw_elsewhere(tell: Tell | None) -> None:
     """Hand all further progress of this process to `tell` instead of drawing it; None: draw it."""
     global _tell
     _tell = tell
+    if tell:
+        tqdm.set_lock(threading.RLock())  # its own is for several processes at one terminal, and lost if one is ended
 
 
 class ProgressBar(tqdm):

@@ -21,8 +21,8 @@ class Halves:
         self._workers: Workers[Outcome] | None = None
         rest = {name: stage for name, stage in stages.items() if name not in self._found}
         if len(rest) > 1 and (places := places_at_once(list(rest.values()))):
-            own = "a GPU" if places[0].gpu else f"{threads_of_a_half()} of {all_threads()} threads"
-            logger.info("Both halves are trained at once, in a process with %s each", own)
+            threads = f" and {threads_of_a_half()} of the CPU's threads" if places[0].gpu is None else " and a GPU"
+            logger.info("Both halves are trained at once, each with a process%s of its own", threads)
             functions = {name: partial(trained, stage, checkpoints) for name, stage in rest.items()}
             self._workers = Workers(functions, [place.gpu for place in places])
 

@@ -116,7 +116,12 @@ class Workers(Generic[Result]):
 
     def _end_bar(self, name: str) -> None:
         if bar := self._bars.pop(name, None):
+            for other in self._bars.values():
+                other.clear()
             bar.close()
+            for other in self._bars.values():
+                other.pos = 0  # the line that the cursor is on now
+                other.refresh()
 
     def _lost(self, name: str) -> LostProcessError:
         process = self._processes[name]
@@ -178,7 +183,8 @@ class _Line:
 
 def _work(connection: Any, function: bytes, setting: _Setting, gpu: str | None) -> None:
     """What a process does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):  # where all are sent it, the other process decides
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
