@@ -3,7 +3,7 @@
 import logging
 from functools import partial
 
-from b4m_pipeline.common.devices import all_threads, threads_of_a_half
+from b4m_pipeline.common.devices import threads_of_a_half
 from b4m_pipeline.library.reuse import Outcome, reused, trained
 from b4m_pipeline.library.workers import Workers
 from b4m_pipeline.training.places import places_at_once

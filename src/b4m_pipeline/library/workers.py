@@ -52,7 +52,8 @@ class Workers(Generic[Result]):
     there, None: as it is here. Close it, whatever happens."""
 
     def __init__(self, functions: Mapping[str, Callable[[], Result]], gpus: list[str | None]):
-        context, setting = multiprocessing.get_context(START), _take_over()
+        context: Any = multiprocessing.get_context(START)
+        setting = _take_over()
         self._names: dict[Connection, str] = {}
         self._processes: dict[str, Any] = {}
         self._futures: dict[str, Future[Result]] = {name: Future() for name in functions}
