@@ -178,8 +178,11 @@ class _Line:
         self._connection, self._lock = connection, threading.Lock()
 
     def put_nowait(self, said: Any) -> None:
-        with self._lock:
-            self._connection.send(said)
+        try:
+            with self._lock:
+                self._connection.send(said)
+        except OSError:  # the other end is closed: see _end_with, which may not have noticed yet
+            os._exit(1)
 
 
 def _work(connection: Any, function: bytes, setting: _Setting, gpu: str | None) -> None:
