@@ -59,16 +59,17 @@ class _Both:
         def give_half(*inputs: Any) -> Any:
             if self._halves is None:
                 self._halves = self._begin(node, inputs)
-            return self._halves.result(node.name)
+            return self._halves.result(node.namespace)
 
         return give_half
 
     def _begin(self, first: Node, inputs: tuple[Any, ...]) -> "Halves":
         from b4m_pipeline.library.halves import Halves
 
-        given = {n.name: inputs if n is first else tuple(map(self._catalog.load, n.inputs)) for n in self._breaks}
+        given = {node: inputs if node is first else tuple(map(self._catalog.load, node.inputs)) for node in self._breaks}
         *_, checkpoints, reuse = inputs
-        return Halves({name: stage_of(*own[:-2], kind=BREAKS[name]) for name, own in given.items()}, checkpoints, reuse)
+        stages = {node.namespace: stage_of(*own[:-2], kind=BREAKS[node.name]) for node, own in given.items()}
+        return Halves(stages, checkpoints, reuse)
 
     def close(self) -> None:
         if self._halves:

@@ -3,7 +3,7 @@
 import logging
 from functools import partial
 
-from b4m_pipeline.common.devices import all_threads, threads_of_a_half
+from b4m_pipeline.common.devices import threads_of_a_half
 from b4m_pipeline.library.reuse import Outcome, reused, trained
 from b4m_pipeline.library.workers import Workers
 from b4m_pipeline.training.places import places_at_once
@@ -21,8 +21,8 @@ class Halves:
         self._workers: Workers[Outcome] | None = None
         rest = {name: stage for name, stage in stages.items() if name not in self._found}
         if len(rest) > 1 and (places := places_at_once(list(rest.values()))):
-            own = "a GPU" if places[0].gpu else f"{threads_of_a_half()} of {all_threads()} threads"
-            logger.info("Both halves are trained at once, in a process with %s each", own)
+            threads = f" and {threads_of_a_half()} of the CPU's threads" if places[0].gpu is None else " and a GPU"
+            logger.info("Both halves are trained at once, each with a process%s of its own", threads)
             functions = {name: partial(trained, stage, checkpoints) for name, stage in rest.items()}
             self._workers = Workers(functions, [place.gpu for place in places])
 

@@ -47,7 +47,8 @@ class Workers(Generic[Result]):
     there, None: as it is here. Close it, whatever happens."""
 
     def __init__(self, functions: Mapping[str, Callable[[], Result]], gpus: list[str | None]):
-        context, setting = multiprocessing.get_context(START), _take_over()
+        context: Any = multiprocessing.get_context(START)
+        setting = _take_over()
         self._names: dict[Connection, str] = {}
         self._processes: dict[str, Any] = {}
         self._futures: dict[str, Future[Result]] = {name: Future() for name in functions}
@@ -143,13 +144,17 @@ class _Line:
         self._connection, self._lock = connection, threading.Lock()
 
     def put_nowait(self, said: Any) -> None:
-        with self._lock:
-            self._connection.send(said)
+        try:
+            with self._lock:
+                self._connection.send(said)
+        except OSError:  # the other end is closed: see _end_with, which may not have noticed yet
+            os._exit(1)
 
 
 def _work(connection: Any, function: bytes, setting: _Setting, gpu: str | None) -> None:
     """What a process does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):  # where all are sent it, the other process decides
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu

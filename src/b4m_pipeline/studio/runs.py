@@ -275,7 +275,7 @@ def stages(run: Run, logged: set[str], last: dict[str, int]) -> list[dict[str, A
         beside = at_once and place < begun and at > 0
         if run.state == "done" or (place < begun and not beside) or (steps and at >= steps):
             state = "done"
-        elif beside or place == begun or (place == begun + 1 and found and found[-1]["state"] == "done"):
+        elif beside or place == begun or (place == begun + 1 and all(own["state"] == "done" for own in found)):
             state = "running" if run.state in ("running", "stopping") else "stopped"
         reused = state == "done" and steps is not None and not at
         found.append({"name": name, "title": title, "state": state, "step": at, "steps": steps, "reused": reused})
