@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PIXELS = 32
-LONGEST = ("test_readme.py", "test_environments.py", "test_on_gpu.py", "test_serving.py", "test_denoiser.py")
+LONGEST = ("test_readme.py", "test_environments.py", "test_stages.py", "test_flows.py", "test_serving.py")
 _TESTS = itertools.count()
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches the Hub
