@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PIXELS = 32
-LONGEST = ("test_readme.py", "test_environments.py", "test_on_gpu.py", "test_serving.py", "test_denoiser.py")
+LONGEST = ("test_readme.py", "test_environments.py", "test_stages.py", "test_flows.py", "test_serving.py")
 _TESTS = itertools.count()
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches the Hub
@@ -37,11 +37,17 @@ def _no_tracking_elsewhere(
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sqlite file with MLflow's tables: making one takes seconds, copying it none."""
+    """A sqlite file with MLflow's tables: making one takes seconds, copying it none. All processes of `make test` share it."""
+    from filelock import FileLock
     from mlflow.tracking import MlflowClient
 
-    file = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{file}").search_experiments(max_results=1)
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    file, partial = folder / "mlflow.db", folder / "partial.db"
+    with FileLock(folder / "mlflow.lock"):
+        if not file.exists():
+            MlflowClient(f"sqlite:///{partial}").search_experiments(max_results=1)
+            partial.rename(file)
     return file
 
 

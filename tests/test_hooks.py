@@ -115,6 +115,16 @@ def test_a_run_keeps_its_parameters_field_by_field_and_its_code_version(project)
     assert not (project / "somewhere" / "mlflow.db").exists()
 
 
+def test_parameters_are_sent_together_and_once(project, monkeypatch) -> None:
+    sent, send = [], mlflow.log_params
+    monkeypatch.setattr(mlflow, "log_params", lambda params: sent.append(params) or send(params))
+    monkeypatch.setattr(mlflow, "log_param", lambda *_: pytest.fail("one by itself"))
+    assert kedro("run").exit_code == 0
+    (run,) = runs(project)
+    names = [name for params in sent for name in params]
+    assert sorted(names) == sorted(run.data.params) and "make.steps" in names and max(map(len, sent)) <= 100
+
+
 def test_a_copied_project_has_its_own_runs(project, monkeypatch) -> None:
     assert kedro("run").exit_code == 0
     copy = project.with_name("a copy 100%")

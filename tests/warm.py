@@ -145,6 +145,8 @@ def _serve() -> None:
         listener.listen(64)
         for library in _LIBRARIES:
             importlib.import_module(library)
+        requirements_utils = importlib.import_module("mlflow.utils.requirements_utils")
+        requirements_utils._init_packages_to_modules_map()  # which the first registration does, for seconds
         events.register(listener, selectors.EVENT_READ, None)
         while True:
             for key, _ in events.select():

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import threading
 from collections.abc import Generator, Set
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from kedro.pipeline.node import Node
 from kedro_mlflow.config.kedro_mlflow_config import KedroMlflowConfig
 from kedro_mlflow.framework.hooks import MlflowHook
 from mlflow.exceptions import MlflowException
+from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_PARAMS_TAGS_PER_BATCH
 from pydantic import BaseModel, ValidationError
 
 from b4m_pipeline import prerequisites
@@ -133,6 +135,8 @@ class TrackingHook(MlflowHook):
         super().__init__()
         self._project = project
         self._under_way = False
+        self._found: dict[int, dict[str, str]] = {}  # parameters of the node that a thread is about to run
+        self._logged: dict[str, str] = {}  # those of the run
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -158,7 +162,7 @@ class TrackingHook(MlflowHook):
         if self._project.lock and not self._already_active_mlflow:
             experiment = self.mlflow_config.tracking.experiment._experiment
             leftovers.clear(experiment.experiment_id, self._project.lock)
-        self._under_way = not self._already_active_mlflow
+        self._under_way, self._logged = not self._already_active_mlflow, {}
         try:
             super().before_pipeline_run(run_params, pipeline, catalog)
             if self._is_mlflow_enabled:
@@ -175,7 +179,19 @@ class TrackingHook(MlflowHook):
         if not hasattr(self, "mlflow_config"):  # in a process of ParallelRunner's, which has a hook of its own
             self._join()
         plain = {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in inputs.items()}
+        found = self._found[threading.get_ident()] = {}
         super().before_node_run(node, catalog, plain, is_async)
+        new = [each for each in found.items() if each not in self._logged.items()]
+        for begin in range(0, len(new), MAX_PARAMS_TAGS_PER_BATCH):
+            mlflow.log_params(dict(new[begin : begin + MAX_PARAMS_TAGS_PER_BATCH]))
+        self._logged |= found
+
+    def _log_param(self, name: str, value: Any) -> None:
+        """Put it by: kedro-mlflow asks the store for each by itself, hundreds of times a run."""
+        if len(str(value)) > MAX_PARAM_VAL_LENGTH:
+            super()._log_param(name, value)
+        else:
+            self._found[threading.get_ident()][name] = str(value)
 
     @hook_impl
     def after_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
