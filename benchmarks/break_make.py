@@ -8,9 +8,12 @@ import re
 import resource  # noqa: TID251 - this is measured on Linux
 import subprocess
 import sys
+import tempfile
 import time
 from datetime import datetime
 from pathlib import Path
+
+from _nodes import with_nodes
 
 ROOT = Path(__file__).parents[1]
 _DONE = re.compile(r"^(\d\d:\d\d:\d\d) INFO\s+Completed node: (\S+)")
@@ -19,7 +22,9 @@ _DONE = re.compile(r"^(\d\d:\d\d:\d\d) INFO\s+Completed node: (\S+)")
 def main(arguments: list[str]) -> int:
     command = [sys.executable, "-m", "kedro", "run", "--pipelines=break_make", "--params=reuse=false", *arguments]
     begun, clock = time.monotonic(), datetime.now()
-    process = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
+    with tempfile.TemporaryDirectory() as folder:
+        own = os.environ | {"KEDRO_LOGGING_CONFIG": str(with_nodes(ROOT, Path(folder)))}
+        process = subprocess.run(command, cwd=ROOT, env=own, stderr=subprocess.PIPE, text=True, check=False)
     seconds = time.monotonic() - begun
     if process.returncode:
         sys.stderr.write(process.stderr[-4000:])
