@@ -28,7 +28,7 @@ def concept(name: str) -> SimpleNamespace:
         (["break_make"], {"params:content", "params:style"}, "break_make cup-ink"),
         (["__default__"], {"params:content", "params:style"}, "break_make cup-ink"),
         (["style_break"], {"params:style"}, "style_break ink"),
-        (["plp_reconstruction", "evaluation"], {"manifest"}, "plp_reconstruction+evaluation"),
+        (["joint_make", "evaluation"], {"manifest", "content_adapter"}, "joint_make+evaluation cup-ink"),
         (["library"], {"params:content", "params:style"}, "library"),
         (["generate"], set(), "generate b4m-make-cup-ink@champion"),
         (["compose"], set(), "compose b4m-content-cup/3 ink.safetensors"),

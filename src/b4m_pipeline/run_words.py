@@ -35,7 +35,9 @@ def subject(names: list[str], inputs: set[str], parameters: dict[str, Any]) -> s
         return f"{said} {_short(parameters['generate'].adapter or 'base model')}"
     if names == ["compose"]:
         return f"{said} {_short(parameters['compose'].content)} {_short(parameters['compose'].style)}"
-    concepts = [parameters[kind].name for kind in ("content", "style") if f"params:{kind}" in inputs and kind in parameters]
+    made = any(name.endswith("_adapter") for name in inputs)  # by an earlier run, of both
+    kinds = [kind for kind in ("content", "style") if kind in parameters and (made or f"params:{kind}" in inputs)]
+    concepts = [parameters[kind].name for kind in kinds]
     return " ".join([said, "-".join(concepts)]) if concepts else said
 
 
