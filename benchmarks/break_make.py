@@ -10,11 +10,13 @@ import re
 import resource  # noqa: TID251 - this is measured on Linux
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
+from benchmarks._nodes import with_nodes
 from benchmarks._timing import paired_ratio, table
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +28,9 @@ def run(arguments: list[str]) -> tuple[float, dict[str, float]]:
     """Seconds of a run and of its nodes, from the end of one to that of the next. Ends this program if the run fails."""
     command = [sys.executable, "-m", "kedro", "run", "--pipelines=break_make", "--params=reuse=false", *arguments]
     begun, clock = time.monotonic(), datetime.now()
-    process = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
+    with tempfile.TemporaryDirectory() as folder:
+        own = os.environ | {"KEDRO_LOGGING_CONFIG": str(with_nodes(ROOT, Path(folder)))}
+        process = subprocess.run(command, cwd=ROOT, env=own, stderr=subprocess.PIPE, text=True, check=False)
     seconds = time.monotonic() - begun
     if process.returncode:
         sys.stderr.write(process.stderr[-4000:])

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from benchmarks._nodes import with_nodes
 from PIL import Image
 from tests import warm
 from tests.tiny_models import SIDE, save_tiny
@@ -60,6 +61,7 @@ def make_project(folder: Path) -> Path:
     """A project with this configuration, a tiny model and two folders of pictures; the code stays here."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ROOT / "conf", folder / "conf", ignore=shutil.ignore_patterns("local"))
+    with_nodes(ROOT, folder / "conf").replace(folder / "conf/logging.yml")
     for name in ("conf/local", "src"):  # Kedro looks for the latter
         (folder / name).mkdir()
     shutil.copy(ROOT / "pyproject.toml", folder)

@@ -241,7 +241,8 @@ def test_an_interrupted_run_counts_as_killed(project, again) -> None:
             session.run()
         assert sorted(run.info.status for run in runs(project)) == ["FINISHED", "KILLED"]
     else:
-        assert kedro("run", "--params=make.batch_size=11").exit_code == 1
+        result = kedro("run", "--params=make.batch_size=11")
+        assert result.exit_code == 1 and "Stopped. The same command goes on" in result.output
         assert [run.info.status for run in runs(project)] == ["KILLED"]
     assert mlflow.active_run() is None
 

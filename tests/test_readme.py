@@ -114,11 +114,30 @@ def test_make_run_ends_with_three_models_and_says_where_the_contact_sheet_is(pro
     assert "contact_sheet" in str([file.path for file in client.list_artifacts(version.run_id, "pictures")])
 
 
+def test_a_run_says_what_it_does_and_nothing_else(default_run) -> None:
+    """No other library's line, nothing twice, and commands that come next."""
+    lines = [line for line in default_run.stderr.replace("\r", "\n").splitlines() if line.strip()]
+    assert [line for line in lines if not re.match(r"\d\d:\d\d:\d\d (INFO   |WARNING) ", line)] == []
+    said = [line[17:] for line in lines]
+    assert len(set(said)) == len(said)
+    stages = [line for line in said if line.startswith("Stage ")]
+    assert [line.split(":")[0].split(" done")[0] for line in stages] == [
+        f"Stage {place} of 6, {name}"
+        for place, name in enumerate(
+            ("pictures", "content break", "style break", "reconstruction", "make", "evaluation"), start=1
+        )
+        for _ in ("before", "after")
+    ]
+    made = next(line for line in said if line.startswith("Made: "))
+    assert made.endswith(".png") and any(line.startswith("Kept of both content and style: ") for line in said)
+    assert any(line.startswith("Next: kedro run --env=test --pipelines=generate --params=") for line in said)
+
+
 @pytest.mark.slow
 def test_rehearsal_runs_as_the_docs_say(project, default_run) -> None:
     page = (ROOT / "docs/how-to/own-pictures.md").read_text()
     (command,) = re.findall(r"^kedro .*joint_make.*$", page, re.MULTILINE)
-    folder = project / re.search(r"Rehearsal: pictures in (\S+)\. Delete", default_run.stderr)[1]
+    folder = project / re.search(r"Rehearsal: .* in (\S+)\. Delete", default_run.stderr)[1]
     drawn = sorted(folder.glob("*.png"))
     drawn[0].unlink()
     drawn[0].with_suffix(".txt").unlink()
@@ -153,7 +172,7 @@ def test_every_kedro_command_runs(project, default_run, command) -> None:
     done = kedro(project, command)
     assert done.returncode == 0, done.stderr[-3000:]
     if "break_make" in command:
-        assert "Registered models:/b4m-make-teapot-ink/1 as candidate" in done.stderr
+        assert "models:/b4m-make-teapot-ink/1 (candidate)" in done.stderr
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ def concept(name: str) -> SimpleNamespace:
         (["break_make"], {"params:content", "params:style"}, "break_make cup-ink"),
         (["__default__"], {"params:content", "params:style"}, "break_make cup-ink"),
         (["style_break"], {"params:style"}, "style_break ink"),
-        (["plp_reconstruction", "evaluation"], {"manifest"}, "plp_reconstruction+evaluation"),
+        (["joint_make", "evaluation"], {"manifest", "content_adapter"}, "joint_make+evaluation cup-ink"),
         (["library"], {"params:content", "params:style"}, "library"),
         (["generate"], set(), "generate b4m-make-cup-ink@champion"),
         (["compose"], set(), "compose b4m-content-cup/3 ink.safetensors"),
@@ -90,12 +90,13 @@ def made(tmp_path, tiny_adapter, monkeypatch) -> DataCatalog:
     )
 
 
-def test_a_run_ends_with_the_picture_the_figure_the_versions_and_commands_that_can_be_given(made) -> None:
+def test_a_run_ends_with_the_picture_the_figure_the_versions_and_commands_that_can_be_given(made, monkeypatch) -> None:
+    monkeypatch.setattr(run_words, "with_aliases", lambda uri: " (candidate)")
     lines = run_words.ending(["joint_make", "evaluation"], made, "sdxl")
     assert lines[:3] == [
         "Made: samples/made/x-0.png",
         "Kept of both content and style: 0.50 (0.40 to 0.60 over 6 drawings; the halves as joined: 0.30)",
-        "In the registry: models:/b4m-make-cup-ink/4",
+        "In the registry: models:/b4m-make-cup-ink/4 (candidate)",
     ]
     command = shlex.split(lines[3].removeprefix("Next: "))
     assert command[:4] == ["kedro", "run", "--env=sdxl", "--pipelines=generate"]

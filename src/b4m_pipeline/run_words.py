@@ -35,7 +35,9 @@ def subject(names: list[str], inputs: set[str], parameters: dict[str, Any]) -> s
         return f"{said} {_short(parameters['generate'].adapter or 'base model')}"
     if names == ["compose"]:
         return f"{said} {_short(parameters['compose'].content)} {_short(parameters['compose'].style)}"
-    concepts = [parameters[kind].name for kind in ("content", "style") if f"params:{kind}" in inputs and kind in parameters]
+    made = any(name.endswith("_adapter") for name in inputs)  # by an earlier run, of both
+    kinds = [kind for kind in ("content", "style") if kind in parameters and (made or f"params:{kind}" in inputs)]
+    concepts = [parameters[kind].name for kind in kinds]
     return " ".join([said, "-".join(concepts)]) if concepts else said
 
 
@@ -147,6 +149,18 @@ def _version(catalog: DataCatalog, dataset: str) -> list[str]:
     return [found] if found else []
 
 
+def with_aliases(uri: str) -> str:
+    """The aliases of a version, "models:/NAME/VERSION", in brackets; nothing if the registry does not say."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = MlflowClient().get_model_version(*uri.removeprefix("models:/").rsplit("/", 1)).aliases
+    except MlflowException:
+        return ""
+    return f" ({', '.join(sorted(found))})" if found else ""
+
+
 def place(catalog: DataCatalog, dataset: str) -> Path | None:
     """Where a dataset lies, from the working directory if it is in there. None: nowhere, or not on this machine's disk."""
     own = catalog.get(dataset)
@@ -165,7 +179,7 @@ def ending(stages: list[str], catalog: DataCatalog, env: str | None) -> list[str
     lines = _measured(catalog)
     versions = [uri for name in ("content_adapter", "style_adapter", "made_adapter") for uri in _version(catalog, name)]
     if versions:
-        lines.append(f"In the registry: {', '.join(versions)}")
+        lines.append(f"In the registry: {', '.join(uri + with_aliases(uri) for uri in versions)}")
     return lines + _next(catalog, env)
 
 
@@ -187,7 +201,7 @@ def _next(catalog: DataCatalog, env: str | None) -> list[str]:
     """Commands for the made adapter."""
     adapter, versions = catalog.load("made_adapter"), _version(catalog, "made_adapter")
     source, prompt = versions[0] if versions else str(place(catalog, "made_adapter")), example_prompt(adapter.metadata)
-    option = f" --env={env}" if env else ""
+    option = f" --env={env}" if env not in (None, "local") else ""
     asked = f",generate.prompts=['{prompt.replace(chr(39), chr(39) * 2)}']" if prompt else ""
     lines = [f'Next: kedro run{option} --pipelines=generate --params="generate.adapter={source}{asked}"']
     if versions:

@@ -21,7 +21,7 @@ def test_a_process_peak_grows_with_what_is_held_and_stays():
 def test_a_stage_on_a_cpu_reports_the_peak_of_its_process(caplog):
     entries = []
     with (
-        caplog.at_level(logging.INFO, "b4m_pipeline"),
+        caplog.at_level(logging.DEBUG, "b4m_pipeline"),
         memory.reported_peak("make", "cpu", lambda *entry: entries.append(entry)),
     ):
         assert entries == []
@@ -35,7 +35,7 @@ def test_a_stage_on_a_gpu_reports_its_own_peak(monkeypatch, caplog):
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: held.update(peak=0))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: held["peak"])
     entries = []
-    with caplog.at_level(logging.INFO, "b4m_pipeline"), memory.reported_peak("make", "cuda", lambda *e: entries.append(e)):
+    with caplog.at_level(logging.DEBUG, "b4m_pipeline"), memory.reported_peak("make", "cuda", lambda *e: entries.append(e)):
         held["peak"] = max(held["peak"], 3 * 2**30)
     assert entries == [({"peak_memory_gib": 3.0}, 0)]
     assert "make: at most 3.00 GiB of GPU memory" in caplog.text

@@ -23,7 +23,7 @@ def test_an_adapter_goes_through_the_catalog(tiny_adapter, tmp_path):
 
 def test_what_is_to_stay_stays_and_what_is_written_is_said(tiny_adapter, tmp_path, caplog):
     dataset = AdapterDataset(filepath=str(tmp_path / "half"))
-    with caplog.at_level("INFO", "b4m_pipeline"):
+    with caplog.at_level("DEBUG", "b4m_pipeline"):
         dataset.save(UNCHANGED)
         assert not dataset.exists()
         dataset.save(tiny_adapter)

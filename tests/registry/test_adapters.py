@@ -18,6 +18,7 @@ from b4m_pipeline.common.provenance import Recipe
 from b4m_pipeline.datasets.registry import RegisteredAdapterDataset
 from b4m_pipeline.method.adapter import URI_KEY, WEIGHTS_NAME, AdapterError
 from b4m_pipeline.method.files import load_adapter, save_adapter
+from b4m_pipeline.registry import adapters
 from b4m_pipeline.registry.adapters import (
     RECORD_NAME,
     RegistrationError,
@@ -92,17 +93,17 @@ def test_a_failure_leaves_the_weights_and_nothing_half_registered(
 
 
 def test_what_another_process_has_registered_meanwhile_is_left_alone(dataset, tiny_adapter, tracking, monkeypatch) -> None:
-    name, register = "b4m-make-cup-ink", mlflow.register_model
+    name, register = "b4m-make-cup-ink", adapters._new_version
 
-    def register_second(uri, own_name, **keywords):
+    def register_second(client, logged, own_name, tags):
         tracking.create_registered_model(own_name)
         tracking.create_model_version(own_name, "elsewhere")
-        return register(uri, own_name, **keywords)
+        return register(client, logged, own_name, tags)
 
     def fail(*args, **kwargs):
         raise MlflowException("the server is away")
 
-    monkeypatch.setattr(mlflow, "register_model", register_second)
+    monkeypatch.setattr(adapters, "_new_version", register_second)
     monkeypatch.setattr(mlflow.tracking.MlflowClient, "set_registered_model_alias", fail)
     with pytest.raises(DatasetError):
         dataset.save(tiny_adapter)

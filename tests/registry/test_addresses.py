@@ -33,11 +33,32 @@ def test_a_run_ends_with_addresses_of_runs_and_models_not_of_the_first_page(trac
 def test_the_address_is_said_before_the_page_is_served(tracking, monkeypatch) -> None:
     said: list[str] = []
     commands: list[list[str]] = []
-    monkeypatch.setattr(subprocess, "call", lambda command: commands.append([*said, *command]))
+
+    class Server:
+        def __init__(self, command: list[str], **options):
+            commands.append([*said, *command])
+
+        def wait(self) -> None:
+            """Until it ends."""
+
+    monkeypatch.setattr(subprocess, "Popen", Server)
     addresses.serve_page("127.0.0.1", "5005", "7", said.append)
     (command,) = commands
     assert command[0].splitlines()[0] == "Runs: http://127.0.0.1:5005/#/experiments/7/runs?workflowType=machine_learning"
     assert command[1:5] == [sys.executable, "-m", "mlflow", "ui"] and "--port=5005" in command
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no process groups to end")
+def test_what_a_server_has_started_ends_with_it(tmp_path) -> None:
+    worker = (
+        f"import time; open({str(tmp_path / 'begun')!r}, 'w').close(); time.sleep(60); open({str(tmp_path / 'late')!r}, 'w')"
+    )
+    code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {worker!r}], stdout=sys.stdout).wait()"
+    server = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdout=subprocess.PIPE)
+    while not (tmp_path / "begun").exists():
+        assert server.poll() is None
+    addresses.end_group(server)
+    assert server.stdout.read() == b""  # which ends when nobody holds it any more
 
 
 def test_a_tracking_servers_page_is_opened(monkeypatch) -> None:

@@ -159,6 +159,26 @@ def test_a_registered_version_is_described_and_told_its_figures(registered):
     assert f"runs:/{run.info.run_id}/pictures/contact_sheet.png" in description() and "0.29" in description()
 
 
+def test_a_registered_model_shows_its_newest_picture_and_keeps_what_people_wrote(registered, capfd):
+    def page() -> str:
+        return registered.get_registered_model("b4m-make-cup-ink").description
+
+    assert page().startswith("# cup-ink") and "Prompt: `a snq cup in w@z style`" in page()
+    registered.update_registered_model("b4m-make-cup-ink", page() + "\n## Remarks\n\nOf a person.\n")
+    for kept in (0.4, 0.5):
+        with mlflow.start_run() as run:
+            describe_evaluation(METRICS | {"evaluation.made.composition.kept": kept}, URI)
+    addresses = [f"(get-artifact?path=pictures%2F{name}.png&run_uuid={run.info.run_id})" for name in ("made", "contact_sheet")]
+    for description in (page(), registered.get_model_version("b4m-make-cup-ink", "1").description):
+        assert all(address in description for address in addresses) and description.count("get-artifact") == 2
+    assert "Version 1 keeps 0.50 of both" in page() and "Of a person." in page() and page().startswith("# cup-ink")
+    assert "Created version" not in capfd.readouterr().err  # of MLflow's own
+
+
+def test_a_version_has_its_prompt_as_a_tag(registered):
+    assert registered.get_model_version("b4m-make-cup-ink", "1").tags["prompt"] == "a snq cup in w@z style"
+
+
 def test_a_version_that_cannot_be_described_does_not_stop_a_run(tracking, caplog):
     with mlflow.start_run():
         describe_evaluation(METRICS, "models:/nobody/1")

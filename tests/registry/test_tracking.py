@@ -1,3 +1,4 @@
+import json
 import logging
 import time
 
@@ -12,6 +13,7 @@ from b4m_pipeline.registry.tracking import (
     MetricLogger,
     describe_evaluation,
     evaluated_picture,
+    log_inputs,
     log_picture,
     logged_curve,
     nested_run,
@@ -99,6 +101,27 @@ def test_without_a_run_nothing_is_logged(tracking, tmp_path) -> None:
         log({"loss": 1.0}, 0)
     log_picture(Image.new("RGB", (4, 4)), "sheet")
     assert tracking.search_runs([tracking.get_experiment_by_name("tests").experiment_id]) == []
+
+
+def test_a_runs_pictures_are_its_datasets_by_their_digest(tracking, tiny_manifest) -> None:
+    manifest, _ = tiny_manifest
+    twice = pd.concat([manifest, manifest], ignore_index=True)  # a further caption each
+    with mlflow.start_run() as run:
+        log_inputs(run.info.run_id, twice, {"cup": "own/cup"})
+        log_inputs(run.info.run_id, manifest.iloc[::-1], {"cup": "own/cup"})  # the same files
+        changed = manifest[manifest["role"] == "style"].iloc[1:]
+        log_inputs(run.info.run_id, changed, {})
+    found = tracking.get_run(run.info.run_id).inputs.dataset_inputs
+    by_role = {}
+    for given in found:
+        (role,) = [tag.value for tag in given.tags if tag.key == "mlflow.data.context"]
+        by_role.setdefault(role, []).append(given.dataset)
+    assert {role: len(own) for role, own in by_role.items()} == {
+        "content": 1, "style": 2, "counterpart_content": 1, "counterpart_style": 1,
+    }  # fmt: skip
+    (content,) = by_role["content"]
+    assert content.name == "cup" and json.loads(content.source) == {"uri": "own/cup"}
+    assert json.loads(content.profile)["pictures"] == 3
 
 
 def test_pictures_are_kept_with_the_run(tracking) -> None:

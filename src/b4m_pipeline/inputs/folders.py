@@ -205,7 +205,8 @@ def _check_folder(folder: Folder, resolution: int, params: IngestionParams) -> t
         })  # fmt: skip
     _require_some(folder, listing, rows, quarantine)
     _mark_near_duplicates(rows, params.near_duplicate_bits)
-    logger.debug(
+    logger.log(
+        logging.INFO if quarantine or listing.others else logging.DEBUG,  # the rest is in the stage's own line
         "%s: %d pictures from %s, %d files left out, %d of other programs",
         *(folder, len(rows), folder.path, len(quarantine), listing.others),
     )

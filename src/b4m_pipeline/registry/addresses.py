@@ -1,5 +1,7 @@
 """Where MLflow's page shows runs and models: its first page is about language models."""
 
+import os
+import signal
 import subprocess
 import sys
 import webbrowser
@@ -30,8 +32,22 @@ def serve_page(host: str, port: str, experiment: str, say: Callable[[str], None]
         webbrowser.open(runs_page(base, experiment))
         return
     options = [f"--backend-store-uri={uri}", f"--host={host}", f"--port={port}", "--workers=1"]  # for one person
-    with suppress(KeyboardInterrupt):
-        subprocess.call([sys.executable, "-m", "mlflow", "ui", *options])
+    own = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # six processes for jobs that there are none of here
+    server = subprocess.Popen([sys.executable, "-m", "mlflow", "ui", *options], env=own, start_new_session=True)
+    try:
+        server.wait()
+    except KeyboardInterrupt:
+        end_group(server)
+
+
+def end_group(process: subprocess.Popen) -> None:
+    """End a process that began a session of its own, and what it has started: MLflow's server leaves its workers behind."""
+    with suppress(ProcessLookupError):
+        if sys.platform == "win32":
+            process.terminate()
+        else:
+            os.killpg(process.pid, signal.SIGTERM)  # noqa: TID251 - Windows does not come here
+    process.wait()
 
 
 def run_page(base: str, experiment: str, run_id: str) -> str:

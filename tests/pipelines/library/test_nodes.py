@@ -65,11 +65,15 @@ def composed(pairs, settings) -> list[Composed]:
     ]
 
 
-def test_what_failed_is_left_out_of_the_pairs_and_said_at_the_end(shelf, tiny_base, monkeypatch):
+def test_what_failed_is_left_out_of_the_pairs_and_said_at_the_end(shelf, tiny_base, monkeypatch, caplog):
+    caplog.set_level("INFO", "b4m_pipeline")
     monkeypatch.setattr(jobs, "train_entry", trained)
     monkeypatch.setattr(jobs, "compose_pairs", composed)
     done = create_pipeline().to_nodes("show_library")
     catalog = run(done, **given(shelf, tiny_base))
+    assert [message.split(" done")[0] for message in caplog.messages if message.startswith("Half")] == [
+        *("Half 1 of 3: content cup", "Half 1 of 3", "Half 2 of 3: content hat", "Half 3 of 3: style ink", "Half 3 of 3")
+    ]  # the second one failed
     assert catalog.load("library_wanted_pairs") == [("cup", "ink"), ("hat", "ink")]
     settings = catalog.load("library_settings")
     assert settings.tokens == {"content": "snq", "style": "w@z"} and settings.breaks["style"].steps == 5

@@ -101,7 +101,8 @@ def draw_contact_sheet(
     sheet = contact_sheet.draw_contact_sheet(title, references, samples, pictures, summary, note)
     log_picture(sheet, "contact_sheet")
     made = samples[(samples["system"] == MADE) & (samples["kind"] == "composition")]["picture"]
-    log_picture(pictures[made.iloc[0]], MADE_PICTURE)
+    for key in made[:1]:
+        log_picture(pictures[key], MADE_PICTURE)
     describe_evaluation(flat_metrics(summary), about.get(URI_KEY))
     for (system, kind), group in samples.groupby(["system", "kind"], sort=False):
         name = f"samples_{system.replace(' ', '_')}_{kind}"
