@@ -1,7 +1,9 @@
 """Every environment's parameters are complete and valid, without a model being loaded, and agree with the schemas."""
 
+import copy
 import json
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 from pydantic import BaseModel
@@ -25,8 +27,14 @@ def config(environment: str, **runtime_params) -> ConfigLoader:
     return ConfigLoader(str(ROOT / "conf"), env=environment, runtime_params=runtime_params, **CONFIG_LOADER_ARGS)
 
 
-def load(environment: str) -> dict:
+@cache
+def _loaded(environment: str) -> dict:
     return config(environment)["parameters"]
+
+
+def load(environment: str) -> dict:
+    """The parameters, which the caller may change."""
+    return copy.deepcopy(_loaded(environment))
 
 
 def disagreements(model: type[BaseModel], values: dict, prefix: str, defaults: bool = True) -> Iterator[str]:

@@ -71,6 +71,7 @@ class Parameter:
         return self.key.rpartition(".")[2]
 
 
+@cache
 def values_of(environment: str) -> dict[str, Any]:
     """Kedro's parameters of an environment of this repository; of `base` without conf/local."""
     return ConfigLoader(str(ROOT / "conf"), env=environment, **CONFIG_LOADER_ARGS)["parameters"]

@@ -1,8 +1,9 @@
 """Functions in processes of their own: results, errors, logs and progress come back, no process outlives its use. The processes
-are forked from `warm`'s, which has imported the libraries; a slow test of test_halves.py begins them as a run does."""
+are forked from one that has imported the libraries; a slow test of test_halves.py begins them as a run does."""
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import signal
 import threading
@@ -17,7 +18,6 @@ import pytest
 from b4m_pipeline.common import progress
 from b4m_pipeline.library import workers
 from b4m_pipeline.library.workers import LostProcessError, Workers
-from tests import warm
 
 logger = logging.getLogger("b4m_pipeline.of_test")
 
@@ -25,6 +25,7 @@ logger = logging.getLogger("b4m_pipeline.of_test")
 @pytest.fixture
 def forked(monkeypatch) -> None:
     """Processes begin with the libraries imported."""
+    multiprocessing.set_forkserver_preload(["mlflow.store.tracking.sqlalchemy_store", "b4m_pipeline.training.stages"])
     forkserver.ensure_running()
     monkeypatch.setattr(workers, "START", "forkserver")
 
@@ -178,7 +179,7 @@ def begin_and_wait(folder: Path) -> None:
 
 
 def test_none_outlives_a_killed_parent(forked, tmp_path) -> None:
-    parent = warm._context.Process(target=begin_and_wait, args=(tmp_path,))
+    parent = multiprocessing.get_context("forkserver").Process(target=begin_and_wait, args=(tmp_path,))
     parent.start()
     started = pids(tmp_path, "a", "b")
     parent.kill()

@@ -42,7 +42,7 @@ def asked(**changes) -> RunRequest:
 
 
 def ended(runs: Runs) -> Run:
-    for _ in range(200):
+    for _ in range(1200):
         if runs.current.state in ("done", "stopped", "failed"):
             return runs.current
         time.sleep(0.05)
@@ -50,7 +50,7 @@ def ended(runs: Runs) -> Run:
 
 
 def said(runs: Runs, text: str) -> None:
-    for _ in range(200):
+    for _ in range(1200):
         if text in runs.log(runs.current):
             return
         time.sleep(0.05)
@@ -132,7 +132,7 @@ def test_mlflow_is_watched_and_told(runs, tmp_path) -> None:
     assert at["ingestion"][0] == "done" and at["content_break"] == ("running", 12) and at["style_break"] == ("waiting", 0)
     runs.stop()
     ended(runs)
-    for _ in range(100):
+    for _ in range(1200):
         if mlflow.get_run(logged.info.run_id).info.status == "KILLED":
             break
         time.sleep(0.05)

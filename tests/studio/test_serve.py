@@ -37,7 +37,7 @@ def test_it_listens_on_this_machine_alone_and_ends_its_run(monkeypatch) -> None:
     port = listener.getsockname()[1]
     thread = threading.Thread(target=serve, args=(studio, listener, said.append, True))
     thread.start()
-    for _ in range(100):
+    for _ in range(1200):
         try:
             connection = http.client.HTTPConnection(HOST, port, timeout=5)
             connection.request("GET", "/")
@@ -47,5 +47,5 @@ def test_it_listens_on_this_machine_alone_and_ends_its_run(monkeypatch) -> None:
             time.sleep(0.05)
     assert not closed
     servers[0].should_exit = True
-    thread.join(10)
+    thread.join(60)
     assert closed == [True] and opened == [f"http://127.0.0.1:{port}"] and f":{port}" in said[0] and said[1:] == ["stopped"]
