@@ -148,7 +148,7 @@ def test_links_out_of_docs_become_links_of_the_site() -> None:
 
 def test_site_builds_strictly_and_asks_no_other_server(tmp_path) -> None:
     hooks()
-    assert "mkdocs build --strict\n" in (ROOT / "Makefile").read_text()  # what `make docs` does after its installation
+    assert 'mkdocs" build --strict\n' in (ROOT / "Makefile").read_text()  # what `make docs` does after its installation
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
         cwd=ROOT, capture_output=True, text=True, timeout=300,
