@@ -1,6 +1,5 @@
 """README and docs/: links and anchors lead somewhere, the site names every page and asks no other server for anything."""
 
-import ast
 import importlib.util
 import re
 import subprocess
@@ -74,17 +73,16 @@ def test_the_checker_finds_what_is_broken() -> None:
 
 
 def said() -> str:
-    """All text that the program can say: its strings, an f-string in parts."""
-    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in ROOT.glob("src/b4m_pipeline/**/*.py")]
-    nodes = [node for tree in trees for node in ast.walk(tree)]
-    return "\0".join(node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    """All source text, strings of several lines put together: what the program can say is in it."""
+    source = "\n".join(file.read_text(encoding="utf-8") for file in ROOT.glob("src/b4m_pipeline/**/*.py"))
+    return re.sub(r'"\n\s*f?"', "", source)
 
 
 def test_messages_that_troubleshooting_quotes_are_those_of_the_program() -> None:
     page = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
     no_messages = r"--|Error:|kedro |pip |hf |\w+: [\w.]+$"  # options, commands, parameters
     quoted = [span for span in re.findall(r"`([^`\n]+)`", page) if " " in span and not re.match(no_messages, span)]
-    messages = re.sub(r"%\w", "\0", said())  # what a logger fills in
+    messages = said()
     parts = [part.strip() for span in quoted for part in span.split("...") if part.strip(" .,:()")]
     assert len(parts) > 12 and [part for part in parts if part not in messages] == []
 
@@ -148,7 +146,7 @@ def test_links_out_of_docs_become_links_of_the_site() -> None:
 
 def test_site_builds_strictly_and_asks_no_other_server(tmp_path) -> None:
     hooks()
-    assert "mkdocs build --strict\n" in (ROOT / "Makefile").read_text()  # what `make docs` does after its installation
+    assert 'mkdocs" build --strict\n' in (ROOT / "Makefile").read_text()  # what `make docs` does after its installation
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
         cwd=ROOT, capture_output=True, text=True, timeout=300,

@@ -57,4 +57,5 @@ def test_sheets_come_along_as_previews(site, project) -> None:  # noqa: F811
             shown[Path(about["filepath"]).stem] = about["preview_type"]
     for name in ("input_sheet", "contact_sheet"):
         assert shown[name] == "ImagePreview"
-    assert shown["manifest"] == "TablePreview" and shown["make_loss_curve"] == "PlotlyPreview"
+    assert shown["manifest"] == shown["training_set"] == "TablePreview" and shown["make_loss_curve"] == "PlotlyPreview"
+    assert shown["pictures"] == "ImagePreview" and shown["made"] == "JSONPreview"
