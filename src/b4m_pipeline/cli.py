@@ -6,6 +6,7 @@ import contextlib
 import copy
 import importlib.util
 import logging
+import re
 import signal
 import sys
 import threading
@@ -79,6 +80,10 @@ def ended_as_killed() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
+_SQLALCHEMY = re.compile(r"\n(?:\[SQL: .*?\n)?\(Background on this error at: [^\n]*\)", re.DOTALL)
+"""What it adds to a database's own words."""
+
+
 def explain(error: BaseException) -> str | None:
     """What a user is told of an error; None for a defect, which keeps its traceback."""
     if is_out_of_memory(error):
@@ -86,7 +91,8 @@ def explain(error: BaseException) -> str | None:
     if not is_users_error(error):
         return None
     wrapped = isinstance(error, DatasetError) and error.__cause__  # Kedro's own words say where, and two lines of it
-    return str(wrapped or error)
+    said = _SQLALCHEMY.sub("", str(wrapped or error))
+    return f"MLflow's database cannot be used: {said}. Is its disk full?" if said.startswith("(") else said
 
 
 class OneLineErrors(click.Command):
@@ -227,7 +233,7 @@ def adapters(context: KedroContext, kind: str | None, concept: str | None, frame
     if not found:
         click.echo("The registry has no adapter like that.")
         return
-    Console(width=None if sys.stdout.isatty() else 240).print(promotion.table(found))
+    Console(width=None if sys.stdout and sys.stdout.isatty() else 240).print(promotion.table(found))
 
 
 @click.command(cls=OneLineErrors, params=_with_params([option for option in kedro_run.params if option.name == "params"]))
