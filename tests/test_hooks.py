@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS
 from safetensors import SafetensorError
 
-from b4m_pipeline.cli import cli, is_users_error
+from b4m_pipeline.cli import cli, explain, is_users_error
 from b4m_pipeline.common.locks import FolderLock
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.hooks import PrerequisitesHook, _locks_of_pairs, git_commit
@@ -432,6 +432,17 @@ def test_defects_keep_their_traceback() -> None:
     assert not is_users_error(wrapped)
     wrapped.__cause__ = AdapterError("x")
     assert is_users_error(wrapped)
+
+
+@pytest.mark.parametrize("sql", ["", "[SQL: INSERT INTO runs\nVALUES (?)]\n"])
+def test_an_error_of_mlflows_database_is_one_line(sql) -> None:
+    error = MlflowException(
+        f"(sqlite3.OperationalError) disk I/O error\n{sql}(Background on this error at: https://sqlalche.me/e/21/x)"
+    )
+    assert explain(error) == "MLflow's database cannot be used: (sqlite3.OperationalError) disk I/O error. Is its disk full?"
+    assert explain(MlflowException("There is no such alias")) == "There is no such alias"
+    logging = yaml.safe_load(Path("conf/logging.yml").read_text())
+    assert logging["loggers"]["mlflow.store.db.utils"]["level"] == "CRITICAL"  # where MLflow says all of it, and where it is
 
 
 def test_the_run_command_is_kedros_own_with_all_its_options() -> None:

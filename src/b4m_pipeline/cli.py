@@ -6,6 +6,7 @@ import contextlib
 import copy
 import importlib.util
 import logging
+import re
 import shlex
 import signal
 import sys
@@ -91,6 +92,10 @@ def ended_as_killed() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
+_SQLALCHEMY = re.compile(r"\n(?:\[SQL: .*?\n)?\(Background on this error at: [^\n]*\)", re.DOTALL)
+"""What it adds to a database's own words."""
+
+
 def explain(error: BaseException) -> str | None:
     """What a user is told of an error; None for a defect, which keeps its traceback."""
     if is_out_of_memory(error):
@@ -98,7 +103,8 @@ def explain(error: BaseException) -> str | None:
     if not is_users_error(error):
         return None
     wrapped = isinstance(error, DatasetError) and error.__cause__  # Kedro's own words say where, and two lines of it
-    return str(wrapped or error)
+    said = _SQLALCHEMY.sub("", str(wrapped or error))
+    return f"MLflow's database cannot be used: {said}. Is its disk full?" if said.startswith("(") else said
 
 
 class OneLineErrors(click.Command):
@@ -246,7 +252,7 @@ def adapters(
     if not found:
         click.echo("The registry has no adapter like that.")
         return
-    Console(width=None if sys.stdout.isatty() else 240).print(listing.table(found[:limit] if limit else found))
+    Console(width=None if sys.stdout and sys.stdout.isatty() else 240).print(listing.table(found[:limit] if limit else found))
     if limit and len(found) > limit:
         click.echo(f"There are more than these {limit}: narrow the search down, or raise --limit (0: all).", err=True)
 

@@ -16,12 +16,18 @@ from kedro.framework.project import pipelines
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
+from yaml.parser import ParserError
+from yaml.scanner import ScannerError
 
 from b4m_pipeline.common.config import shown
 from b4m_pipeline.common.presets import with_preset
 from b4m_pipeline.prerequisites import check_parameters
 
 QUOTING = "put text that holds one of {}[]:,&*!|>'\"%@`# into quotation marks"
+
+
+_OF_WRITING = (ParserError, ScannerError)
+"""Against these quotation marks may help; not against a key that comes twice or a tag that is not known."""
 
 
 class ConfigError(ValueError):
@@ -79,8 +85,9 @@ def fault_of(file: Path) -> str | None:
         mark = error.problem_mark or error.context_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         line = [*text.splitlines(), ""][mark.line] if mark else ""
-        cure = "a tab stands there, indent with blanks" if mark and line[mark.column :].startswith("\t") else QUOTING
-        return f"{file}{place}: no valid YAML ({error.problem or error.context}): {cure}"
+        tab = mark and line[mark.column :].startswith("\t")
+        cure = ": a tab stands there, indent with blanks" if tab else f": {QUOTING}" if isinstance(error, _OF_WRITING) else ""
+        return f"{file}{place}: no valid YAML ({error.problem or error.context}){cure}"
     except (YAMLError, OmegaConfBaseException, RecursionError, ValueError) as error:
         return f"{file}: no valid YAML ({_place(error)})"
     return None if isinstance(content, DictConfig) else f"{file} must be a mapping, NAME: VALUE, line by line"

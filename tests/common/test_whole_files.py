@@ -1,5 +1,6 @@
 """Files that are there as a whole or not at all."""
 
+import errno
 import json
 from concurrent.futures import ThreadPoolExecutor
 
@@ -30,6 +31,19 @@ def test_an_error_leaves_what_was_there_and_nothing_beside_it(tmp_path, sole) ->
     with pytest.raises(OSError, match="no space"):
         write()
     assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("told", [(), (True,)])
+def test_an_error_of_the_system_names_the_file_that_was_wanted(tmp_path, told) -> None:
+    with pytest.raises(OSError, match="No space left.*a.txt'$") as caught, whole_file(tmp_path / "a.txt") as own:
+        raise OSError(errno.ENOSPC, "No space left", *map(str, [own] if told else []))
+    assert "partial" not in str(caught.value)
+
+
+def test_a_file_that_cannot_take_the_name_is_named(tmp_path) -> None:
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(OSError, match="a.txt'$"):
+        write_whole(tmp_path / "a.txt", "text")
 
 
 def test_what_a_killed_sole_writer_left_is_written_over(tmp_path) -> None:

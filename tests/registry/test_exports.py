@@ -83,6 +83,23 @@ def test_what_cannot_be_written_is_said(tiny_adapter, tmp_path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_only_an_earlier_export_of_the_same_adapter_is_written_over(tiny_adapter, tmp_path) -> None:
+    file = export_adapter(tiny_adapter, tmp_path / "a.safetensors", "fp32")
+    size = file.stat().st_size
+    assert export_adapter(tiny_adapter, file, "fp16").stat().st_size < size
+    other = Adapter(tiny_adapter.tensors, tiny_adapter.metadata | {"name": "other"}, tiny_adapter.lora_config)
+    own = save_adapter(tiny_adapter, tmp_path / "made")  # what the export was made from
+    foreign = tmp_path / "foreign.safetensors"
+    foreign.write_text("somebody's")
+    link = tmp_path / "link.safetensors"
+    link.symlink_to("nowhere")
+    for adapter, path in ((other, file), (tiny_adapter, own), (tiny_adapter, foreign), (tiny_adapter, link)):
+        before = path.read_bytes() if path.exists() else None
+        with pytest.raises(ExportError, match=f"{path.name} is there already"):
+            export_adapter(adapter, path)
+        assert (path.read_bytes() if path.exists() else None) == before
+
+
 def test_a_transformers_file_has_diffusers_names_and_its_scale(tiny_flow, tmp_path) -> None:
     base = tiny_flow("flux2")
     family, generator, tensors = load_family(base), torch.Generator().manual_seed(3), {}

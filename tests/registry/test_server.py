@@ -38,6 +38,20 @@ def test_pictures_come_through_and_health_is_mlflows(guard):
     assert post(guard, b"", method="GET").status == 405
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"inputs": {"prompt": ["a toy"], "style_scale": 0.5}},
+        {"inputs": [{"prompt": "a toy", "style_scale": 0.5}]},
+        {"dataframe_records": [{"prompt": "a toy"}, {"style_scale": 0.5, "prompt": "a toy"}]},
+        {"dataframe_split": {"columns": ["prompt", "style_scale"], "data": [["a toy", 0.5]]}},
+    ],
+)
+def test_what_stands_beside_the_prompts_is_refused_not_ignored(guard, asked):
+    said = post(guard, json.dumps(asked).encode())
+    assert said.status == 400 and "'style_scale' stands beside the prompts" in said.json["message"]
+
+
 def test_a_body_that_is_too_large_is_refused_and_not_kept(guard):
     seen = []
 

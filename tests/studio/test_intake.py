@@ -109,6 +109,15 @@ def test_an_upload_is_checked_as_ingestion_checks(intake, project) -> None:
     assert sorted(each.name for each in (project / "data/01_raw/own/mug").iterdir()) == ["a.png", "a.txt"]
 
 
+@pytest.mark.parametrize(("own", "first", "second"), [("a.png", file(), file((50, 50))), ("a.txt", b"a snq mug", b"another")])
+def test_an_upload_does_not_replace_another_file(intake, project, own, first, second) -> None:
+    intake.add("mug", own, first)
+    assert intake.add("mug", own, first)["file"] == own  # the same once more
+    with pytest.raises(IntakeError, match=f"mug has another {own} already"):
+        intake.add("mug", own, second)
+    assert (project / "data/01_raw/own/mug" / own).read_bytes() == first
+
+
 @pytest.mark.parametrize(
     ("name", "own", "data", "said"),
     [

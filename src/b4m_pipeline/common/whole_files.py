@@ -16,6 +16,10 @@ def whole_file(file: Path, sole: bool = False) -> Iterator[Path]:
     try:
         yield own
         own.replace(file)
+    except OSError as error:  # of a full disk, for one, which names the writer's own file or none
+        if error.errno and error.filename in (None, str(own)):
+            raise OSError(error.errno, error.strerror, str(file)) from error
+        raise
     finally:
         own.unlink(missing_ok=True)
 

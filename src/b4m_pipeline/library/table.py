@@ -12,6 +12,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from b4m_pipeline.common.config import faults, shown
+from b4m_pipeline.common.texts import read_text
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.evaluation.params import EvaluationParams
 from b4m_pipeline.inputs.folders import EXTENSIONS
@@ -117,7 +118,7 @@ def read_table(params: LibraryParams, content: ConceptParams, style: ConceptPara
         folder = Path(concept.path).expanduser()
         if not folder.is_dir() or not any(file.suffix.lower() in EXTENSIONS for file in folder.rglob("*")):
             raise LibraryError(f"{where}: {folder} is no folder with pictures in it")
-        if any(entry.kind == kind and entry.concept.name == concept.name for entry in entries):
+        if any(entry.kind == kind and entry.concept.name.casefold() == concept.name.casefold() for entry in entries):
             raise LibraryError(f"{where}: there is another {kind} {concept.name!r}: give one of them another name")
         entries.append(Entry(kind, concept))
     if not entries:
@@ -128,7 +129,7 @@ def read_table(params: LibraryParams, content: ConceptParams, style: ConceptPara
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Where each row stands, and its fields."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise LibraryError(f"library.table: {path} cannot be read as UTF-8 text: {error}") from error
     if path.suffix.lower() in (".yml", ".yaml"):

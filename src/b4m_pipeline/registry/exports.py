@@ -1,10 +1,13 @@
 """Adapters as files for other programs: under kohya's names, which A1111, ComfyUI, Forge, SD.Next and diffusers read for UNets,
 or under diffusers', which ComfyUI reads for transformers."""
 
+import json
+import os
 from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from b4m_pipeline.common.devices import DTYPES
 from b4m_pipeline.common.tensor_files import save_tensors
@@ -59,8 +62,21 @@ def export_adapter(
 ) -> Path:
     """Write one safetensors file, with what it is in its header (see modelspec.py): the same bytes for the same adapter. The
     names are kohya's for a UNet and diffusers' for a transformer. Raises ExportError for another ending than .safetensors, by
-    which readers go."""
+    which readers go, and for a file that is there and is no earlier export of this adapter."""
     if path.suffix != ".safetensors":
         raise ExportError(f"{path} must end in .safetensors")
+    if os.path.lexists(path) and _exported_from(path) != (adapter.metadata["name"], adapter.metadata["kind"]):
+        raise ExportError(f"{path} is there already, and is no export of this adapter: give another name, or remove it first")
     tensors = (to_kohya if adapter.prefix == "unet." else to_diffusers)(adapter, DTYPES[dtype])
     return save_tensors(tensors, path, file_metadata(adapter, about or About()), HASH_KEY)
+
+
+def _exported_from(path: Path) -> tuple[str, str] | None:
+    """Name and kind of the adapter that a file was exported from; None for any other file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+        own = json.loads(header["b4m"]) if HASH_KEY in header else {}
+        return own["name"], own["kind"]
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return None

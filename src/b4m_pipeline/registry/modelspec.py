@@ -85,6 +85,8 @@ def _modelspec(own: dict[str, str], about: About) -> dict[str, str]:
 
 def read_thumbnail(path: Path) -> Image.Image:
     """A picture for `About`. Raises ExportError for a file that is none."""
+    if not path.is_file():  # nor a pipe, which would be waited for
+        raise ExportError(f"{path} is no file")
     try:
         with Image.open(path) as image:
             return ImageOps.exif_transpose(image).convert("RGB")

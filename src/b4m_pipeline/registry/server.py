@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -172,12 +172,23 @@ def _prompts(asked: Any) -> list[Any]:
     data = asked[given[0]]
     if given[0] == "dataframe_split" and isinstance(data, dict) and isinstance(data.get("data"), list):
         columns = data.get("columns")
+        _require_prompt_alone(columns if isinstance(columns, list) else [])
         place = columns.index("prompt") if isinstance(columns, list) and "prompt" in columns else 0
         return [row[place] if isinstance(row, list) and len(row) > place else row for row in data["data"]]
     if isinstance(data, dict):
+        _require_prompt_alone(data)
         data = data.get("prompt")
     cells = data if isinstance(data, list) else [data]
+    for cell in cells:
+        _require_prompt_alone(cell if isinstance(cell, dict) else [])
     return [cell.get("prompt") if isinstance(cell, dict) and set(cell) == {"prompt"} else cell for cell in cells]
+
+
+def _require_prompt_alone(names: Iterable[Any]) -> None:
+    """Raise Answer (400) for what would be ignored: a strength beside the prompts, say."""
+    names = list(names)
+    if "prompt" in names and (others := [name for name in names if name != "prompt"]):
+        raise refused(f"{shown(others[0])} stands beside the prompts, where only they are read: put it into params")
 
 
 async def _answer(send: Send, status: int, said: dict[str, Any], retry_after: int | None = None) -> None:

@@ -135,8 +135,9 @@ class Intake:
             file.unlink(missing_ok=True)
 
     def add(self, name: str, file: str, data: bytes) -> dict[str, str]:
-        """Put an uploaded file into the folder `name` of own pictures, if ingestion could use it. Returns where it lies. Raises
-        PlacesError, IntakeError or, with the reason, UnusablePictureError."""
+        """Put an uploaded file into the folder `name` of own pictures, if ingestion could use it. Another file of its name
+        stays as it is, and is an error. Returns where it lies. Raises PlacesError, IntakeError or, with the reason,
+        UnusablePictureError."""
         folder, file = self._own(name), plain_file(file)
         if len(data) > MOST_BYTES:
             raise IntakeError(f"{file} has {len(data) / 1e6:.0f} MB; at most {MOST_BYTES / 1e6:.0f} are taken")
@@ -145,9 +146,13 @@ class Intake:
         else:
             self._require_picture(file, data)
         folder.mkdir(parents=True, exist_ok=True)
-        if count_pictures(folder) >= MOST_PICTURES and not (folder / file).exists():
+        if (folder / file).exists():
+            if (folder / file).read_bytes() != data:
+                raise IntakeError(f"{name} has another {file} already: rename yours, or give the concept another name")
+        elif count_pictures(folder) >= MOST_PICTURES:
             raise IntakeError(f"{name} holds {MOST_PICTURES} pictures, the most that the studio takes")
-        _write(folder / file, data)
+        else:
+            _write(folder / file, data)
         return {"folder": self.places.name_of(Path(os.path.realpath(folder))), "file": file}
 
     def _own(self, name: str) -> Path:
