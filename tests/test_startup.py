@@ -31,7 +31,14 @@ def _environment() -> dict[str, str]:
 
 
 def test_start_up_does_not_import_torch() -> None:
-    modules = ["b4m_pipeline.settings", "b4m_pipeline.hooks", "b4m_pipeline.cli", "b4m_pipeline.registry.tracking", *DATASETS]
+    modules = [
+        "b4m_pipeline.settings",
+        "b4m_pipeline.hooks",
+        "b4m_pipeline.cli",
+        "b4m_pipeline.runner",
+        "b4m_pipeline.registry.tracking",
+        *DATASETS,
+    ]
     registry = "from b4m_pipeline.pipeline_registry import register_pipelines\nregister_pipelines()"
     assert imported(f"import {', '.join(modules)}\n{registry}") == set()
 
