@@ -31,7 +31,14 @@ finally:
 
 
 def test_kedro_starts_without_torch_and_knows_the_pipelines() -> None:
-    modules = ["b4m_pipeline.settings", "b4m_pipeline.hooks", "b4m_pipeline.cli", "b4m_pipeline.registry.tracking", *DATASETS]
+    modules = [
+        "b4m_pipeline.settings",
+        "b4m_pipeline.hooks",
+        "b4m_pipeline.cli",
+        "b4m_pipeline.runner",
+        "b4m_pipeline.registry.tracking",
+        *DATASETS,
+    ]
     code = STARTS.format(imports=f"import {', '.join(modules)}", heavy=HEAVY)
     own = os.environ | {"PYTHONPATH": str(ROOT / "src"), "KEDRO_DISABLE_TELEMETRY": "1"}
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, env=own)

@@ -12,6 +12,7 @@ from b4m_pipeline.common.devices import (
     has_fast_bf16,
     pick_device,
     resolve_precision,
+    threads_of_a_half,
 )
 from b4m_pipeline.common.tensor_files import Stored
 
@@ -117,3 +118,14 @@ def test_encoders_keep_the_format_of_their_files_where_it_is_good_for_the_device
 def test_every_precision_of_the_parameters_has_a_number_format():
     assert {resolve_precision(name, "cpu") for name in ("auto", "no", "bf16", "fp16")} <= DTYPES.keys()
     assert DTYPES["no"] is torch.float32
+
+
+@pytest.mark.parametrize(
+    ("every", "named", "shared", "own"), [(8, None, False, 4), (1, None, False, 1), (8, "8", False, 8), (8, None, True, 3)]
+)
+def test_a_half_has_half_of_the_threads(monkeypatch, every, named, shared, own):
+    monkeypatch.setattr("b4m_pipeline.common.devices.all_threads", lambda: every)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: shared)
+    monkeypatch.setenv("OMP_NUM_THREADS", named or "")
+    assert threads_of_a_half() == own

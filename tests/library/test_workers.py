@@ -102,9 +102,9 @@ def fail(folder: Path, other: str) -> None:
 
 def test_an_error_in_one_ends_the_other(begun, tmp_path, caplog) -> None:
     both = begun(a=partial(stay, tmp_path, "a"), b=partial(fail, tmp_path, "a"))
-    with pytest.raises(LookupError, match="^no such thing") as caught:
+    with pytest.raises(LookupError) as caught:
         both.result("a")
-    assert "in fail" in caught.value.__notes__[0]  # where it was raised
+    assert str(caught.value) == "no such thing" and "in fail" in caught.value.__notes__[0]  # where it was raised
     assert "b has failed: a is ended, and goes on from its checkpoint" in caplog.text
     both.close()
     assert gone(*pids(tmp_path, "a"))

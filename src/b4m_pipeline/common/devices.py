@@ -97,14 +97,16 @@ def all_threads() -> int:
 
 def threads_of_a_half() -> int:
     """CPU threads that a break computes with, whether another one is trained beside it or not, as the last digits of results
-    depend on their number: half of all, or OMP_NUM_THREADS where that is set."""
+    depend on their number: half of all, or OMP_NUM_THREADS where that is set. Processes that share a training have shared the
+    threads out themselves."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.get_num_threads()
     return all_threads() if os.environ.get("OMP_NUM_THREADS") else max(1, all_threads() // 2)
 
 
 @contextmanager
 def computing_threads(number: int) -> Iterator[None]:
     """Compute with so many CPU threads."""
-    all_threads()
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

@@ -28,7 +28,8 @@ class Place:
 def places_at_once(stages: Sequence[BreakStage]) -> list[Place]:
     """A place for each of them if training them at once is faster, and gives the same weights, as one after another; []
     otherwise."""
-    if min(stage.params.steps for stage in stages) < SHORTEST or any(stage.params.processes > 1 for stage in stages):
+    shared = any(stage.params.processes > 1 for stage in stages)  # a training that has several places itself
+    if shared or min(stage.params.steps for stage in stages) < SHORTEST:
         return []
     devices = {pick_device(stage.params.device) for stage in stages}
     if devices == {"cuda"}:
