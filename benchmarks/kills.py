@@ -112,7 +112,7 @@ def outcome(project: Path) -> dict[str, Any]:
 
 def plain(card: str) -> str:
     """A card without the numbers of runs and versions."""
-    return re.sub(r"(models:/[\w-]+)/\d+", r"\1", re.sub(r"(runs:/|run_uuid=)\w+", r"\1", card))
+    return re.sub(r"(models:/[\w-]+)/\d+", r"\1", re.sub(r"(runs:|run_uuid=)/?\w+", r"\1", card))
 
 
 def faults(project: Path, reference: dict[str, Any]) -> list[str]:

@@ -38,6 +38,14 @@ def test_without_a_terminal_a_line_comes_now_and_then_with_the_time_left(caplog,
     assert caplog.messages == ["content break: 50 of 100, about 50 s left", "content break: 80 of 100, about 20 s left"]
 
 
+def test_of_processes_that_share_a_training_one_shows_it(caplog, clock) -> None:
+    with caplog.at_level(logging.INFO), Progress("content break", 100, shown=False) as bar:
+        for _ in range(60):
+            clock[0] += 1
+            bar.update()
+    assert not caplog.messages and not module._open
+
+
 def test_what_takes_less_time_says_nothing(caplog, clock) -> None:
     with caplog.at_level(logging.INFO):
         assert list(progress([1, 2, 3], "reading", 3)) == [1, 2, 3]

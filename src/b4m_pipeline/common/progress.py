@@ -27,18 +27,18 @@ _speeds: dict[str, float] = {}
 class Progress:
     """Context manager that is told of steps. Inside another one of its thread it shows nothing."""
 
-    def __init__(self, what: str, total: int, done: int = 0, cost: float = 1.0):
+    def __init__(self, what: str, total: int, done: int = 0, cost: float = 1.0, shown: bool = True):
         """what: said before the figures. done: steps that are not done here. cost: of a step, to compare it with others of the
-        same name."""
+        same name. shown: False where another process shows the same."""
         self.what, self.total, self.done, self._first, self._cost = what, total, done, done, cost
-        self._thread = threading.get_ident()
+        self._thread, self._shown = threading.get_ident(), shown
         self._bar: tqdm | None = None
         self._lines = ExitStack()
 
     def __enter__(self) -> "Progress":
         self._begun = self._told = time.monotonic()
         with _lock:
-            self._inner = any(each._thread == self._thread for each in _open)
+            self._inner = not self._shown or any(each._thread == self._thread for each in _open)
             if not self._inner:
                 alone = not _open and multiprocessing.parent_process() is None
                 for each in _open:
