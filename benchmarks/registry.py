@@ -149,7 +149,7 @@ def tasks(base: str, folder: Path) -> dict[str, Callable[[int], Any]]:
         "look-up of a joined pair that is not there": lambda turn: find_joined(f"none{turn}"),
         "compose two halves by alias": compose,
         "studio: first page of the library": page,
-        "studio: contents to compose": lambda turn: page(turn, kind="content", ours=True, limit=200),
+        "studio: contents to compose": lambda turn: page(turn, kind="content", ours=True, limit=100),
         "studio: words of a name": lambda turn: page(turn, words=f"joined content{turn:04d}"),
         "studio: words that are in no name": lambda turn: page(turn, words="nowhere"),
         "register one more": register,

@@ -102,6 +102,7 @@ def test_the_signature_names_every_setting_with_its_default(served):
     defaults = {spec.name: spec.default for spec in schema.params}
     assert defaults == INFERENCE | {
         "height": PIXELS, "width": PIXELS, "negative_prompt": "", "seed": 0, "content_scale": 1.0, "style_scale": 1.0,
+        "adapter": "",
     }  # fmt: skip
 
 
@@ -134,6 +135,39 @@ def test_scales_differ_from_request_to_request_and_leave_nothing_behind(served, 
     base = GenerateParams(adapter=None, prompts=[PROMPT], images_per_prompt=1, steps=2, guidance_scale=2.0)
     (bare,) = generate(None, tiny_base, base, 0).values()
     assert np.abs(pixels(neither) - np.asarray(bare, int)).max() <= 1
+
+
+def test_requests_may_name_other_adapters_where_the_server_allows_it(served, adapter, tiny_base, tracking, tmp_path, monkeypatch):
+    other = Adapter({k: 0.5 * t for k, t in adapter.tensors.items()}, adapter.metadata | {"name": "cup-oil"}, adapter.lora_config)
+    save_adapter(other, tmp_path / "other")
+    uri = register_adapter(tmp_path / "other")["uri"]
+    with pytest.raises(MlflowException, match="draws with cup-ink alone"):
+        ask(served, adapter=uri)
+    monkeypatch.setenv(serving.OTHERS, "1")
+    (plain,), (png,) = ask(served), ask(served, adapter="models:/b4m-make-cup-oil@candidate", content_scale=0.5)
+    assert np.abs(pixels(png) - expected(other, tiny_base, content_scale=0.5)[0]).max() <= 1
+    assert json.loads(Image.open(io.BytesIO(png)).info[INFO_KEY])["adapter"] == uri
+    assert ask(served)[0] == plain != png and ask(served, adapter=uri, content_scale=0.5)[0] == png
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("models:/b4m-make-nobody@candidate", "cannot be fetched from the registry"),
+        ("/etc/passwd", "names no version"),
+        ("models:/b4m-make-a-b/1", "is an adapter of the base model elsewhere@1"),
+        ("x" * 301, "at most 300 characters"),
+    ],
+)
+def test_other_adapters_that_cannot_be_drawn_with_are_refused_in_a_line(served, adapter, source, said, tracking, monkeypatch):
+    monkeypatch.setenv(serving.OTHERS, "1")
+    if source.endswith("/1"):
+        about = adapter.metadata | {"frame_config": '{"base_model": "elsewhere@1"}'}
+        monkeypatch.setattr(serving, "fetch_adapter", lambda uri: Adapter(adapter.tensors, about, adapter.lora_config))
+        monkeypatch.setattr(serving, "_version_of", lambda uri: uri)
+    with pytest.raises(MlflowException, match=said) as error:
+        ask(served, adapter=source)
+    assert error.value.get_http_status_code() == 400 and "\n" not in str(error.value)
 
 
 def test_requests_of_many_threads_do_not_mix(served):

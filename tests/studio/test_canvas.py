@@ -68,10 +68,10 @@ def test_a_full_memory_is_said_and_given_back(canvas, monkeypatch) -> None:
     def fail(*arguments, **keywords):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    assert drawn(canvas).state == "done" and canvas._pipeline is not None
+    assert drawn(canvas).state == "done" and canvas._wardrobe is not None
     monkeypatch.setattr("b4m_pipeline.studio.canvas.draw", fail)
     drawing = drawn(canvas)
-    assert drawing.state == "failed" and "memory is full" in drawing.message and canvas._pipeline is None
+    assert drawing.state == "failed" and "memory is full" in drawing.message and canvas._wardrobe is None
 
 
 def test_a_drawing_can_be_stopped_and_waits_for_its_turn(canvas) -> None:

@@ -19,6 +19,7 @@ from b4m_pipeline.method.adapter import DIRECTIONS_KEY, URI_KEY, WEIGHTS_NAME, A
 from b4m_pipeline.registry.runs import current_run, run_of_work
 
 if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import Model
     from mlflow.tracking import MlflowClient
 
@@ -161,22 +162,32 @@ def fetch_adapter(source: str) -> Adapter:
     return adapter
 
 
-def _fetch_version(source: str) -> tuple[str, Adapter]:
-    """A version's URI and adapter: the file of weights alone is read of what was logged with it, never its code."""
-    from mlflow.artifacts import download_artifacts
+def find_version(source: str) -> "ModelVersion":
+    """The registry's version that "models:/NAME@ALIAS" or "models:/NAME/VERSION" is now. Raises RegistrationError."""
     from mlflow.exceptions import MlflowException
-    from mlflow.models import Model
     from mlflow.tracking import MlflowClient
-
-    from b4m_pipeline.method.files import load_adapter
 
     if not (found := _VERSION.fullmatch(source)):
         raise RegistrationError(f"{shown(source)} names no version: give models:/NAME@ALIAS, models:/NAME/VERSION or a folder")
     client, name = MlflowClient(), found["name"]
     try:  # aliases move, parents do not
         version = client.get_model_version_by_alias(name, found["alias"]) if found["alias"] else None
-        version = version or client.get_model_version(name, found["number"])
-        uri = f"models:/{name}/{version.version}"
+        return version or client.get_model_version(name, found["number"])
+    except MlflowException as error:
+        raise RegistrationError(f"{source} cannot be fetched from the registry: {error}") from error
+
+
+def _fetch_version(source: str) -> tuple[str, Adapter]:
+    """A version's URI and adapter: the file of weights alone is read of what was logged with it, never its code."""
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import Model
+
+    from b4m_pipeline.method.files import load_adapter
+
+    version = find_version(source)
+    uri = f"models:/{version.name}/{version.version}"
+    try:
         with tempfile.TemporaryDirectory() as folder:  # MLflow leaves what it fetches from a server where it was put
             logged = download_artifacts(artifact_uri=uri, dst_path=folder)
             try:

@@ -74,6 +74,8 @@ class PredictParams(Strict):
     """Of the first prompt's picture; the next one's is seed + 1, and so on."""
     content_scale: float = Field(1.0, ge=0, le=4, allow_inf_nan=False)
     style_scale: float = Field(1.0, ge=0, le=4, allow_inf_nan=False)
+    adapter: str = Field("", max_length=300)
+    """Another one of the registry to draw with, models:/NAME@ALIAS or models:/NAME/VERSION, where the server allows it."""
 
 
 _TYPES = {int: "long", float: "double", str: "string"}

@@ -19,7 +19,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_EXHAUSTED
 from mlflow.pyfunc import scoring_server
 
 from b4m_pipeline.registry.bounds import Answer, ServingError, refused, require_prompts, require_work, shown
-from b4m_pipeline.registry.serving import ServedAdapter, client_left, patience
+from b4m_pipeline.registry.serving import OTHERS, ServedAdapter, client_left, patience
 from b4m_pipeline.registry.turns import LineFullError
 
 logger = logging.getLogger(__name__)
@@ -51,13 +51,16 @@ def create_app() -> App:
     return Guard(scoring_server.init(model), served, [spec.name for spec in model.metadata.get_params_schema().params])
 
 
-def run(uri: str, host: str, port: int, seconds: int, workers: int) -> None:
-    """Serve a registered adapter until the process is ended. seconds: what a request may take. Raises as `create_app`,
+def run(uri: str, host: str, port: int, seconds: int, workers: int, others: bool = False) -> None:
+    """Serve a registered adapter until the process is ended. seconds: what a request may take; others: whether one
+    may name another adapter of the registry. Raises as `create_app`,
     MlflowException if there is no such adapter."""
     import uvicorn
 
     os.environ[MODEL] = mlflow.artifacts.download_artifacts(uri)
     os.environ[MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.name] = str(seconds)
+    os.environ[OTHERS] = str(int(others))
+    os.environ["MLFLOW_TRACKING_URI"] = mlflow.get_tracking_uri()  # for further processes, which look others up
     app = create_app() if workers == 1 else f"{__name__}:{create_app.__name__}"
     logger.info("Serving %s at http://%s:%d%s", uri, host, port, _PATH)
     settings: dict[str, Any] = {"log_level": "warning", "timeout_graceful_shutdown": seconds}

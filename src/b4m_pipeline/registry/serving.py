@@ -8,6 +8,7 @@ it as ever, and names this module as the loader of the python_function flavor, w
 import io
 import logging
 import math
+import os
 from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
@@ -25,13 +26,24 @@ from pydantic import ValidationError
 
 from b4m_pipeline.common.devices import pick_device
 from b4m_pipeline.common.provenance import file_digest
-from b4m_pipeline.diffusion.families import base_model_id, denoiser_of, load_family
+from b4m_pipeline.diffusion.families import base_model_id, load_family
 from b4m_pipeline.diffusion.params import BaseModelParams, GenerateParams
-from b4m_pipeline.diffusion.sampling import ImageRequest, describe, draw, origin, png_info, put_on, require_base, settings_of
-from b4m_pipeline.method.adapter import BASE_DETAILS, PEFT_NAME, URI_KEY, WEIGHTS_NAME, Adapter
-from b4m_pipeline.method.combine import scale_halves, with_strengths
+from b4m_pipeline.diffusion.sampling import (
+    GenerationError,
+    ImageRequest,
+    describe,
+    draw,
+    origin,
+    png_info,
+    require_base,
+    settings_of,
+)
+from b4m_pipeline.diffusion.wardrobe import Wardrobe
+from b4m_pipeline.method.adapter import BASE_DETAILS, URI_KEY, WEIGHTS_NAME, Adapter, AdapterError
+from b4m_pipeline.method.combine import scale_halves
 from b4m_pipeline.method.files import load_adapter
-from b4m_pipeline.registry.adapters import DIGEST_KEY, logged_weights
+from b4m_pipeline.method.frame import FrameMismatchError
+from b4m_pipeline.registry.adapters import DIGEST_KEY, RegistrationError, fetch_adapter, find_version, logged_weights
 from b4m_pipeline.registry.bounds import (
     MAX_ENLARGEMENT,
     Answer,
@@ -53,6 +65,8 @@ BATCH_SIZE = 4
 """Prompts that are drawn at once, at the trained size or smaller; fewer of larger ones."""
 MAX_WAITING = 4
 """Requests that wait while another one is drawn."""
+OTHERS = "B4M_SERVE_OTHERS"
+"""Environment variable; "1": requests may name other adapters of the registry."""
 _OF_THE_TIME = 0.95  # so that the answer comes before MLflow's own
 _MODULE = "b4m_pipeline.serving"
 
@@ -121,12 +135,12 @@ class ServedAdapter:
         self.adapter = adapter
         self.family = load_family(base)
         self.pipeline = self.family.load_pipeline(device)
-        put_on(self.pipeline, adapter)
-        self._scales: tuple[float, float] | None = (1.0, 1.0)
+        self.wardrobe = Wardrobe(self.pipeline)
+        self.wardrobe.wear("", lambda: adapter)
         self.line = Line()
 
     def get_raw_model(self):
-        """The diffusers pipeline, with the scales of the request before."""
+        """The diffusers pipeline, with the adapter and the scales of the request before."""
         return self.pipeline
 
     def predict(self, data: pd.DataFrame, params: dict[str, Any] | None = None) -> list[bytes]:
@@ -138,6 +152,7 @@ class ServedAdapter:
         """
         prompts, wanted = prompts_of(data), self.check(params or {})
         require_work(len(prompts), wanted, self.resolution)
+        version = _version_of(wanted.adapter)
         requests = [ImageRequest(prompt, wanted.seed + index) for index, prompt in enumerate(prompts)]
         area = wanted.height * wanted.width / self.resolution**2
         settings = GenerateParams(
@@ -157,8 +172,10 @@ class ServedAdapter:
                 for start in range(0, len(requests), settings.batch_size):
                     with self.line.turn(place):
                         batch = requests[start : start + settings.batch_size]
-                        pictures += self._draw(batch, settings, wanted, place.require_time)
+                        pictures += self._draw(batch, settings, version, wanted, place.require_time)
             return pictures
+        except Answer:
+            raise
         except LineFullError as error:
             raise Answer(str(error), RESOURCE_EXHAUSTED, error.retry_after) from error
         except TimeUpError as error:
@@ -193,31 +210,51 @@ class ServedAdapter:
                 )
             if given % (multiple := self.family.side_multiple()):
                 raise refused(f"{name} must be a multiple of {multiple} with this base model, got {given}")
+        if wanted.adapter and os.environ.get(OTHERS) != "1":
+            raise refused(f"adapter: this server draws with {self.adapter.metadata['name']} alone (kedro serve --others)")
         if wanted.negative_prompt and not self.family.negative_prompts:
             raise refused("negative_prompt: this base model takes none")
         return wanted
 
     def _draw(
-        self, requests: list[ImageRequest], settings: GenerateParams, wanted: PredictParams, require_time: Callable[[], None]
+        self,
+        requests: list[ImageRequest],
+        settings: GenerateParams,
+        version: str,
+        wanted: PredictParams,
+        require_time: Callable[[], None],
     ) -> list[bytes]:
-        """One batch as PNGs."""
-        self._scale(wanted.content_scale, wanted.style_scale)
-        about = origin(self.adapter, self.base, settings)
+        """One batch as PNGs. version: of another adapter, "" for the one that is served. Raises Answer (400) for an adapter that
+        cannot be drawn with."""
+
+        def fetch() -> Adapter:
+            other = fetch_adapter(version) if version else self.adapter
+            require_base(other, self.base)
+            return other
+
+        try:
+            worn = self.wardrobe.wear(version, fetch, wanted.content_scale, wanted.style_scale)
+        except (RegistrationError, AdapterError, GenerationError, FrameMismatchError) as error:
+            raise refused(f"adapter: {_one_line(error)}") from error
+        about = origin(worn, self.base, settings)
         size = settings_of(settings, wanted.height, wanted.width)
         drawn = draw(self.pipeline, requests, between_steps=require_time, **size)
         return [_png(describe(image, request, about)) for request, image in drawn]
 
-    @torch.no_grad()
-    def _scale(self, content: float, style: float) -> None:
-        """Write the adapter's tensors, scaled, over those in the pipeline, if they have other scales now."""
-        if self._scales == (content, style):
-            return
-        self._scales = None  # of what is half written, should this be interrupted
-        scaled, denoiser = with_strengths(self.adapter, content, style), denoiser_of(self.pipeline)
-        for key, tensor in scaled.tensors.items():
-            module, side, _ = key.rsplit(".", 2)
-            getattr(denoiser.get_submodule(module), side)[PEFT_NAME].weight.copy_(tensor)
-        self._scales = (content, style)
+
+def _version_of(source: str) -> str:
+    """The version that a source is now, "models:/NAME/VERSION"; "" for none. Raises Answer (400)."""
+    if not source:
+        return ""
+    try:
+        found = find_version(source)
+    except RegistrationError as error:
+        raise refused(f"adapter: {_one_line(error)}") from error
+    return f"models:/{found.name}/{found.version}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _png(picture) -> bytes:

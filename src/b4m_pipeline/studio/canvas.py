@@ -19,11 +19,11 @@ from PIL import Image
 from b4m_pipeline.common.devices import pick_device
 from b4m_pipeline.diffusion.families import base_model_id, load_family
 from b4m_pipeline.diffusion.params import BaseModelParams, GenerateParams
-from b4m_pipeline.diffusion.sampling import ImageRequest, describe, draw, origin, put_on, require_base, settings_of
+from b4m_pipeline.diffusion.sampling import ImageRequest, describe, draw, origin, require_base, settings_of
+from b4m_pipeline.diffusion.wardrobe import Wardrobe
 from b4m_pipeline.library.compose import compose
 from b4m_pipeline.library.params import ComposeParams
 from b4m_pipeline.method.adapter import Adapter
-from b4m_pipeline.method.combine import with_strengths
 from b4m_pipeline.registry.adapters import fetch_adapter
 from b4m_pipeline.studio.asked import PAIRED, DrawingRequest, Way
 
@@ -101,9 +101,7 @@ class Canvas:
         self._explain, self._finished = explain, finished
         self._drawings: OrderedDict[str, Drawing] = OrderedDict()
         self._adapters: OrderedDict[tuple, Adapter] = OrderedDict()
-        self._pipeline: Any = None
-        self._on: tuple | None = None
-        """What the pipeline has on: an adapter's key and its strengths."""
+        self._wardrobe: Wardrobe | None = None
         self._queue: queue.Queue[Drawing] = queue.Queue()
         self._lock = threading.Lock()  # of the pipeline
         threading.Thread(target=self._work, daemon=True, name="canvas").start()
@@ -158,7 +156,7 @@ class Canvas:
     def _drop(self) -> None:
         import torch
 
-        self._pipeline, self._on = None, None
+        self._wardrobe = None
         gc.collect()
         if self.device == "cuda":
             torch.cuda.empty_cache()
@@ -197,23 +195,19 @@ class Canvas:
             if drawing.stop.is_set():
                 return
             params = self.settings(request, cell)
-            adapter = with_strengths(self.adapter(request, cell), params.content_scale, params.style_scale)
+            adapter = self.adapter(request, cell)
             require_base(adapter, self.base)
-            self._wear(adapter, (self._key(request, cell), params.content_scale, params.style_scale))
+            wardrobe = self._wardrobe = self._wardrobe or self._load()
+            wardrobe.wear(self._key(request, cell), lambda adapter=adapter: adapter, params.content_scale, params.style_scale)
             drawing.state = "drawing"
             asked = [ImageRequest(request.prompt, cell.seed)]
-            for image_request, image in draw(self._pipeline, asked, **settings_of(params, self.base_model.resolution)):
+            for image_request, image in draw(wardrobe.pipeline, asked, **settings_of(params, self.base_model.resolution)):
                 yield Picture(cell, describe(image, image_request, origin(adapter, self.base, params)))
 
-    def _wear(self, adapter: Adapter, key: tuple) -> None:
-        if self._pipeline is None:
-            self._pipeline = load_family(self.base_model).load_pipeline(self.device)
-            self._pipeline.set_progress_bar_config(disable=True)
-        if self._on != key:
-            self._on = None  # of what is half done, should this be interrupted
-            self._pipeline.unload_lora_weights()
-            put_on(self._pipeline, adapter)
-            self._on = key
+    def _load(self) -> Wardrobe:
+        pipeline = load_family(self.base_model).load_pipeline(self.device)
+        pipeline.set_progress_bar_config(disable=True)
+        return Wardrobe(pipeline)
 
     def settings(self, request: DrawingRequest, cell: Cell) -> GenerateParams:
         """As `generate` takes them. A merge is scaled by its weights instead, so its strengths are 1."""

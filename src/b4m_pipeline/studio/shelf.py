@@ -25,7 +25,7 @@ _SHOWN_BY = {
     "make": "samples_made_composition",
 }
 """Which picture of an evaluation shows a kind: a row of squares."""
-_SCANNED = 200
+_SCANNED = 100
 """Newest versions that are looked through for words that are in no name."""
 _NO_DIFFERENCE = ("registry_uri", "recipe_code", "recipe_libraries", "frame_directions", "frame_config", "params", "pictures")
 
@@ -71,8 +71,9 @@ def cards(base: str, asked: CardsRequest) -> tuple[list[Card], str | None]:
     page = page_of_adapters(**own, words=words, limit=asked.limit, after=asked.after)
     found = [_card(entry, base) for entry in page.entries]
     if words and not found and not asked.after:
-        newest = (_card(entry, base) for entry in page_of_adapters(**own, limit=_SCANNED).entries)
-        found = [card for card in newest if all(word in _text(card) for word in words)]
+        newest = page_of_adapters(**own | {"older": True}, limit=_SCANNED).entries
+        shown = [_card(entry, base) for entry in newest if asked.older or entry.newest or entry.aliases]
+        found = [card for card in shown if all(word in _text(card) for word in words)]
     return found, page.after
 
 

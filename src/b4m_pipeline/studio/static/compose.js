@@ -12,7 +12,7 @@ const MERGES = ["sum", "ties", "dare", "svd", "np"];
 const parentOf = (uri, kind, card) => ({ uri, kind, name: uri.split("/")[1], concept: card[kind], frame: card.frame, aliases: [] });
 const article = (word) => (/^[aeiou]/i.test(word) ? "an" : "a");
 const HISTORY = 8;
-const MOST_TILES = 200;
+const MOST_TILES = 100;
 
 export class Compose {
   constructor(root, settings) {
