@@ -5,7 +5,7 @@
 
 A content, a style and their joined pair are registered as any run registers them, in a new database; their rows are then copied
 under other names as often as is asked for (the files of weights are shared). At each size every task is done several times:
-the fewest seconds, and how many statements the database got. --served: asked through an MLflow server on this machine, as a team
+the fewest seconds, how many of them the processor worked, and how many statements the database got. --served: asked through an MLflow server on this machine, as a team
 does it, instead of the database itself. FOLDER must not be there yet.
 """
 
@@ -159,7 +159,7 @@ def tasks(base: str, folder: Path) -> dict[str, Callable[[int], Any]]:
 
 
 @contextmanager
-def counted(engine: sa.Engine, statements: list[str]) -> Iterator[None]:
+def counted(statements: list[str]) -> Iterator[None]:
     """Keeps what any engine of this process is asked."""
 
     def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
@@ -173,18 +173,18 @@ def counted(engine: sa.Engine, statements: list[str]) -> Iterator[None]:
         sa.event.remove(sa.Engine, "before_cursor_execute", note)
 
 
-def measure(work: dict[str, Callable[[int], Any]], engine: sa.Engine, turns: int) -> dict[str, tuple[float, float]]:
-    """Task -> fewest seconds, statements of one turn; one turn is not counted."""
+def measure(work: dict[str, Callable[[int], Any]], turns: int) -> dict[str, tuple[float, float, float]]:
+    """Task -> fewest seconds, fewest of this process's processor, statements of one turn; one turn is not counted."""
     found = {}
     for name, task in work.items():
         task(0)
         seconds, statements = [], list[str]()
-        with counted(engine, statements):
+        with counted(statements):
             for turn in range(1, turns + 1):
-                begun = time.perf_counter()
+                begun = time.perf_counter(), time.process_time()
                 task(turn)
-                seconds.append(time.perf_counter() - begun)
-        found[name] = min(seconds), len(statements) / turns
+                seconds.append((time.perf_counter() - begun[0], time.process_time() - begun[1]))
+        found[name] = min(own[0] for own in seconds), min(own[1] for own in seconds), len(statements) / turns
     return found
 
 
@@ -209,13 +209,13 @@ def server(database: str, artifacts: Path) -> Iterator[str]:
         process.wait()
 
 
-def table(found: dict[int, dict[str, tuple[float, float]]], served: bool) -> str:
+def table(found: dict[int, dict[str, tuple[float, float, float]]], served: bool) -> str:
     """A row for each task, a column for each number of composed versions."""
     sizes = list(found)
     lines = [f"| | {' | '.join(f'{size:,}' for size in sizes)} |", f"|---{'|---' * len(sizes)}|"]
     for name in found[sizes[0]]:
         cells = [found[size][name] for size in sizes]
-        told = [f"{seconds:.2f}" + ("" if served else f" ({statements:.0f})") for seconds, statements in cells]
+        told = [f"{wall:.2f}" + ("" if served else f" ({own:.2f}; {asked:.0f})") for wall, own, asked in cells]
         lines.append(f"| {name} | {' | '.join(told)} |")
     return "\n".join(lines)
 
@@ -264,10 +264,10 @@ def run(folder: Path, database: str, store: str, given: argparse.Namespace) -> s
         if engine.dialect.name == "postgresql":
             with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 connection.execute(sa.text("ANALYZE"))
-        found[size] = measure(tasks(base, folder), engine, given.turns)
+        found[size] = measure(tasks(base, folder), given.turns)
     about = describe("cpu", torch.float32)
     what = f"{engine.dialect.name}{', through an MLflow server' if given.served else ''}, {given.halves} halves"
-    rows = f"{originals[2].number} rows an adapter; seconds{'' if given.served else ' (statements)'} by composed versions."
+    rows = f"{originals[2].number} rows an adapter; seconds{'' if given.served else ' (of the processor; statements)'} by composed versions."
     return f"{table(found, given.served)}\n\n{datetime.now(UTC):%d %B %Y}, {about['processor']}, {what}, {rows}"
 
 

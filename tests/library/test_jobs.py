@@ -4,12 +4,18 @@ import os
 import signal
 import threading
 import time
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
+from b4m_pipeline.inputs.params import ConceptParams
+from b4m_pipeline.library import jobs
 from b4m_pipeline.library.params import RayParams
-from b4m_pipeline.library.table import LibraryError
+from b4m_pipeline.library.table import Entry, LibraryError, Trained
+from b4m_pipeline.method.adapter import RECIPE_KEY, Adapter
 from b4m_pipeline.pipelines.library import nodes
 from tests.library.helpers import run
 
@@ -41,6 +47,50 @@ def test_each_half_is_trained_once_and_every_pair_put_together(shelf, tiny_base,
         again, composed, _, _, _ = run(shelf, tiny_base)
     assert [half.uri for half in again] == [half.uri for half in trained]
     assert [pair.uri for pair in composed] == [f"models:/b4m-joined-{pair.name}/1" for pair in composed]
+
+
+def many_pairs(contents: int, styles: int) -> list[tuple[Entry, str, Entry, str]]:
+    def entry(kind: str, number: int) -> tuple[Entry, str]:
+        name = f"{kind}{number}"
+        return Entry(kind, ConceptParams(path=name, name=name, token="x", noun="toy")), f"models:/{name}/1"
+
+    return [(*entry("content", one), *entry("style", other)) for one in range(contents) for other in range(styles)]
+
+
+def test_of_adapters_and_pictures_few_are_held_however_many_pairs_there_are(monkeypatch, tmp_path):
+    alive, most = weakref.WeakSet(), [0]
+
+    def adapter(*_) -> Adapter:
+        alive.add(made := Adapter({}, {RECIPE_KEY: "r"}, {}))
+        most[0] = max(most[0], len(alive))
+        return made
+
+    drawn = Image.new("RGB", (1024, 512))
+    own = {"fetch_adapter": adapter, "join_halves": adapter, "_register": lambda *_: "models:/pair/1", "_measure": lambda *_: None}
+    own |= {"draw_samples": lambda asked, *_: {each.key: drawn for each in asked}, "references_of": lambda *_: []}
+    for name, function in own.items():
+        monkeypatch.setattr(jobs, name, function)
+    loads = []
+    monkeypatch.setattr(jobs, "load_family", lambda base: loads.append(base) or SimpleNamespace(load_pipeline=lambda device: 1))
+    evaluation = SimpleNamespace(prompts=["{content} {style}"], samples=2, device="cpu")
+    about = {"folder": str(tmp_path), "tracking": {}, "reuse": False, "evaluation": evaluation, "seed": 0, "base_model": None}
+    settings = SimpleNamespace(**about, library=SimpleNamespace(folder="x"), frame=SimpleNamespace(content_side="lora_A"))
+    composed = jobs.compose_pairs(many_pairs(5, 12), settings)
+    assert len(composed) == 60 and not [pair.error for pair in composed if pair.error] and len(loads) == 1
+    assert most[0] <= jobs._HELD + 3
+    assert {picture.size for pair in composed for picture in pair.pictures} == {(224, 112)}
+
+
+def test_a_job_has_no_more_pairs_than_may_be_lost(monkeypatch):
+    chunks = []
+    monkeypatch.setattr("b4m_pipeline.library.fan_out.run_jobs", lambda function, jobs, *_: chunks.extend(jobs) or [])
+    pairs = many_pairs(40, 25)
+    entries = list({entry.name: entry for pair in pairs for entry in (pair[0], pair[2])}.values())
+    trained = [Trained(entry.kind, entry.concept.name, f"models:/{entry.concept.name}/1") for entry in entries]
+    names = [(pair[0].concept.name, pair[2].concept.name) for pair in pairs]
+    settings = SimpleNamespace(library=SimpleNamespace(ray=RayParams(workers=2)))
+    nodes.compose_library(entries, names, trained, settings)
+    assert [pair for chunk in chunks for pair in chunk] == pairs and max(map(len, chunks)) == 32
 
 
 def test_a_failure_is_reported_and_the_others_go_on(shelf, tiny_base, tracking):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from diffusers import DiffusionPipeline
 from PIL import Image
 from tqdm import tqdm
 
@@ -51,15 +52,18 @@ def draw_samples(
     adapters: Mapping[str, Adapter | WayToDraw | None],
     base_model: BaseModelParams,
     params: EvaluationParams,
+    pipeline: DiffusionPipeline | None = None,
 ) -> dict[str, Image.Image]:
-    """Draw every request with its system's adapter (None: the base model alone) -> RGB images by the requests' keys.
+    """Draw every request with its system's adapter (None: the base model alone) -> RGB images by the requests' keys. pipeline:
+    the base model's, where it is loaded already; whoever has it shows the progress.
 
     An image is what `pipeline(prompt, num_inference_steps=steps, guidance_scale=guidance_scale,
     generator=torch.Generator().manual_seed(seed))` gives, to rounding: its noise depends on its seed alone.
     """
-    pipeline = load_family(base_model).load_pipeline(pick_device(params.device))
+    lent = pipeline is not None
+    pipeline = pipeline or load_family(base_model).load_pipeline(pick_device(params.device))
     images = {}
-    with tqdm(total=len(requests), desc="drawing", mininterval=1.0) as bar:
+    with tqdm(total=len(requests), desc="drawing", mininterval=1.0, disable=lent) as bar:
         for system, adapter in adapters.items():
             pipeline.unload_lora_weights()
             if adapter is not None:

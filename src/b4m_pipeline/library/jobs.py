@@ -9,12 +9,16 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
-from PIL import Image
+from PIL import Image, ImageOps
+from tqdm import tqdm
 
+from b4m_pipeline.common.devices import pick_device
 from b4m_pipeline.common.words import fill_prompt, words_of
+from b4m_pipeline.diffusion.families import load_family
 from b4m_pipeline.evaluation.evaluate import find_truth
 from b4m_pipeline.evaluation.samples import SampleRequest, draw_samples
 from b4m_pipeline.evaluation.table import measure
@@ -33,6 +37,9 @@ from b4m_pipeline.registry.tracking import log_metrics, log_picture
 from b4m_pipeline.training.stages import BreakStage
 
 logger = logging.getLogger(__name__)
+
+_HELD = 8  # halves, and concepts' pictures
+_SHOWN = 224  # pixels of a picture's longer side
 
 
 def train_entry(entry: Entry, settings: Settings) -> Trained:
@@ -87,18 +94,17 @@ def _register(adapter, folder: Path, settings: Settings) -> str:
 
 def compose_pairs(pairs: list[tuple[Entry, str, Entry, str]], settings: Settings) -> list[Composed]:
     """Join halves, given with their versions in the registry, register the result, draw the first prompt with every pair and
-    measure it. The base model is loaded once for all. No training."""
-    results, adapters, requests = [], {}, []
+    measure it. No training. The base model is loaded once for all; of adapters and pictures few are held at a time, however many
+    pairs there are."""
+    results, pipeline = [], None
     with _at_home(settings):
-        halves = {}
-        for content, content_uri, style, style_uri in pairs:
-            result = Composed(content.concept.name, style.concept.name)
-            results.append(result)
+        half = lru_cache(_HELD)(fetch_adapter)
+        entries = {entry.name: entry for pair in pairs for entry in (pair[0], pair[2])}
+        squares = lru_cache(_HELD)(lambda name: references_of(entries[name], settings))
+        for content, content_uri, style, style_uri in tqdm(pairs, desc="composing", mininterval=1.0):
+            results.append(result := Composed(content.concept.name, style.concept.name))
             try:
-                for uri in (content_uri, style_uri):
-                    if uri not in halves:
-                        halves[uri] = fetch_adapter(uri)
-                joined = join_halves(halves[content_uri], halves[style_uri], settings.frame.content_side)
+                joined = join_halves(half(content_uri), half(style_uri), settings.frame.content_side)
                 if settings.reuse and (found := find_joined(joined.metadata[RECIPE_KEY])):
                     joined = found
                 with _run(settings, f"pair {result.name}"):
@@ -107,20 +113,19 @@ def compose_pairs(pairs: list[tuple[Entry, str, Entry, str]], settings: Settings
                 logger.exception("%s could not be composed", result.name)
                 result.error = _one_line(error)
                 continue
-            adapters[result.name] = joined
-            requests += _requests(result.name, content.concept, style.concept, settings)
-        drawn = draw_samples(requests, adapters, settings.base_model, settings.evaluation) if requests else {}
-        squares: dict[str, list[Image.Image]] = {}
-        for result, (content, _, style, _) in zip(results, pairs, strict=True):
-            if result.error:
-                continue
-            own = [request for request in requests if request.system == result.name]
+            if pipeline is None:
+                pipeline = load_family(settings.base_model).load_pipeline(pick_device(settings.evaluation.device))
+            own = _requests(result.name, content.concept, style.concept, settings)
+            drawn = draw_samples(own, {result.name: joined}, settings.base_model, settings.evaluation, pipeline)
             result.pictures = [drawn[request.key] for request in own]
-            for entry in (content, style):
-                if entry.name not in squares:
-                    squares[entry.name] = references_of(entry, settings)
-            result.measured = _measure(result, own, squares[content.name], squares[style.name], settings)
+            result.measured = _measure(result, own, squares(content.name), squares(style.name), settings)
+            result.pictures = [_small(picture) for picture in result.pictures]
     return results
+
+
+def _small(picture: Image.Image) -> Image.Image:
+    """For the sheet: all pairs' pictures come together in one process, and MLflow has them in full."""
+    return ImageOps.contain(picture, (_SHOWN, _SHOWN)) if max(picture.size) > _SHOWN else picture
 
 
 def references_of(entry: Entry, settings: Settings) -> list[Image.Image]:

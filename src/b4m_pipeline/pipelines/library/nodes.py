@@ -17,6 +17,9 @@ from b4m_pipeline.training.params import BreakParams
 
 logger = logging.getLogger(__name__)
 
+_PAIRS_OF_A_JOB = 32
+"""At most: many enough that loading the base model is little beside them, few enough to be done again if a worker dies."""
+
 
 def read_library(
     library: LibraryParams,
@@ -86,7 +89,7 @@ def compose_library(
         if uris["content", content] and uris["style", style]
     ]
     ray = settings.library.ray
-    share = max(1, -(-len(ready) // ray.workers)) if ray else max(1, len(ready))
+    share = min(_PAIRS_OF_A_JOB, max(1, -(-len(ready) // ray.workers))) if ray else max(1, len(ready))
     chunks = [ready[start : start + share] for start in range(0, len(ready), share)]
 
     def lost(chunk, reason: str) -> list[Composed]:
