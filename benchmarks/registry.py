@@ -189,21 +189,25 @@ def measure(work: dict[str, Callable[[int], Any]], turns: int) -> dict[str, tupl
 
 
 @contextmanager
-def server(database: str, artifacts: Path) -> Iterator[str]:
-    """An MLflow server on this machine; yields its address."""
+def server(database: str, folder: Path) -> Iterator[str]:
+    """An MLflow server on this machine, with its artifacts and its log in the folder; yields its address. Raises RuntimeError if
+    it does not answer in ten minutes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--backend-store-uri", database, "--workers", "1"]
-    process = subprocess.Popen([*command, "--artifacts-destination", str(artifacts)], stderr=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{port}"
+    command += ["--artifacts-destination", str(folder / "mlartifacts")]
+    with (folder / "server.log").open("w") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
     try:
-        for _ in range(120):
+        for _ in range(1200):
             with socket.socket() as trial:
-                if trial.connect_ex(("127.0.0.1", port)) == 0:
+                if process.poll() is not None or trial.connect_ex(("127.0.0.1", port)) == 0:
                     break
             time.sleep(0.5)
-        yield address
+        else:
+            raise RuntimeError(f"the MLflow server does not answer: {folder / 'server.log'}")
+        yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait()
@@ -233,7 +237,7 @@ def main(arguments: list[str]) -> int:
     folder = given.folder.resolve()
     database = given.database or f"sqlite:///{folder / 'mlflow.db'}"
     if given.served:
-        with server(database, folder / "mlartifacts") as address:
+        with server(database, folder) as address:
             report = run(folder, database, address, given)
     else:
         report = run(folder, database, database, given)

@@ -58,12 +58,13 @@ def many_pairs(contents: int, styles: int) -> list[tuple[Entry, str, Entry, str]
 
 
 def test_of_adapters_and_pictures_few_are_held_however_many_pairs_there_are(monkeypatch, tmp_path):
-    alive, most = weakref.WeakSet(), [0]
+    made, most = [], [0]
 
     def adapter(*_) -> Adapter:
-        alive.add(made := Adapter({}, {RECIPE_KEY: "r"}, {}))
-        most[0] = max(most[0], len(alive))
-        return made
+        own = Adapter({}, {RECIPE_KEY: "r"}, {})
+        made.append(weakref.ref(own))
+        most[0] = max(most[0], sum(known() is not None for known in made))
+        return own
 
     drawn = Image.new("RGB", (1024, 512))
     own = {"fetch_adapter": adapter, "join_halves": adapter, "_register": lambda *_: "models:/pair/1", "_measure": lambda *_: None}
