@@ -3,8 +3,8 @@
     python -m benchmarks.drawing [--base FOLDER] [--rank 16] [--adapters 1 10 100] [--device cpu]
 
 Adapters have random weights in the layers that a default run adapts; base models of a folder or the embedded one. Three ways to
-change the adapter are compared, in turns: all held (a Wardrobe with room for all), as it is (room for 16), and loaded from a file
-each time. Times are the fewest seconds of several; changing is the mean over a random order of requests.
+change the adapter are compared, in turns: all held (a Wardrobe with room for all), as it is (room for 16), and loaded from a
+file each time. Times are the fewest seconds of several; changing is the mean over a random order of requests.
 """
 
 import argparse
@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks._adapters import random_pair, tiny_frame
+from benchmarks._hardware import describe, synchronize
+from benchmarks._models import EMBEDDED_BASE
 
 from b4m_pipeline.common.devices import pick_device
 from b4m_pipeline.common.memory import process_peak
@@ -26,9 +29,6 @@ from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.diffusion.sampling import ImageRequest, draw, put_on
 from b4m_pipeline.diffusion.wardrobe import MOST_ADAPTERS, Wardrobe
 from b4m_pipeline.method.adapter import Adapter
-from benchmarks._adapters import random_pair, tiny_frame
-from benchmarks._hardware import describe, synchronize
-from benchmarks._models import EMBEDDED_BASE
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 _PROMPT = "a grelk toy in w@z style"
@@ -79,15 +79,14 @@ def wardrobe(pipeline: Any, most: int, most_bytes: int) -> Callable[[int, Adapte
 
 def by_adapters(pipeline: Any, adapters: list[Adapter], given: argparse.Namespace) -> list[str]:
     """Seconds to change to the adapter of the next request, requests in a random order, and one image with it."""
-    lines = ["| adapters | all held ms | 16 held ms | loaded each time ms | image s, all held | image s, alone |", "|---" * 6 + "|"]
+    lines = [
+        "| adapters | all held ms | 16 held ms | loaded each time ms | image s, all held | image s, alone |",
+        "|---" * 6 + "|",
+    ]
     for number in given.adapters:
         order = [random.Random(0).choices(range(number), k=given.changes), list(range(number))]
         cells = [str(number)]
-        for way in (
-            wardrobe(pipeline, number, 2**60),
-            wardrobe(pipeline, MOST_ADAPTERS, 2**60),
-            reload(pipeline),
-        ):
+        for way in (wardrobe(pipeline, number, 2**60), wardrobe(pipeline, MOST_ADAPTERS, 2**60), reload(pipeline)):
             pipeline.unload_lora_weights()
             for key in order[1][-MOST_ADAPTERS:] if way.__qualname__.startswith("reload") else order[1]:
                 way(key, adapters[key])

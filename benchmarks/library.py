@@ -2,15 +2,14 @@
 
     python -m benchmarks.library FOLDER [--contents 40] [--styles 25] [--workers 2]
 
-Contents and styles are folders of noise, the base model is tiny and random, so that what is measured is all but training. The run
-goes through an MLflow server. One worker is killed (-9) as soon as a checkpoint is there, and the head when half of the halves
+Contents and styles are folders of noise, the base model is tiny and random, so that what is measured is all but training. The
+run goes through an MLflow server. One worker is killed (-9) as soon as a checkpoint is there, and the head when half of the halves
 are registered; then a new head is started and the same command given again. At the end each half and each pair must have one
 version. Ends with exit code 1 if not. Nothing is downloaded; FOLDER must not be there yet. Needs pip install -e ".[ray]".
 """
 
 import argparse
 import os
-import signal
 import socket
 import statistics
 import subprocess
@@ -24,10 +23,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
-from PIL import Image
-
 from benchmarks._hardware import describe
 from benchmarks.kills import ROOT, make_project
+from PIL import Image
 
 _PATIENCE = 3600.0
 _POLL = 0.1
@@ -62,13 +60,15 @@ def free_port() -> int:
 class Head:
     """A Ray cluster of this machine alone, of processes that are this one's."""
 
-    def __init__(self, workers: int, environment: dict[str, str]):
+    def __init__(self, workers: int, environment: dict[str, str], log: Path):
         self.port = free_port()
         command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={self.port}"]
         command += [f"--num-cpus={workers}", "--include-dashboard=false", "--disable-usage-stats"]
-        command += ["--object-store-memory=100000000"]
-        self._process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait(lambda: _answers(self.port), 300)
+        command += ["--node-ip-address=127.0.0.1", "--object-store-memory=100000000"]
+        with log.open("w") as said:
+            self._process = subprocess.Popen(command, env=environment, stdout=said, stderr=subprocess.STDOUT)
+        if not wait(lambda: "Ray runtime started" in log.read_text() or self._process.poll() is not None, 600):
+            raise RuntimeError(f"no Ray cluster could be started: {log}")
 
     def processes(self, name: str) -> list[psutil.Process]:
         """Of the cluster, whose title has this name."""
@@ -84,7 +84,7 @@ class Head:
     def kill(self, name: str) -> bool:
         """kill -9 of one such process."""
         for process in self.processes(name)[:1]:
-            process.send_signal(signal.SIGKILL)
+            process.kill()
             return True
         return False
 
@@ -140,9 +140,15 @@ def main(arguments: list[str]) -> int:
     project = make_library(folder, given.contents, given.styles)
     port = free_port()
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "RAY_"))}
+    plain |= {"RAY_raylet_start_wait_time_s": "600"}  # of a machine that has other work, too
     plain |= {"PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--artifacts-destination", str(folder / "artifacts")]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{folder / 'mlflow.db'}",
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+    ]
     with (folder / "server.log").open("w") as said:
         server = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=plain)
     heads = []
@@ -166,7 +172,7 @@ def play(
     from mlflow.tracking import MlflowClient
 
     store, halves = MlflowClient(environment["MLFLOW_TRACKING_URI"]), given.contents + given.styles
-    heads.append(Head(given.workers, environment))
+    heads.append(Head(given.workers, environment, folder / f"head-{len(heads)}.log"))
     begun, lines = time.monotonic(), []
     run = start_run(project, heads[-1], given.workers, environment, folder / "first.log")
     if not given.undisturbed:
@@ -177,15 +183,19 @@ def play(
         wait(lambda: len(registered(store)) >= halves / 2 or run.poll() is not None)
         there = registered(store)
         heads[-1].kill("gcs_server")
-        lines.append(f"The head was killed after {time.monotonic() - begun:.0f} s, with {len(there)} of {halves} halves registered.")
+        lines.append(
+            f"The head was killed after {time.monotonic() - begun:.0f} s, with {len(there)} of {halves} halves registered."
+        )
         run.wait(_PATIENCE)
         lines.append(f"The run ended with exit code {run.returncode} after {time.monotonic() - begun:.0f} s.")
         heads[-1].end()
-        heads.append(Head(given.workers, environment))
+        heads.append(Head(given.workers, environment, folder / f"head-{len(heads)}.log"))
         begun = time.monotonic()
         run = start_run(project, heads[-1], given.workers, environment, folder / "second.log")
     run.wait(_PATIENCE)
-    lines.append(f"The {'run' if given.undisturbed else 'second run'} took {time.monotonic() - begun:.0f} s, exit code {run.returncode}.")
+    lines.append(
+        f"The {'run' if given.undisturbed else 'second run'} took {time.monotonic() - begun:.0f} s, exit code {run.returncode}."
+    )
     versions, wanted = registered(store), halves + given.contents * given.styles
     twice = sorted(name for name, number in versions.items() if number > 1)
     lines.append(f"{len(versions)} of {wanted} names are registered; with more than one version: {', '.join(twice) or 'none'}.")

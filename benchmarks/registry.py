@@ -5,8 +5,9 @@
 
 A content, a style and their joined pair are registered as any run registers them, in a new database; their rows are then copied
 under other names as often as is asked for (the files of weights are shared). At each size every task is done several times:
-the fewest seconds, how many of them the processor worked, and how many statements the database got. --served: asked through an MLflow server on this machine, as a team
-does it, instead of the database itself. FOLDER must not be there yet.
+the fewest seconds, how many of them the processor worked, and how many statements the database got. --served: asked through an
+MLflow server on this machine, as a team does it, instead of the database itself. PostgreSQL needs the package psycopg[binary].
+FOLDER must not be there yet.
 """
 
 import argparse
@@ -26,6 +27,9 @@ from typing import Any, cast
 import mlflow
 import sqlalchemy as sa
 import torch
+from benchmarks._adapters import random_half, tiny_frame
+from benchmarks._hardware import describe
+from benchmarks._models import EMBEDDED_BASE
 from mlflow.store.db.base_sql_model import Base
 
 from b4m_pipeline.common.provenance import Recipe
@@ -38,9 +42,6 @@ from b4m_pipeline.registry.listing import find_adapters
 from b4m_pipeline.registry.promotion import promote, roll_back
 from b4m_pipeline.studio.asked import CardsRequest
 from b4m_pipeline.studio.shelf import cards
-from benchmarks._adapters import random_half, tiny_frame
-from benchmarks._hardware import describe
-from benchmarks._models import EMBEDDED_BASE
 
 CONTENT, STYLE = "originalcontent", "originalstyle"
 INFERENCE = {"num_inference_steps": 20, "guidance_scale": 2.0}
@@ -101,7 +102,9 @@ def copy_of(original: Original, words: dict[str, str], moment: int) -> Rows:
                 value = value.replace(before, now)
         return value + moment if isinstance(value, int) and "time" in column else value
 
-    return [(table, [{key: changed(key, value) for key, value in row.items()} for row in rows]) for table, rows in original.rows]
+    return [
+        (table, [{key: changed(key, value) for key, value in row.items()} for row in rows]) for table, rows in original.rows
+    ]
 
 
 def fill(engine: sa.Engine, original: Original, names: list[dict[str, str]], first: int) -> None:
@@ -190,8 +193,8 @@ def measure(work: dict[str, Callable[[int], Any]], turns: int) -> dict[str, tupl
 
 @contextmanager
 def server(database: str, folder: Path) -> Iterator[str]:
-    """An MLflow server on this machine, with its artifacts and its log in the folder; yields its address. Raises RuntimeError if
-    it does not answer in ten minutes."""
+    """An MLflow server on this machine, with its artifacts and its log in the folder; yields its address. Raises
+    RuntimeError if it does not answer in ten minutes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -202,10 +205,10 @@ def server(database: str, folder: Path) -> Iterator[str]:
     try:
         for _ in range(1200):
             with socket.socket() as trial:
-                if process.poll() is not None or trial.connect_ex(("127.0.0.1", port)) == 0:
+                if (there := trial.connect_ex(("127.0.0.1", port)) == 0) or process.poll() is not None:
                     break
             time.sleep(0.5)
-        else:
+        if not there:
             raise RuntimeError(f"the MLflow server does not answer: {folder / 'server.log'}")
         yield f"http://127.0.0.1:{port}"
     finally:
@@ -271,7 +274,8 @@ def run(folder: Path, database: str, store: str, given: argparse.Namespace) -> s
         found[size] = measure(tasks(base, folder), given.turns)
     about = describe("cpu", torch.float32)
     what = f"{engine.dialect.name}{', through an MLflow server' if given.served else ''}, {given.halves} halves"
-    rows = f"{originals[2].number} rows an adapter; seconds{'' if given.served else ' (of the processor; statements)'} by composed versions."
+    unit = "seconds" if given.served else "seconds (of the processor; statements)"
+    rows = f"{originals[2].number} rows an adapter; {unit} by composed versions."
     return f"{table(found, given.served)}\n\n{datetime.now(UTC):%d %B %Y}, {about['processor']}, {what}, {rows}"
 
 

@@ -267,7 +267,9 @@ def memory(context: KedroContext, device: str, gib: float | None) -> None:
 @click.option("--port", type=click.IntRange(1, 65535), default=5001, show_default=True)
 @click.option("--timeout", type=click.IntRange(min=1), default=60, show_default=True, help="Seconds that a request may take.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, a base model in each.")
-@click.option("--others/--no-others", default=False, show_default=True, help="Requests may name other adapters of the registry.")
+@click.option(
+    "--others/--no-others", default=False, show_default=True, help="Requests may name other adapters of the registry."
+)
 @in_project
 def serve(context: KedroContext, adapter: str, host: str, port: int, timeout: int, workers: int, others: bool) -> None:
     """Serve the registered ADAPTER (models:/NAME@ALIAS) over HTTP, as `mlflow models serve` does, with bounds."""

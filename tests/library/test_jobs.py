@@ -67,7 +67,12 @@ def test_of_adapters_and_pictures_few_are_held_however_many_pairs_there_are(monk
         return own
 
     drawn = Image.new("RGB", (1024, 512))
-    own = {"fetch_adapter": adapter, "join_halves": adapter, "_register": lambda *_: "models:/pair/1", "_measure": lambda *_: None}
+    own = {
+        "fetch_adapter": adapter,
+        "join_halves": adapter,
+        "_register": lambda *_: "models:/pair/1",
+        "_measure": lambda *_: None,
+    }
     own |= {"draw_samples": lambda asked, *_: {each.key: drawn for each in asked}, "references_of": lambda *_: []}
     for name, function in own.items():
         monkeypatch.setattr(jobs, name, function)

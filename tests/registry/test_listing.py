@@ -54,13 +54,16 @@ def asked(monkeypatch) -> list[str]:
     """Names of the requests to the registry, as they come."""
     names = []
     for name in ("search_model_versions", "search_registered_models", "get_registered_model", "get_model_version"):
-
-        def noted(self, *args, _name=name, _original=getattr(mlflow.MlflowClient, name), **kwargs):
-            names.append(_name)
-            return _original(self, *args, **kwargs)
-
-        monkeypatch.setattr(mlflow.MlflowClient, name, noted)
+        monkeypatch.setattr(mlflow.MlflowClient, name, _noted(name, getattr(mlflow.MlflowClient, name), names))
     return names
+
+
+def _noted(name: str, original, names: list[str]):
+    def noted(*args, **kwargs):
+        names.append(name)
+        return original(*args, **kwargs)
+
+    return noted
 
 
 def fill(client, names: int, versions: int = 1) -> None:

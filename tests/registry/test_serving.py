@@ -137,8 +137,12 @@ def test_scales_differ_from_request_to_request_and_leave_nothing_behind(served, 
     assert np.abs(pixels(neither) - np.asarray(bare, int)).max() <= 1
 
 
-def test_requests_may_name_other_adapters_where_the_server_allows_it(served, adapter, tiny_base, tracking, tmp_path, monkeypatch):
-    other = Adapter({k: 0.5 * t for k, t in adapter.tensors.items()}, adapter.metadata | {"name": "cup-oil"}, adapter.lora_config)
+def test_requests_may_name_other_adapters_where_the_server_allows_it(
+    served, adapter, tiny_base, tracking, tmp_path, monkeypatch
+):
+    other = Adapter(
+        {k: 0.5 * t for k, t in adapter.tensors.items()}, adapter.metadata | {"name": "cup-oil"}, adapter.lora_config
+    )
     save_adapter(other, tmp_path / "other")
     uri = register_adapter(tmp_path / "other")["uri"]
     with pytest.raises(MlflowException, match="draws with cup-ink alone"):

@@ -15,8 +15,8 @@ from b4m_pipeline.method.combine import with_strengths
 
 MOST_ADAPTERS = 16
 MOST_BYTES = 2**30
-"""Of the held adapters' weights in float32; they are kept once on the pipeline, in its number format, and once in the main memory.
-One adapter is held whatever it needs."""
+"""Of the held adapters' weights in float32; they are kept once on the pipeline, in its number format, and once in the main
+memory. One adapter is held whatever it needs."""
 
 
 @dataclass
@@ -47,8 +47,8 @@ class Wardrobe:
 
     def wear(self, key: Hashable, fetch: Callable[[], Adapter], content: float = 1.0, style: float = 1.0) -> Adapter:
         """Make an adapter the pipeline's only active one, with these strengths; returns it as it is without. key: what it is
-        held under; fetch: where it comes from, if it is not held. The images are those of an adapter that is put on alone. Raises
-        as `with_strengths` and `fetch` do."""
+        held under; fetch: where it comes from, if it is not held. The images are those of an adapter that is put on alone.
+        Raises as `with_strengths` and `fetch` do."""
         strengths = content, style
         if (held := self._held.get(key)) is None:
             held = self._put_on(key, fetch(), strengths)
@@ -75,7 +75,9 @@ class Wardrobe:
         return held
 
     def _is_full(self, size: int) -> bool:
-        return len(self._held) >= self._most or size + sum(_size(held.adapter) for held in self._held.values()) > self._most_bytes
+        return (
+            len(self._held) >= self._most or size + sum(_size(held.adapter) for held in self._held.values()) > self._most_bytes
+        )
 
     @torch.no_grad()
     def _write(self, name: str, adapter: Adapter) -> None:

@@ -94,8 +94,8 @@ def _register(adapter, folder: Path, settings: Settings) -> str:
 
 def compose_pairs(pairs: list[tuple[Entry, str, Entry, str]], settings: Settings) -> list[Composed]:
     """Join halves, given with their versions in the registry, register the result, draw the first prompt with every pair and
-    measure it. No training. The base model is loaded once for all; of adapters and pictures few are held at a time, however many
-    pairs there are."""
+    measure it. No training. The base model is loaded once for all; of adapters and pictures few are held at a time, however
+    many pairs there are."""
     results, pipeline = [], None
     with _at_home(settings):
         half = lru_cache(_HELD)(fetch_adapter)

@@ -75,7 +75,9 @@ def find_adapters(
     ways += [[_tag(key, base, part=True) for key in ("base_model_id", "base_model")] if base else [""]]
     found: dict[tuple[str, int], Any] = {}
     for way in {_and(*_of_kind(kind, frame), *way) for way in product(*ways)}:
-        own = (version for version in _search(client, way, _BY_NAME, limit) if _is_ours(version, kind, frame) and wanted(version))
+        own = (
+            version for version in _search(client, way, _BY_NAME, limit) if _is_ours(version, kind, frame) and wanted(version)
+        )
         found |= {(version.name, -int(version.version)): version for version in islice(own, limit)}
     return _entries(client, [found[key] for key in sorted(found)[:limit]])
 
@@ -205,9 +207,7 @@ def _search(client: "MlflowClient", criterion: str, order: list[str], limit: int
     """Versions, asked for page by page as they are needed."""
     token = None
     while True:
-        page = client.search_model_versions(
-            criterion, max_results=min(limit or _PAGE, _PAGE), order_by=order, page_token=token
-        )
+        page = client.search_model_versions(criterion, max_results=min(limit or _PAGE, _PAGE), order_by=order, page_token=token)
         yield from page
         if not (token := page.token):
             return

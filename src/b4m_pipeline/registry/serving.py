@@ -224,8 +224,8 @@ class ServedAdapter:
         wanted: PredictParams,
         require_time: Callable[[], None],
     ) -> list[bytes]:
-        """One batch as PNGs. version: of another adapter, "" for the one that is served. Raises Answer (400) for an adapter that
-        cannot be drawn with."""
+        """One batch as PNGs. version: of another adapter, "" for the one that is served. Raises Answer (400) for an adapter
+        that cannot be drawn with."""
 
         def fetch() -> Adapter:
             other = fetch_adapter(version) if version else self.adapter
