@@ -3,8 +3,8 @@
     python -m benchmarks.library FOLDER [--contents 40] [--styles 25] [--workers 2]
 
 Contents and styles are folders of noise, the base model is tiny and random, so that what is measured is all but training. The
-run goes through an MLflow server. One worker is killed (-9) as soon as a checkpoint is there, and the head when half of the halves
-are registered; then a new head is started and the same command given again. At the end each half and each pair must have one
+run goes through an MLflow server. One worker is killed (-9) as soon as a checkpoint is there, and the head when half of the
+halves are registered; then a new head is started and the same command given again. At the end each half and pair must have one
 version. Ends with exit code 1 if not. Nothing is downloaded; FOLDER must not be there yet. Needs pip install -e ".[ray]".
 """
 
