@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import os
 import threading
 
 import mlflow.pyfunc
@@ -150,3 +151,14 @@ def test_a_model_of_another_loader_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv(server.MODEL, str(tmp_path / "model"))
     with pytest.raises(serving.ServingError, match="register its weights again"):
         server.create_app()
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_other_adapters_are_allowed_only_where_it_is_said(others, monkeypatch):
+    for name in (server.MODEL, MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.name, serving.OTHERS, "MLFLOW_TRACKING_URI"):
+        monkeypatch.setenv(name, "before")
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", lambda uri: "folder")
+    monkeypatch.setattr(server, "create_app", lambda: None)
+    monkeypatch.setattr("uvicorn.run", lambda *_, **__: None)
+    server.run("models:/b4m-make-a-b@champion", "127.0.0.1", 1, 60, 1, others)
+    assert os.environ[serving.OTHERS] == str(int(others))
