@@ -132,7 +132,8 @@ def table(entries: list[Entry]) -> "Table":
 
 def models_of(client: "MlflowClient", names: Iterable[str]) -> "dict[str, RegisteredModel]":
     """Registered models with their aliases and newest versions, many in one request."""
-    models, waiting = {}, sorted(set(names))
+    models: dict[str, RegisteredModel] = {}
+    waiting = sorted(set(names))
     while waiting:
         size, part = 0, list[str]()
         while waiting and (not part or size + len(waiting[-1]) < _NAMES):

@@ -11,7 +11,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar, cast
 
 from PIL import Image
@@ -198,7 +198,8 @@ class Canvas:
             adapter = self.adapter(request, cell)
             require_base(adapter, self.base)
             wardrobe = self._wardrobe = self._wardrobe or self._load()
-            wardrobe.wear(self._key(request, cell), lambda adapter=adapter: adapter, params.content_scale, params.style_scale)
+            own = partial(self.adapter, request, cell)
+            wardrobe.wear(self._key(request, cell), own, params.content_scale, params.style_scale)
             drawing.state = "drawing"
             asked = [ImageRequest(request.prompt, cell.seed)]
             for image_request, image in draw(wardrobe.pipeline, asked, **settings_of(params, self.base_model.resolution)):

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,12 @@ def cards(base: str, asked: CardsRequest) -> tuple[list[Card], str | None]:
     elsewhere on their cards: base, licence, alias."""
     words = asked.words.lower().split()
     concepts = {f"{kind}_name": name for kind, name in (("content", asked.content), ("style", asked.style)) if name}
-    own = {"kind": asked.kind, "frame": asked.frame, "concepts": concepts, "older": asked.older}
-    own |= {"base": base if asked.ours else None}
-    page = page_of_adapters(**own, words=words, limit=asked.limit, after=asked.after)
+    of_base = base if asked.ours else None
+    ask = partial(page_of_adapters, kind=asked.kind, frame=asked.frame, concepts=concepts, base=of_base)
+    page = ask(words=words, older=asked.older, limit=asked.limit, after=asked.after)
     found = [_card(entry, base) for entry in page.entries]
     if words and not found and not asked.after:
-        newest = page_of_adapters(**own | {"older": True}, limit=_SCANNED).entries
+        newest = ask(limit=_SCANNED).entries
         shown = [_card(entry, base) for entry in newest if asked.older or entry.newest or entry.aliases]
         found = [card for card in shown if all(word in _text(card) for word in words)]
     return found, page.after
