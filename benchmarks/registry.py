@@ -31,6 +31,8 @@ from benchmarks._adapters import random_half, tiny_frame
 from benchmarks._hardware import describe
 from benchmarks._models import EMBEDDED_BASE
 from mlflow.store.db.base_sql_model import Base
+from mlflow.store.model_registry.dbmodels import models as _registered  # noqa: F401 - their tables are Base's then
+from mlflow.store.tracking.dbmodels import models as _tracked  # noqa: F401
 
 from b4m_pipeline.common.provenance import Recipe
 from b4m_pipeline.diffusion.params import BaseModelParams
