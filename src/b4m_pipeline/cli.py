@@ -164,7 +164,7 @@ def register(context: KedroContext, folder: Path, alias: str | None, prefix: str
     from b4m_pipeline.registry.adapters import register_adapter
 
     own = context.config_loader["catalog"].get("made_adapter", {}).get("save_args", {})  # as a run's own
-    named = {"alias": alias} if alias else {key: own[key] for key in ("alias", "trial") if key in own}
+    named = {"alias": alias} if alias is not None else {key: own[key] for key in ("alias", "trial") if key in own}
     folder = folder.absolute()
     lock = FolderLock(folder)
     with contextlib.chdir(context.project_path):  # the base model's path counts from there

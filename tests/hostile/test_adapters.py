@@ -233,7 +233,8 @@ def test_every_reader_refuses_it(tmp_path, reader, tracking) -> None:
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [({"alias": "a b"}, "alias must be letters"), ({"alias": "latest"}, "alias must not be"),
+    [({"alias": "a b"}, "alias must be letters"), ({"alias": ""}, "alias must be letters"),
+     ({"alias": "latest"}, "alias must not be"),
      ({"alias": "v1"}, "alias must not be"), ({"alias": "x" * 300}, "alias must have"),
      ({"prefix": "a/b"}, "must be letters"), ({"prefix": ""}, "must be letters"),
      ({"prefix": "a\nb"}, "must be letters"), ({"prefix": "x" * 81}, "at most 80 bytes")],
@@ -289,7 +290,7 @@ def test_what_was_logged_is_not_believed_either(logged, name) -> None:
     tamper(logged)
     with pytest.raises(AdapterError, match=said) as error:
         fetch_adapter("models:/b4m-make-cup-ink@candidate")
-    assert is_one_line(str(error.value))
+    assert is_one_line(str(error.value)) and str(error.value).startswith("models:/b4m-make-cup-ink/1")
 
 
 def test_weights_that_were_swapped_with_their_digest_are_noticed(logged, tiny_adapter, tmp_path) -> None:

@@ -198,7 +198,10 @@ def _fetch_version(source: str) -> tuple[str, Adapter]:
                 raise AdapterError(
                     f"{uri} is damaged, its file MLmodel cannot be read: {' '.join(str(error).split())}"
                 ) from error
-            return uri, load_adapter(logged_weights(Path(logged), model, version.tags.get(DIGEST_KEY)))
+            try:
+                return uri, load_adapter(logged_weights(Path(logged), model, version.tags.get(DIGEST_KEY)))
+            except AdapterError as error:  # which knows the copy alone, a folder that is gone with the next line
+                raise AdapterError(str(error).replace(str(Path(logged)), uri)) from error
     except MlflowException as error:
         raise RegistrationError(f"{source} cannot be fetched from the registry: {error}") from error
 

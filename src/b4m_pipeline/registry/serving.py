@@ -198,6 +198,8 @@ class ServedAdapter:
         """The params with defaults in the place of None. Raises Answer (400)."""
         size = {"height": self.resolution, "width": self.resolution}
         plain = {key: getattr(value, "item", lambda value=value: value)() for key, value in params.items() if value is not None}
+        if switches := [name for name, value in plain.items() if isinstance(value, bool)]:  # which count as 0 and 1 in Python
+            raise refused(f"{switches[0]}: input should be no boolean, got {plain[switches[0]]}")
         try:
             wanted = PredictParams(**size | plain)
         except ValidationError as error:
