@@ -14,14 +14,12 @@ import yaml
 from click.testing import CliRunner, Result
 from kedro.framework.project import configure_project, pipelines
 from kedro.framework.session import KedroSession
-from kedro.io import DatasetError
 from kedro.pipeline import Node, Pipeline
 from kedro_mlflow.framework.hooks import MlflowHook
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS
-from safetensors import SafetensorError
 
-from b4m_pipeline.cli import cli, explain, is_users_error
+from b4m_pipeline.cli import cli
 from b4m_pipeline.common.locks import FolderLock
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.hooks import PrerequisitesHook, _locks_of_pairs, git_commit
@@ -31,9 +29,7 @@ from b4m_pipeline.method.adapter import AdapterError
 from b4m_pipeline.method.params import FrameParams
 from b4m_pipeline.registry.adapters import adapter_uri
 from b4m_pipeline.registry.store import sqlite_uri
-from b4m_pipeline.training.checkpoints import CheckpointError
 from b4m_pipeline.training.params import MakeParams
-from b4m_pipeline.training.trainer import DivergenceError
 from tests.conftest import PLAIN_MAKE, TINY_FRAME
 
 ROOT = Path(__file__).parents[1]
@@ -412,39 +408,6 @@ def test_two_processes_may_make_the_experiment_at_once(project, monkeypatch) -> 
     assert kedro("run").exit_code == 0 and len(calls) == 2
 
 
-def test_defects_keep_their_traceback() -> None:
-    def caught(function, *arguments) -> Exception:
-        try:
-            function(*arguments)
-        except Exception as error:
-            return error
-        raise AssertionError
-
-    assert not is_users_error(caught(int, "x"))  # a ValueError, but not one that we raise
-    assert not is_users_error(caught(dict.__getitem__, {}, "x"))
-    assert is_users_error(OSError(28, "No space left on device"))
-    assert is_users_error(SafetensorError("No space left on device"))
-    assert is_users_error(CheckpointError("x"))
-    assert is_users_error(DivergenceError("x"))
-    assert is_users_error(AdapterError("x"))
-    wrapped = DatasetError("x")
-    wrapped.__cause__ = TypeError("a defect in a dataset")
-    assert not is_users_error(wrapped)
-    wrapped.__cause__ = AdapterError("x")
-    assert is_users_error(wrapped)
-
-
-@pytest.mark.parametrize("sql", ["", "[SQL: INSERT INTO runs\nVALUES (?)]\n"])
-def test_an_error_of_mlflows_database_is_one_line(sql) -> None:
-    error = MlflowException(
-        f"(sqlite3.OperationalError) disk I/O error\n{sql}(Background on this error at: https://sqlalche.me/e/21/x)"
-    )
-    assert explain(error) == "MLflow's database cannot be used: (sqlite3.OperationalError) disk I/O error. Is its disk full?"
-    assert explain(MlflowException("There is no such alias")) == "There is no such alias"
-    logging = yaml.safe_load(Path("conf/logging.yml").read_text())
-    assert logging["loggers"]["mlflow.store.db.utils"]["level"] == "CRITICAL"  # where MLflow says all of it, and where it is
-
-
 def test_the_run_command_is_kedros_own_with_all_its_options() -> None:
     from kedro.framework.cli.project import run
 
@@ -470,22 +433,3 @@ def test_git_commit_is_that_of_the_projects_own_checkout(tmp_path) -> None:
     assert git_commit(tmp_path) == f"{commit}-dirty"
     (tmp_path / "inside").mkdir()
     assert git_commit(tmp_path / "inside") is None
-
-
-def test_a_full_gpu_is_answered_with_what_to_turn_on():
-    import click
-    import torch
-    from click.testing import CliRunner
-
-    from b4m_pipeline.cli import OneLineErrors
-
-    @click.command(cls=OneLineErrors)
-    @click.option("--apple", is_flag=True)
-    def train(apple: bool):
-        said = "out of memory. Tried to allocate 2 GiB"
-        raise RuntimeError(f"MPS backend {said}") if apple else torch.OutOfMemoryError(f"CUDA {said}")
-
-    for options in ([], ["--apple"]):
-        result = CliRunner().invoke(train, options)
-        assert result.exit_code == 1
-        assert "gradient_checkpointing: true" in result.output and "Tried to allocate 2 GiB" in result.output

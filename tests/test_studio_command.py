@@ -8,7 +8,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from b4m_pipeline.cli import cli, explain
+from b4m_pipeline.cli import cli
+from b4m_pipeline.one_line import explain
 from tests import warm
 from tests.test_readme import environment, project  # noqa: F401 (project is a fixture)
 from tests.test_startup import ROOT

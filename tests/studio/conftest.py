@@ -106,7 +106,7 @@ def parameters(tiny_base) -> dict:
 
 @pytest.fixture
 def canvas(parameters, registry):
-    from b4m_pipeline.cli import explain
+    from b4m_pipeline.one_line import explain
     from b4m_pipeline.studio.canvas import Canvas
 
     return Canvas(parameters, explain)

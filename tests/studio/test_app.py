@@ -7,7 +7,7 @@ import time
 import pytest
 from PIL import Image
 
-from b4m_pipeline.cli import explain
+from b4m_pipeline.one_line import explain
 from b4m_pipeline.studio.app import STATIC, Studio, build
 from b4m_pipeline.studio.security import HEADER
 from tests.studio.conftest import CONTENT, MADE, STYLE, asked

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tools.studio_walk import CHROMIUM, NARROW, WIDE, Page
 
-from b4m_pipeline.cli import explain
+from b4m_pipeline.one_line import explain
 from b4m_pipeline.studio.app import Studio, build
 from b4m_pipeline.studio.serve import bind
 from tests.studio.conftest import CONTENT, parameters, places, project, registered, registry  # noqa: F401 (fixtures)

@@ -40,14 +40,8 @@ MODEL_TAG = "model_id"
 UNFINISHED = "unfinished"
 """Tag of a version until its registration is finished: the alias that it is to have (see leftovers.py)."""
 _REQUIREMENTS = ("accelerate", "diffusers", "peft", "safetensors", "torch", "transformers")
-_LONG = (
-    "params",
-    "frame_config",
-    DIRECTIONS_KEY,
-    "pictures",
-    CODE_KEY,
-    LIBRARIES_KEY,
-)  # no tags: the first become the model's params, all are in the weights' file
+_LONG = ("params", "frame_config", DIRECTIONS_KEY, "pictures", CODE_KEY, LIBRARIES_KEY)
+"""No tags: the first become the model's params, all are in the weights' file."""
 
 
 class RegistrationError(ValueError):
