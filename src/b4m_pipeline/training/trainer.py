@@ -301,7 +301,7 @@ def fit(
             log(entry, step)
     trainer.accelerator.wait_for_everyone()  # all have read the checkpoint
     saved = checkpoint if trainer.leads else None
-    with Progress(description, params.steps, trainer.step) as bar:
+    with Progress(description, params.steps, trainer.step, shown=trainer.leads) as bar:
         while trainer.step < params.steps and not trainer.stopped:
             entry = trainer.train_step(precondition)
             if validate and trainer.step % params.validation.every == 0:
