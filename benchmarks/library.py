@@ -65,9 +65,9 @@ class Head:
         command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={self.port}"]
         command += [f"--num-cpus={workers}", "--include-dashboard=false", "--disable-usage-stats"]
         command += ["--node-ip-address=127.0.0.1", "--object-store-memory=100000000"]
-        with log.open("w") as said:
+        with log.open("w", encoding="utf-8") as said:
             self._process = subprocess.Popen(command, env=environment, stdout=said, stderr=subprocess.STDOUT)
-        if not wait(lambda: "Ray runtime started" in log.read_text() or self._process.poll() is not None, 600):
+        if not wait(lambda: "Ray runtime started" in log.read_text(encoding="utf-8") or self._process.poll() is not None, 600):
             raise RuntimeError(f"no Ray cluster could be started: {log}")
 
     def processes(self, name: str) -> list[psutil.Process]:
@@ -118,7 +118,7 @@ def wait(until: Callable[[], bool], seconds: float = _PATIENCE) -> bool:
 def start_run(project: Path, head: Head, workers: int, environment: dict[str, str], log: Path) -> subprocess.Popen:
     ray = f"library.ray.address=127.0.0.1:{head.port},library.ray.workers={workers},library.ray.retries=3"
     command = [str(Path(sys.executable).with_name("kedro")), "run", "--pipelines=library", f"--params={ray}"]
-    with log.open("w") as said:
+    with log.open("w", encoding="utf-8") as said:
         return subprocess.Popen(command, cwd=project, env=environment, stdout=said, stderr=subprocess.STDOUT)
 
 
@@ -149,7 +149,7 @@ def main(arguments: list[str]) -> int:
         "--artifacts-destination",
         str(folder / "artifacts"),
     ]
-    with (folder / "server.log").open("w") as said:
+    with (folder / "server.log").open("w", encoding="utf-8") as said:
         server = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=plain)
     heads = []
     try:

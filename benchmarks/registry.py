@@ -202,7 +202,7 @@ def server(database: str, folder: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--backend-store-uri", database, "--workers", "1"]
     command += ["--artifacts-destination", str(folder / "mlartifacts")]
-    with (folder / "server.log").open("w") as said:
+    with (folder / "server.log").open("w", encoding="utf-8") as said:
         process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
     try:
         for _ in range(1200):

@@ -370,7 +370,8 @@ def test_what_another_thread_registers_belongs_to_the_pipelines_run(project, tin
     register = sys.modules["registry_of_test"].register_pipelines
     both = {"__default__": register()["__default__"] + saved_in_another_thread(project / "given")}
     monkeypatch.setattr(sys.modules["registry_of_test"], "register_pipelines", lambda: both)
-    assert kedro("run", *options).exit_code == 0
+    result = kedro("run", *options)
+    assert result.exit_code == 0, result.output
     (run,) = runs(project)
     version = mlflow.MlflowClient().get_model_version_by_alias("b4m-make-cup-ink", "trial")
     assert run.info.status == "FINISHED" and version.run_id == run.info.run_id and version.description

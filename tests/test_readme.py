@@ -255,7 +255,7 @@ def test_browser_commands_serve(project, default_run, command, tmp_path) -> None
     else:
         with socket.create_server(("127.0.0.1", 0)) as probe:  # Kedro-Viz looks for one itself
             port = probe.getsockname()[1]
-        (project / "conf/local/mlflow.yml").write_text(f"ui: {{host: 127.0.0.1, port: '{port}'}}")
+        (project / "conf/test/mlflow.yml").write_text(f"ui: {{port: '{port}'}}")
     own = environment(project) | {"BROWSER": "true", "MLFLOW_WORKERS": "1", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     output, errors = tmp_path / "output", tmp_path / "errors"
     output.touch()

@@ -9,6 +9,7 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Node, Pipeline
 
 from b4m_pipeline import run_log
+from b4m_pipeline.common import progress
 from b4m_pipeline.run_log import RunLogHook, plan_of
 
 
@@ -45,6 +46,7 @@ def test_a_runs_stages_are_its_pipelines_in_order() -> None:
 def hook(monkeypatch):
     """As after `before_pipeline_run`."""
     monkeypatch.setattr(run_log, "pipelines", KNOWN)
+    monkeypatch.setattr(progress, "_speeds", {})
     own = RunLogHook()
     own._context = SimpleNamespace(params=PARAMETERS, env=None)
     own.before_pipeline_run({"pipeline_names": None}, KNOWN["__default__"])
@@ -100,6 +102,7 @@ def test_the_line_after_waits_until_everything_is_saved(hook, caplog) -> None:
 @pytest.mark.parametrize(("named", "expected"), [("__default__", "break_make penguin"), ("my own name", "my own name")])
 def test_mlflows_run_is_named_by_what_it_is_about_unless_it_has_a_name(tracking, monkeypatch, named, expected) -> None:
     monkeypatch.setattr(run_log, "pipelines", KNOWN)
+    monkeypatch.setattr(progress, "_speeds", {})
     hook = RunLogHook()
     hook._context = SimpleNamespace(params=PARAMETERS, env=None)
     about_content = Pipeline([Node(half, "params:content", "x", name="check")])

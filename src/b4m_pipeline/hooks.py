@@ -137,6 +137,7 @@ class TrackingHook(MlflowHook):
         self._under_way = False
         self._found: dict[int, dict[str, str]] = {}  # parameters of the node that a thread is about to run
         self._logged: dict[str, str] = {}  # those of the run
+        self._logging = threading.Lock()  # a store refuses what two threads log at once
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -181,10 +182,11 @@ class TrackingHook(MlflowHook):
         plain = {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in inputs.items()}
         found = self._found[threading.get_ident()] = {}
         super().before_node_run(node, catalog, plain, is_async)
-        new = [each for each in found.items() if each not in self._logged.items()]
-        for begin in range(0, len(new), MAX_PARAMS_TAGS_PER_BATCH):
-            mlflow.log_params(dict(new[begin : begin + MAX_PARAMS_TAGS_PER_BATCH]))
-        self._logged |= found
+        with self._logging:
+            new = [each for each in found.items() if each not in self._logged.items()]
+            for begin in range(0, len(new), MAX_PARAMS_TAGS_PER_BATCH):
+                mlflow.log_params(dict(new[begin : begin + MAX_PARAMS_TAGS_PER_BATCH]))
+            self._logged |= found
 
     def _log_param(self, name: str, value: Any) -> None:
         """Put it by: kedro-mlflow asks the store for each by itself, hundreds of times a run."""

@@ -27,7 +27,7 @@ class Stage:
     recipe: Recipe
     seen: list
 
-    name, concept_name, params = "content_break", "cup", SimpleNamespace(device="cpu")
+    name, concept_name, params = "content_break", "cup", SimpleNamespace(device="cpu", processes=1)
 
     def train(self, io):
         self.seen.append(io)

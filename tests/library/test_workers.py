@@ -148,6 +148,7 @@ def test_a_terminals_interrupt_is_not_for_them(begun) -> None:
 
 
 def test_an_interrupt_ends_all_at_once(begun, tmp_path) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     both = begun(a=partial(stay, tmp_path, "a"), b=partial(stay, tmp_path, "b"))
     started = pids(tmp_path, "a", "b")
     threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()

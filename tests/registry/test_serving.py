@@ -460,7 +460,7 @@ def test_our_server_answers_with_pictures(adapter, tracking, store, tmp_path):
     shutil.copy(ROOT / "pyproject.toml", root)
     port, log = free_port(), tmp_path / "server.log"
     page = (ROOT / "docs/registry.md").read_text(encoding="utf-8")
-    (line,) = re.findall(r"^kedro serve .*--port .*$", page, re.MULTILINE)
+    (line,) = re.findall(r"^kedro serve .*--port \d+$", page, re.MULTILINE)
     command = line.replace("models:/b4m-make-penguin-knit@champion", URI).replace("5001", str(port)).split()
     given = environment() | {"MLFLOW_TRACKING_URI": store}
     server = warm.start(command, root, given, tmp_path / "output", log)

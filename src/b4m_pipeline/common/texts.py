@@ -5,7 +5,7 @@ from pathlib import Path
 MOST_BYTES = 10_000_000
 
 
-def read_text(path: Path) -> str:
+def text_of(path: Path) -> str:
     """The whole of a UTF-8 text. Raises UnicodeDecodeError, and OSError also for what has no end or would not be a text of this
     size: a device, a pipe, a file of more than MOST_BYTES."""
     size = path.stat().st_size

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from b4m_pipeline.common.devices import pick_device
 from b4m_pipeline.common.progress import progress
-from b4m_pipeline.common.texts import read_text
+from b4m_pipeline.common.texts import text_of
 from b4m_pipeline.common.words import file_words
 from b4m_pipeline.diffusion.families import Family, base_model_id, denoiser_of, family_of, load_family
 from b4m_pipeline.diffusion.held import held, skipping
@@ -206,7 +206,7 @@ def read_prompts(params: GenerateParams, adapter: Adapter | None) -> list[str]:
     if params.prompts_file:
         path = Path(params.prompts_file).expanduser()
         try:
-            lines = read_text(path).splitlines()
+            lines = text_of(path).splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise GenerationError(f"generate.prompts_file: {path} cannot be read as UTF-8 text: {error}") from error
         prompts += [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]

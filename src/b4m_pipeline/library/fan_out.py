@@ -61,7 +61,7 @@ def start_ray(params: RayParams) -> Any:
             ray.init(address=params.address, logging_level=logging.WARNING)
         else:
             cpus = max(1, round(params.workers * params.cpus))
-            ray.init(num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = params.address or "this machine"
         raise FanOutError(f"library.ray.address: no Ray cluster answers at {where}: {error}") from error

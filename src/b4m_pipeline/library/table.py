@@ -12,7 +12,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from b4m_pipeline.common.config import faults, shown
-from b4m_pipeline.common.texts import read_text
+from b4m_pipeline.common.texts import text_of
 from b4m_pipeline.diffusion.params import BaseModelParams
 from b4m_pipeline.evaluation.params import EvaluationParams
 from b4m_pipeline.inputs.folders import EXTENSIONS
@@ -129,7 +129,7 @@ def read_table(params: LibraryParams, content: ConceptParams, style: ConceptPara
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Where each row stands, and its fields."""
     try:
-        text = read_text(path)
+        text = text_of(path)
     except (OSError, UnicodeDecodeError) as error:
         raise LibraryError(f"library.table: {path} cannot be read as UTF-8 text: {error}") from error
     if path.suffix.lower() in (".yml", ".yaml"):
