@@ -37,7 +37,7 @@ types:
 	"$(BIN)/mypy"
 
 tests:
-	"$(BIN)/pytest" -n $$("$(BIN)/python" -c "import os; print(min(4, os.cpu_count()))") --dist loadfile --no-loadscope-reorder
+	"$(BIN)/pytest" -n $$("$(BIN)/python" -c "import os; print(min(4, os.cpu_count() + 1))") --dist loadfile --no-loadscope-reorder
 
 checks: install ## the slow tests: notebooks, a library on Ray, a spoilt make, the making of the base, Kedro-Viz (needs Chromium)
 	$(PIP_INSTALL) -q -e ".[dev,notebooks]"
