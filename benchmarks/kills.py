@@ -77,11 +77,21 @@ def make_project(folder: Path) -> Path:
     return folder
 
 
+_RUN = """
+import sys, yaml
+from kedro.framework.cli import main
+from kedro.framework.project import LOGGING
+LOGGING.configure(yaml.safe_load(open("conf/logging.yml", encoding="utf-8")))  # what is forked has another project's
+sys.argv = ["kedro", "run", "--pipelines=break_make"]
+main()
+"""
+
+
 def run(project: Path, timeout: float = 600) -> subprocess.CompletedProcess:
     """`kedro run` there, killed after `timeout` seconds: subprocess.TimeoutExpired, with what it said, if it was."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     own |= {"PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "OMP_NUM_THREADS": "1"}
-    return warm.run(["kedro", "run", "--pipelines=break_make"], project, own, timeout)
+    return warm.run(["python", "-c", _RUN], project, own, timeout)
 
 
 def client(project: Path):
